@@ -1,0 +1,1 @@
+"""Headers set, added and removed, in both directions."""

@@ -1,0 +1,1 @@
+"""JSON Web Tokens: who may call a route."""

@@ -1,0 +1,54 @@
+"""What users write for local rate limits."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
+
+from controlplane.model.written import PositiveCount, Written
+
+
+class Per(StrEnum):
+    """The unit in which requests are counted."""
+
+    SECOND = "second"
+    MINUTE = "minute"
+    HOUR = "hour"
+
+    @property
+    def interval(self) -> timedelta:
+        """Its length."""
+        return {"second": timedelta(seconds=1), "minute": timedelta(minutes=1), "hour": timedelta(hours=1)}[self.value]
+
+
+def _key(text: str) -> str:
+    if text == "clientIP" or (text.startswith("header:") and len(text) > len("header:")):
+        return text.lower() if text.startswith("header:") else text
+    raise ValueError('a key is "clientIP" or "header:<name>"')
+
+
+class LocalLimit(Written):
+    """At most `requests` per unit, in bursts of `burst`, counted by each Envoy for itself.
+
+    With a key every client (or header value) has a bucket of its own; without one, all share a bucket.
+    """
+
+    key: Annotated[str, AfterValidator(_key)] | None = None
+    requests: PositiveCount
+    per: Per
+    burst: PositiveCount | None = None
+
+    @model_validator(mode="after")
+    def _burst_holds_requests(self) -> LocalLimit:
+        if self.burst is not None and self.burst < self.requests:
+            raise ValueError("burst must be at least requests")
+        return self
+
+
+class RateLimit(Written):
+    """The limits of a policy; a request must pass all of them."""
+
+    local: Annotated[tuple[LocalLimit, ...], Field(min_length=1, max_length=8)]

@@ -1,0 +1,1 @@
+"""Incremental computation over keyed tables. It knows no word of the domain."""

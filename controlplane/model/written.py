@@ -1,0 +1,209 @@
+"""The base of every model that people write in YAML, and the scalar types of their fields.
+
+Texts are canonical once they are in a model: hosts are lower case, header names too, durations are `timedelta`.
+Every scalar explains itself in its error, because that error is what a person reads at `file:line:column`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+import idna
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+
+class Written(BaseModel):
+    """A frozen model with camelCase field names; an unknown field is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_alias=True, validate_by_name=False
+    )
+
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
+_DURATION_SCHEMA = r"^(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$"
+_LONGEST = timedelta(days=366)
+
+
+def parse_duration(text: object) -> timedelta:
+    """`1h30m`, `15s`, `250ms`; units are h, m, s, ms in that order. Raises ValueError."""
+    if isinstance(text, timedelta):
+        return text
+    match = _DURATION.fullmatch(text) if isinstance(text, str) and text else None
+    if match is None:
+        raise ValueError('a duration is a text such as "250ms", "15s", "1h30m"')
+    hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
+    try:
+        value = timedelta(hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
+    except OverflowError:
+        value = timedelta.max
+    if value > _LONGEST:
+        raise ValueError("a duration is at most 8784h (a year)")
+    return value
+
+
+def format_duration(value: timedelta) -> str:
+    """The shortest text that `parse_duration` reads back: `1m30s`."""
+    milliseconds = round(value / timedelta(milliseconds=1))
+    parts = []
+    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        count, milliseconds = divmod(milliseconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError("must be longer than 0s")
+    return value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": _DURATION_SCHEMA, "examples": ["250ms", "15s", "1h30m"]}),
+]
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+
+
+def _percent(text: object) -> float:
+    if isinstance(text, float):
+        return text
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,2})?)%", text) if isinstance(text, str) else None
+    if match is None or not 0 <= float(match[1]) <= 100:
+        raise ValueError('a percentage is a text such as "20%" or "0.5%", at most "100%"')
+    return float(match[1])
+
+
+Percent = Annotated[
+    float,
+    BeforeValidator(_percent),
+    PlainSerializer(lambda value: f"{value:g}%", return_type=str),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,3}(\.\d{1,2})?%$", "examples": ["20%"]}),
+]
+
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
+Flag = Annotated[bool, Field(strict=True)]
+
+_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(_NAME, text):
+        raise ValueError("a name has lower-case letters, digits, '-' and '.', and begins and ends with one of the former")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": _NAME, "maxLength": 253})]
+"""The name of an object or of an element of one: Kubernetes' DNS subdomain form."""
+
+_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)|_[a-z0-9-]{1,62}")
+
+
+def canonical_host(text: str) -> str:
+    """Lower case, no trailing dot, IDNA; exact, `*.suffix` or `*`. Raises ValueError."""
+    if text == "*":
+        return text
+    wildcard, host = ("*.", text[2:]) if text.startswith("*.") else ("", text)
+    host = host.removesuffix(".")
+    if ":" in host or "/" in host or "|" in host:
+        raise ValueError("a host has no port, scheme or path")
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode()
+        except idna.IDNAError as error:
+            raise ValueError(f"not a host name: {error}") from None
+    host = host.lower()
+    if len(wildcard + host) > 253 or not all(map(_LABEL.fullmatch, host.split("."))):
+        raise ValueError('a host is a name such as "shop.example.com", "*.example.com" or "*"')
+    return wildcard + host
+
+
+Host = Annotated[
+    str, AfterValidator(canonical_host), WithJsonSchema({"type": "string", "examples": ["shop.example.com", "*"]})
+]
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+
+
+def _header_name(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError('a header name is a token such as "x-team"')
+    return text.lower()
+
+
+def _own_header_name(text: str) -> str:
+    name = _header_name(text)
+    if name in {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te"}:
+        raise ValueError(f'"{name}" frames the message and cannot be changed here (the host: transform.request.host)')
+    if name.startswith(("x-gatewayspec-", "x-envoy-")):
+        raise ValueError(f'"{name}" belongs to the proxy')
+    return name
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+"""A header that is looked at."""
+ChangedHeaderName = Annotated[str, AfterValidator(_own_header_name)]
+"""A header that is set, added or removed."""
+
+
+def _header_value(text: str) -> str:
+    if len(text) > 8192:
+        raise ValueError("a header value has at most 8192 characters")
+    if any(ord(character) < 0x20 and character != "\t" or ord(character) == 0x7F for character in text):
+        raise ValueError("a header value has no control characters")
+    return text
+
+
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError('an address is an IPv4 or IPv6 address such as "203.0.113.10" or "2001:db8::1"') from None
+
+
+Address = Annotated[str, AfterValidator(_address), WithJsonSchema({"type": "string", "examples": ["203.0.113.10"]})]
+
+MAX_REGEX = 1024
+"""Characters of a regex. RE2 has no backtracking; the bound keeps its program small (security: S18)."""
+
+
+def _regex(text: str) -> str:
+    if not text or len(text) > MAX_REGEX:
+        raise ValueError(f"a regex has 1 to {MAX_REGEX} characters")
+    if re.search(r"\(\?[=!<]|\(\?P?=|\\[1-9]|\(\?\(|\(\?>|[*+?}]\+", text):
+        raise ValueError("RE2 has no look-around, back-reference, atomic group or possessive quantifier")
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"not a regex: {error}") from None
+    return text
+
+
+Regex = Annotated[str, AfterValidator(_regex)]
+"""RE2 syntax, matched against the whole text."""
+
+
+def one_of(model: BaseModel, *fields: str, optional: bool = False) -> str | None:
+    """The one field of `fields` that is set. Raises ValueError when there are several, or none unless `optional`."""
+    present = [name for name in fields if getattr(model, name) is not None]
+    if len(present) > 1 or not (present or optional):
+        names = ", ".join(to_camel(name) for name in fields)
+        raise ValueError(f"exactly one of {names} is needed" if not optional else f"at most one of {names} is possible")
+    return present[0] if present else None
+
+
+def dump(model: BaseModel) -> dict[str, Any]:
+    """The model in the words of the YAML file."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)

@@ -1,0 +1,1 @@
+"""Where rows come from. Sources push whole objects into a `Sink`, never read one, and know nothing of Envoy."""

@@ -1,0 +1,78 @@
+"""Documents split into rows: small, comparable pieces, so that an edit of one route touches one row.
+
+`rows(ref, document)` gives everything that a document says. Sources push it whole; the sink compares it with what was
+there. Positions are no part of a row: an inserted line changes no row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from controlplane.filters.jwt.spec import JwtProvider
+from controlplane.names import ElementKey, GatewayName, ObjectRef
+from controlplane.spec.backend import Backend
+from controlplane.spec.gateway import Defaults, Document, GatewaySpec, Guardrails
+from controlplane.spec.listener import Listener
+from controlplane.spec.policy import Policy
+from controlplane.spec.route import Route
+
+
+class Kind(StrEnum):
+    """Which table a row belongs to."""
+
+    GATEWAY = "gateways"
+    LISTENER = "listeners"
+    ROUTE = "routes"
+    BACKEND = "backends"
+    POLICY = "policies"
+    PROVIDER = "providers"
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayRow:
+    """What a gateway says about itself."""
+
+    labels: tuple[tuple[str, str], ...]
+    guardrails: Guardrails
+    defaults: Defaults
+
+
+Part = Listener | Route | Backend | Policy | JwtProvider
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A named part of a document, and the gateway it belongs to."""
+
+    gateway: GatewayName
+    part: Part
+
+
+Row = GatewayRow | Element
+RowKey = tuple[Kind, ElementKey]
+
+
+def rows(ref: ObjectRef, document: Document) -> dict[RowKey, Row]:
+    """Every row of a document. The gateway's own row has the empty element name."""
+    found: dict[RowKey, Row] = {}
+    if isinstance(document, GatewaySpec):
+        gateway = GatewayName(ref.full_name)
+        body = document.spec
+        found[Kind.GATEWAY, ElementKey(ref, "")] = GatewayRow(
+            tuple(sorted(body.fleet.selector.match_labels.items())), body.guardrails, body.defaults
+        )
+        for kind, parts in (
+            (Kind.LISTENER, body.listeners),
+            (Kind.POLICY, body.policies),
+            (Kind.PROVIDER, body.identity.jwt),
+        ):
+            for part in parts:
+                found[kind, ElementKey(ref, part.name)] = Element(gateway, part)
+    else:
+        gateway = GatewayName(document.spec.gateway)
+    for backend in document.spec.backends:
+        found[Kind.BACKEND, ElementKey(ref, backend.name)] = Element(gateway, backend)
+    for route in document.spec.routes:
+        found[Kind.ROUTE, ElementKey(ref, route.name)] = Element(gateway, route)
+    return found
