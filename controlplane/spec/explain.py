@@ -1,0 +1,236 @@
+"""Errors of the schema in friendly words: what pydantic found becomes diagnostics with paths and positions.
+
+Called by `parse` for documents that do not fit their model. It never repeats values that it was not asked about: a
+diagnostic ends up in logs.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from controlplane.errors import Diagnostic, Place, nearest
+from controlplane.spec.codes import Code
+from controlplane.spec.places import positions, shown
+from controlplane.spec.yaml import MAX_FAULTS, Fault, Path
+
+
+def explain(
+    model: type[BaseModel], error: ValidationError, text: str, data: Any, file: str, line: int, subject: str
+) -> list[Diagnostic]:
+    """All errors of one document, in the order of the text; at most a hundred."""
+    count = error.error_count()
+    if count > _MANY:  # describing half a million errors takes seconds
+        try:
+            model.model_validate(_beginning(data))
+        except ValidationError as fewer:
+            error = fewer
+    details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
+    found = [_found(model, detail, data) for detail in details[:MAX_FAULTS]]
+    values = positions(text, [one.at for one in found if not one.of_key])
+    keys = positions(text, [one.at for one in found if one.of_key], of_key=True)
+    diagnostics = []
+    for one in found:
+        row, column = (keys if one.of_key else values)[one.at]
+        place = Place(file, line + row, column + 1)
+        path = shown(one.path, data)
+        diagnostics.append(Diagnostic(one.code, one.message, path, one.help, subject=subject, place=place))
+    diagnostics.sort(key=lambda diagnostic: (diagnostic.place, diagnostic.path))
+    more = (count if count > _MANY else len(details)) - len(diagnostics)
+    if more:
+        message = f"{more:,} more errors in this document"
+        diagnostics.append(Diagnostic(Code.TOO_MANY_ERRORS, message, subject=subject, place=Place(file, line)))
+    return diagnostics
+
+
+_MANY = 2000
+
+
+def _beginning(data: Any) -> Any:
+    """The data with at most 50 entries in every container."""
+    if isinstance(data, dict):
+        return {key: _beginning(data[key]) for key in islice(data, 50)}
+    if isinstance(data, list):
+        return [_beginning(element) for element in data[:50]]
+    return data
+
+
+def _follows(detail: ErrorDetails) -> bool:
+    """Whether this error is only the consequence of others: a list is too short because its elements are wrong."""
+    context = detail.get("ctx") or {}
+    return detail["type"] == "too_short" and len(detail["input"]) >= context.get("min_length", 0)
+
+
+def faults(found: tuple[Fault, ...], data: Any, file: str, line: int, subject: str) -> list[Diagnostic]:
+    """What is wrong with the YAML of a document."""
+    return [
+        Diagnostic(
+            fault.code,
+            fault.message,
+            shown(fault.path, data),
+            fault.help,
+            subject=subject,
+            place=Place(file, line + fault.line, fault.column + 1),
+        )
+        for fault in found
+    ]
+
+
+class _Found:
+    """One error; `path` is what the message is about, `at` what is pointed at."""
+
+    __slots__ = ("at", "code", "help", "message", "of_key", "path")
+
+    def __init__(self, code: Code, message: str, path: Path, help: str = "", at: Path | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.path = path
+        self.help = help
+        self.at = path if at is None else at
+        self.of_key = at is not None
+
+
+def _found(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Found:
+    kind = detail["type"]
+    path: Path = tuple(detail["loc"])
+    value = detail["input"]
+    context: dict[str, Any] = detail.get("ctx") or {}
+    if path and path[-1] == "[key]":
+        message = str(context.get("error") or _message(kind, detail["msg"], value, context)[1])
+        return _Found(Code.MALFORMED, message, path[:-1], at=path[:-1])
+    match kind:
+        case "extra_forbidden":
+            field = str(path[-1])
+            known = _fields(model, path[:-1])
+            return _Found(Code.UNKNOWN_FIELD, f'unknown field "{field[:80]}"', path[:-1], nearest(field, known), path)
+        case "missing":
+            return _Found(Code.MISSING_FIELD, f'missing field "{path[-1]}"', path[:-1], at=path[:-1])
+        case "value_error":
+            code = Code.CONTRADICTION if isinstance(value, dict | list | tuple) else Code.MALFORMED
+            return _Found(code, str(context["error"]), path)
+        case "literal_error" | "enum":
+            choices = re.findall(r"'([^']*)'|(\w[\w.-]*)", str(context.get("expected", "")).replace(" or ", " "))
+            known = [text or ("true" if bare == "True" else bare) for text, bare in choices]
+            shown_value = f'"{value[:40]}"' if isinstance(value, str) else _type_name(value)
+            message = f"{shown_value} is not possible here"
+            help = nearest(value, known) if isinstance(value, str) else "known: " + ", ".join(known)
+            return _Found(Code.NOT_A_CHOICE, message, path, help)
+    code, message, help = _message(kind, detail["msg"], value, context)
+    return _Found(code, message, path, help)
+
+
+def _type_name(value: Any) -> str:
+    """What somebody wrote, in the words of YAML."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "a boolean"
+        case int():
+            return "a number"
+        case float():
+            return f"{value:g}"
+        case str():
+            return "a text"
+        case list() | tuple():
+            return "a list"
+        case dict():
+            return "a mapping"
+        case _:
+            return "this"
+
+
+_WANTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+
+
+def _message(kind: str, message: str, value: Any, context: dict[str, Any]) -> tuple[Code, str, str]:
+    """Code, message and help of an error about one value."""
+    if wanted := _WANTED.get(kind):
+        return Code.WRONG_TYPE, f"must be {wanted}, not {_type_name(value)}", _type_help(wanted, value)
+    match kind:
+        case "greater_than_equal":
+            return Code.OUT_OF_RANGE, f"must be at least {context['ge']}", ""
+        case "less_than_equal":
+            return Code.OUT_OF_RANGE, f"must be at most {context['le']}", ""
+        case "too_short":
+            return Code.OUT_OF_RANGE, f"needs at least {_entries(context['min_length'])}", ""
+        case "too_long":
+            return Code.OUT_OF_RANGE, f"has more than {_entries(context['max_length'])}", ""
+        case "string_too_short":
+            return Code.OUT_OF_RANGE, "must not be empty", ""
+        case "string_too_long":
+            return Code.OUT_OF_RANGE, f"has more than {context['max_length']} characters", ""
+        case "string_pattern_mismatch":
+            return Code.MALFORMED, f"must have the form {context['pattern']}", ""
+        case _:
+            return Code.MALFORMED, message[:1].lower() + message[1:], ""
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
+
+
+def _type_help(wanted: str, value: Any) -> str:
+    if value is None:
+        return "give it a value, or remove the key"
+    if wanted == "a text" and isinstance(value, int | float):
+        return "put it in quotes"
+    if wanted == "a list":
+        return 'write it as [a, b], or begin each element with "- "'
+    if wanted in ("a whole number", "true or false") and isinstance(value, str):
+        return "without quotes"
+    return ""
+
+
+def _fields(model: type[BaseModel], path: Path) -> list[str]:
+    """The fields that are possible at a path, as people write them."""
+    found: list[Any] = [model]
+    for step in path:
+        found = [inner for outer in found for inner in _inside(outer, step)]
+    models = [one for one in found if _is_model(one)]
+    return [info.alias or name for one in models for name, info in one.model_fields.items()]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _inside(annotation: Any, step: str | int) -> Iterator[Any]:
+    """The types that stand at `step` of a value of this type, without Annotated and Optional."""
+    if _is_model(annotation):
+        for name, info in annotation.model_fields.items():
+            if step == (info.alias or name):
+                yield from _bare(info.annotation)
+    elif get_origin(annotation) in (tuple, list):
+        yield from _bare(get_args(annotation)[0])
+    elif get_origin(annotation) is dict:
+        yield from _bare(get_args(annotation)[1])
+
+
+def _bare(annotation: Any) -> Iterator[Any]:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _bare(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for one in get_args(annotation):
+            yield from _bare(one)
+    else:
+        yield annotation

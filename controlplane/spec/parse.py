@@ -1,0 +1,230 @@
+"""Files to documents: bytes are decoded, split at document marks, read, validated and identified.
+
+Called by sources, the command line and the admission of custom resources. Every error of every document is found at
+once and has its position. `parse_text` never raises for what a file says: a broken document is a `Parsed` with
+diagnostics, and it keeps its identity when that can be read, so that its last good version can stay in force.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from controlplane.errors import Diagnostic, InvalidInput, Place, nearest
+from controlplane.names import ObjectRef
+from controlplane.spec.codes import Code
+from controlplane.spec.explain import explain, faults
+from controlplane.spec.gateway import KINDS, Document
+from controlplane.spec.places import locate, positions
+from controlplane.spec.yaml import load
+
+__all__ = ["Parsed", "Piece", "decode", "identity", "locate", "parse_document", "parse_piece", "parse_text", "split"]
+
+MAX_FILE = 64 * 1024 * 1024
+"""Bytes of a file."""
+MAX_DOCUMENTS = 50_000
+"""Documents of a file."""
+
+
+class Piece(NamedTuple):
+    """One document's text, and the line of the file on which it begins, from 1."""
+
+    text: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """One document of a file.
+
+    `document` is None when something is wrong with it; `ref` is None when even its identity could not be read.
+    """
+
+    ref: ObjectRef | None
+    document: Document | None
+    text: str
+    line: int
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
+
+
+def decode(data: bytes, file: str) -> str:
+    """The text of a file; a byte order mark of UTF-8 is accepted and removed. Raises InvalidInput."""
+
+    def refused(code: Code, message: str, index: int, help: str = "") -> InvalidInput:
+        start = data.rfind(b"\n", 0, index) + 1
+        column = len(data[start:index].decode(errors="replace")) + 1
+        place = Place(file, data.count(b"\n", 0, index) + 1, column)
+        return InvalidInput([Diagnostic(code, message, help=help, place=place)])
+
+    if len(data) > MAX_FILE:
+        raise too_large(file, len(data))
+    if data.startswith(_BOMS) or data[1:2] == b"\0" or data[:1] == b"\0":
+        raise refused(Code.NOT_UTF8, "the file is UTF-16 or UTF-32 or binary", 0, "save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        index = error.start + (3 if data.startswith(b"\xef\xbb\xbf") else 0)
+        message = f"the byte 0x{data[index]:02x} is not UTF-8"
+        raise refused(Code.NOT_UTF8, message, index, "save the file as UTF-8") from None
+    if (index := data.find(b"\0")) >= 0:
+        raise refused(Code.CONTROL_CHARACTER, "a NUL character", index, "the file is binary, or was cut by a crash")
+    return text
+
+
+def too_large(file: str, size: int) -> InvalidInput:
+    """The error of a file of `size` bytes that nobody will read."""
+    message = f"the file has {size / 1024 / 1024:,.0f} MiB; at most {MAX_FILE // 1024 // 1024} are read"
+    return InvalidInput([Diagnostic(Code.TOO_LARGE, message, help="split it", place=Place(file))])
+
+
+_MARK = re.compile(r"^(---|\.\.\.)(?=[ \t\r\n]|\Z)([ \t]*(?:#[^\n]*|\r)?(?:\n|\Z))?", re.MULTILINE)
+
+
+def split(text: str) -> Iterator[Piece]:
+    """The documents of a file that are not empty, in order.
+
+    A line that begins with `---` or `...` is a mark wherever it stands, in block scalars too. (YAML 1.2.2, 9.1.2)
+    """
+    start = 0  # of the piece that is being collected
+    line = 1
+    marked = False  # it begins with "---"
+    for match in _MARK.finditer(text):
+        begin = match.start()
+        piece = text[start:begin]
+        if match[1] == "---" and not marked and _is_directives(piece):
+            marked = True  # directives belong to the document that follows
+            continue
+        if not _is_blank(piece):
+            yield Piece(piece, line)
+        # A mark alone on its line is no part of the document; content may also stand beside it.
+        following = match.end() if match[2] is not None else begin if match[1] == "---" else match.end()
+        line += text.count("\n", start, following)
+        start = following
+        marked = match[1] == "---"
+    piece = text[start:]
+    if not _is_blank(piece):
+        yield Piece(piece, line)
+
+
+def _is_blank(piece: str) -> bool:
+    """Only white space and comments."""
+    return all(not (line := raw.strip()) or line[0] == "#" for raw in _lines(piece))
+
+
+def _is_directives(piece: str) -> bool:
+    """Only directives, white space and comments, and at least one directive."""
+    found = False
+    for raw in _lines(piece):
+        if raw.startswith("%"):
+            found = True
+        elif (line := raw.strip()) and line[0] != "#":
+            return False
+    return found
+
+
+def _lines(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
+
+
+def parse_text(text: str, file: str, source: str = "files") -> list[Parsed]:
+    """Every document of a file. A file without anything, not even a comment, is one `Parsed` with an error."""
+    if not text.strip():
+        diagnostic = Diagnostic(
+            Code.EMPTY_FILE, "the file is empty", help="delete it if nothing is meant", place=Place(file)
+        )
+        return [Parsed(None, None, text, 1, (diagnostic,))]
+    found: list[Parsed] = []
+    for piece in split(text):
+        if len(found) >= MAX_DOCUMENTS:
+            place = Place(file, piece.line, 1)
+            diagnostic = Diagnostic(Code.TOO_MANY_DOCUMENTS, f"more than {MAX_DOCUMENTS:,} documents", place=place)
+            found.append(Parsed(None, None, "", piece.line, (diagnostic,)))
+            break
+        found.append(parse_piece(piece, file, source))
+    return found
+
+
+def parse_document(text: str, file: str, first_line: int = 1, source: str = "files") -> Document:
+    """One document. Raises InvalidInput with all its errors."""
+    parsed = parse_piece(Piece(text, first_line), file, source)
+    if parsed.document is None:
+        raise InvalidInput(parsed.diagnostics)
+    return parsed.document
+
+
+def parse_piece(piece: Piece, file: str, source: str = "files") -> Parsed:
+    """One document, or all its errors."""
+    text, line = piece
+    loaded = load(text)
+    data = loaded.data
+    ref = identity(data, source)
+    if not loaded.faults and ref is not None:
+        try:
+            document = KINDS[ref.kind].model_validate(data)
+            return Parsed(ref, document, text, line)
+        except ValidationError as error:
+            diagnostics = explain(KINDS[ref.kind], error, text, data, file, line, str(ref))
+            return Parsed(ref, None, text, line, tuple(diagnostics))
+    subject = str(ref) if ref else ""
+    found = faults(loaded.faults, data, file, line, subject)
+    if not any(fault.code in _BROKEN_OFF for fault in loaded.faults):
+        found += _schema_errors(data, text, file, line, subject)
+    found.sort(key=lambda diagnostic: diagnostic.place or Place(file))
+    return Parsed(ref, None, text, line, tuple(found))
+
+
+_BROKEN_OFF = frozenset(
+    {Code.SYNTAX, Code.TAB, Code.TOO_LARGE, Code.TOO_DEEP, Code.CONTROL_CHARACTER, Code.NOT_UTF8, Code.ALIAS}
+)
+"""After these the data is a part of the document: what the schema says of it would mislead."""
+
+
+def _schema_errors(data: Any, text: str, file: str, line: int, subject: str) -> list[Diagnostic]:
+    if not isinstance(data, dict):
+        message = "a document is a mapping with apiVersion, kind, metadata and spec"
+        row, column = positions(text, [()])[()]
+        return [Diagnostic(Code.UNKNOWN_KIND, message, place=Place(file, line + row, column + 1))]
+    kind = data.get("kind")
+    model = KINDS.get(kind) if isinstance(kind, str) else None
+    if model is None:
+        row, column = positions(text, [("kind",)])[("kind",)]
+        message = f'unknown kind "{kind[:80]}"' if isinstance(kind, str) else 'missing field "kind"'
+        help = nearest(kind if isinstance(kind, str) else "", KINDS)
+        path = "kind" if isinstance(kind, str) else ""
+        place = Place(file, line + row, column + 1)
+        return [Diagnostic(Code.UNKNOWN_KIND, message, path, help, subject=subject, place=place)]
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        return explain(model, error, text, data, file, line, subject)
+    return []
+
+
+_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def identity(data: Any, source: str) -> ObjectRef | None:
+    """Which object a document is, however broken the rest of it may be."""
+    if not isinstance(data, dict):
+        return None
+    kind, metadata = data.get("kind"), data.get("metadata")
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(metadata, dict):
+        return None
+    name, namespace = metadata.get("name"), metadata.get("namespace", "default")
+    if not isinstance(name, str) or not isinstance(namespace, str):
+        return None
+    if not _NAME.fullmatch(name) or not _NAME.fullmatch(namespace):
+        return None
+    return ObjectRef(source, kind, namespace, name)

@@ -1,0 +1,160 @@
+"""Where in a document's text a value stands; and paths in the words of the spec.
+
+Called only when there is something to say about a document: data without positions is cheaper to build, so positions
+are read from the text again, and only those that are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import yaml
+from yaml._yaml import CParser
+from yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+
+from controlplane.errors import Place
+from controlplane.spec.yaml import Path, load
+
+Position = tuple[int, int]
+"""Line and column within a document's text, from 0."""
+
+
+class _Spot:
+    """A wanted value, or one on the way to it."""
+
+    __slots__ = ("children", "key", "value")
+
+    def __init__(self) -> None:
+        self.children: dict[str | int, _Spot] = {}
+        self.key: Position | None = None
+        self.value: Position | None = None
+
+
+def positions(text: str, paths: Iterable[Path], *, of_key: bool = False) -> dict[Path, Position]:
+    """The position of each path: of a scalar itself, of a container's key or list element.
+
+    A path that does not exist has the position of its nearest parent that does; `of_key` asks for the keys of scalars
+    too.
+    """
+    wanted = set(paths)
+    root = _Spot()
+    for path in wanted:
+        spot = root
+        for step in path:
+            spot = spot.children.setdefault(step, _Spot())
+    with suppress(yaml.YAMLError, UnicodeEncodeError):  # what stands before the error has its position
+        _walk(CParser(text), root)
+    return {path: _position(root, path, of_key) for path in wanted}
+
+
+def _position(root: _Spot, path: Path, of_key: bool) -> Position:
+    found = root.value or (0, 0)
+    spot = root
+    for depth, step in enumerate(path, 1):
+        spot = spot.children[step]
+        if spot.value is None and spot.key is None:
+            break
+        exact = depth == len(path) and not of_key
+        found = (spot.value if exact and spot.value else spot.key or spot.value) or found
+    return found
+
+
+def _walk(parser: Any, root: _Spot) -> None:
+    frames: list[list[Any]] = []  # [is mapping, pending key, index, spot or None]
+    while (event := parser.get_event()) is not None:
+        kind = type(event)
+        if kind is MappingEndEvent or kind is SequenceEndEvent:
+            frames.pop()
+            continue
+        is_container = kind is MappingStartEvent or kind is SequenceStartEvent
+        if not is_container and kind is not ScalarEvent and kind is not AliasEvent:
+            continue
+        mark: Position = (event.start_mark.line, event.start_mark.column)
+        spot: _Spot | None = None
+        if not frames:
+            spot = root
+            root.value = root.value or mark
+        else:
+            frame = frames[-1]
+            around: _Spot | None = frame[3]
+            if not frame[0]:
+                spot = around.children.get(frame[2]) if around else None
+                frame[2] += 1
+                if spot:
+                    spot.value = mark
+            elif frame[1] is None:
+                key = event.value if kind is ScalarEvent else ""
+                spot = around.children.get(key) if around else None
+                if spot and spot.key:
+                    spot = None  # a key that stands twice: the first one counts
+                if spot:
+                    spot.key = mark
+                frame[1] = (spot,)
+                spot = None
+            else:
+                (spot,) = frame[1]
+                frame[1] = None
+                if spot and not is_container:
+                    spot.value = mark
+        if is_container:
+            frames.append([kind is MappingStartEvent, None, 0, spot])
+
+
+def shown(path: Path, data: Any) -> str:
+    """The path as people read it: list elements that have a name are named by it (`spec.routes[web].to[0].backend`)."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            element = data[step] if isinstance(data, list) and step < len(data) else None
+            name = element.get("name") if isinstance(element, dict) else None
+            text += f"[{name}]" if isinstance(name, str) and 0 < len(name) <= 253 else f"[{step}]"
+            data = element
+        else:
+            text += f".{step[:253]}" if text else step[:253]
+            data = data.get(step) if isinstance(data, dict) else None
+    return text
+
+
+_STEP = re.compile(r"\[([^\]]*)\]|\.?([^.\[\]]+)")
+
+
+def parse_path(path: str, data: Any) -> Path:
+    """The reverse of `shown`, as far as the path exists in the data."""
+    steps: list[str | int] = []
+    for match in _STEP.finditer(path):
+        if match[1] is None:
+            if not isinstance(data, dict) or match[2] not in data:
+                break
+            steps.append(match[2])
+            data = data[match[2]]
+            continue
+        if not isinstance(data, list):
+            break
+        index = next((i for i, e in enumerate(data) if isinstance(e, dict) and e.get("name") == match[1]), None)
+        if index is None and match[1].isdecimal() and int(match[1]) < len(data):
+            index = int(match[1])
+        if index is None:
+            break
+        steps.append(index)
+        data = data[index]
+    return tuple(steps)
+
+
+def locate(text: str, file: str, line: int, path: str) -> Place:
+    """Where a path of the spec (`spec.routes[web].to[0].backend`) stands; the nearest parent when it does not exist.
+
+    `text` is one document, which begins on `line` of `file`.
+    """
+    steps = parse_path(path, load(text).data)
+    row, column = positions(text, [steps])[steps]
+    return Place(file, line + row, column + 1)
