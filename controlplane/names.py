@@ -53,3 +53,44 @@ class SecretRef(NamedTuple):
 
 View = tuple[GatewayName, ...]
 """The gateways that a node sees, sorted and without duplicates; most views hold one."""
+
+
+def group_of_port(address: str, port: int) -> str:
+    """The listener group of a plain HTTP port: every gateway on the port shares it."""
+    return listener_name(address, port)
+
+
+def group_of_chain(listener: ElementKey, entry: str) -> str:
+    """The listener group of one TLS filter chain: its listener, and the secret that names the entry."""
+    return f"{listener.object.full_name}/{listener.element}/{entry}"
+
+
+def listener_name(address: str, port: int) -> str:
+    """`0.0.0.0:443`, `[::]:443`: what a listener is to Envoy."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def cluster_name(backend: ElementKey) -> str:
+    """`gatewayspec/platform/shop/catalog`: the backend, whoever uses it; its load assignment has the same name."""
+    ref = backend.object
+    return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{backend.element}"
+
+
+def jwks_cluster_name(gateway: str, provider: str) -> str:
+    """`jwks/platform/shop/corp`: where Envoy fetches the keys of one issuer."""
+    return f"jwks/{gateway}/{provider}"
+
+
+def certificate_name(secret: SecretRef) -> str:
+    """`certificate/platform/shop-tls`: a certificate with its key."""
+    return f"certificate/{secret}"
+
+
+def trust_name(secret: SecretRef, key: str) -> str:
+    """`trust/platform/partner-ca/ca.crt`: certificate authorities to verify peers with."""
+    return f"trust/{secret}/{key}"
+
+
+def scope_name(group: str, host: str, segment: str) -> str:
+    """The name of a route shard: listener group, host, first path segment (or the fallback's `?`)."""
+    return f"{group}|{host}|{segment}"

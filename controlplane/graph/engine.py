@@ -212,6 +212,7 @@ class Graph:
             if not 0 <= computed.origin().order < computed.order:
                 raise WiringError(f"{computed.name} must be declared after {computed.origin().name}")
         self._changes: dict[str, dict[Any, tuple[Any, Any]]] = {}
+        self._noted: dict[tuple[str, Any], tuple[tuple[object, ...], Exception | None]] = {}
         self.runs = 0
 
     def set(self, table: Input[K, V], key: K, value: V) -> None:
@@ -245,6 +246,11 @@ class Graph:
             except StopIteration as done:
                 return cast(Changes, done.value)
 
+    def take_noted(self) -> Mapping[tuple[str, Any], tuple[tuple[object, ...], Exception | None]]:
+        """By table name and task key, the remarks and failures that changed since this was asked last."""
+        noted, self._noted = self._noted, {}
+        return noted
+
     def notes(self) -> Iterator[tuple[str, Any, object]]:
         """Every remark that the last good runs left: table name, task key, remark."""
         for table in self._computed():
@@ -269,6 +275,8 @@ class Graph:
         former = task.given
         if not table.exists(task_key):
             table.tasks.pop(task_key, None)
+            if task.notes or task.failure:
+                self._noted[table.name, task_key] = ((), None)
             task.given, task.notes, task.failure = {}, (), None
         else:
             table.tasks[task_key] = task
@@ -279,9 +287,12 @@ class Graph:
                 raise
             except Exception as error:  # noqa: BLE001  one bad row degrades only itself: it keeps its last good rows
                 task.failure = error
+                self._noted[table.name, task_key] = (task.notes, error)
                 return
-            task.failure = None
-            task.notes = tuple(read._notes)
+            notes = tuple(read._notes)
+            if task.failure is not None or notes != task.notes:
+                self._noted[table.name, task_key] = (notes, None)
+            task.notes, task.failure = notes, None
         for key in former.keys() - task.given.keys():
             self._withdraw(table, task_key, key)
         for key in task.given:

@@ -1,0 +1,1 @@
+"""Pure functions from rows to Envoy resources, and the tables that wire them. Read `pipeline.py` first."""

@@ -1,0 +1,142 @@
+"""What a route does with a request: forward, redirect, or answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2
+from envoy.type.matcher.v3 import regex_pb2
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from controlplane.filters.envoy import duration, packed
+from controlplane.spec.route import PathChange, PathMatch, Redirect, Retry
+
+_CODES = route_components_pb2.RedirectAction.RedirectResponseCode
+_REDIRECT_CODES = {
+    301: _CODES.MOVED_PERMANENTLY,
+    302: _CODES.FOUND,
+    303: _CODES.SEE_OTHER,
+    307: _CODES.TEMPORARY_REDIRECT,
+    308: _CODES.PERMANENT_REDIRECT,
+}
+
+SAFE_RETRIES = ("connect-failure", "refused-stream")
+"""What is retried when nothing is said: the request has certainly not been acted on."""
+
+
+def direct_response(status: int, body: str) -> Any:
+    """Answer at once."""
+    message = route_components_pb2.DirectResponseAction(status=status)
+    if body:
+        message.body.CopyFrom(base_pb2.DataSource(inline_string=body))
+    return message
+
+
+def https_redirect(port: int | None, code: int = 308) -> Any:
+    """The same host and path by HTTPS."""
+    return route_components_pb2.RedirectAction(
+        https_redirect=True, port_redirect=port if port and port != 443 else 0, response_code=_REDIRECT_CODES[code]
+    )
+
+
+def redirect(spec: Redirect) -> Any:
+    """The redirect that a route says."""
+    message = route_components_pb2.RedirectAction(
+        host_redirect=spec.host or "",
+        port_redirect=spec.port or 0,
+        response_code=_REDIRECT_CODES[spec.code],
+        strip_query=spec.strip_query,
+    )
+    if spec.scheme:
+        message.scheme_redirect = spec.scheme
+    if spec.path and spec.path.replace_full:
+        message.path_redirect = spec.path.replace_full
+    elif spec.path and spec.path.replace_prefix:
+        message.prefix_rewrite = spec.path.replace_prefix
+    return message
+
+
+def forward(clusters: Mapping[str, int]) -> Any:
+    """Send the request to a cluster, or to one of several by weight."""
+    if len(clusters) == 1:
+        return route_components_pb2.RouteAction(cluster=next(iter(clusters)))
+    return route_components_pb2.RouteAction(
+        weighted_clusters=route_components_pb2.WeightedCluster(
+            clusters=[
+                route_components_pb2.WeightedCluster.ClusterWeight(name=name, weight=UInt32Value(value=clusters[name]))
+                for name in sorted(clusters)
+            ]
+        )
+    )
+
+
+def rewrite_path(action: Any, change: PathChange, match: PathMatch) -> None:
+    """Rewrite the path on the way to the backend; queries are kept."""
+    if change.replace_regex is not None:
+        _regex_rewrite(action, change.replace_regex.pattern, change.replace_regex.substitution)
+    elif change.replace_full is not None:
+        _regex_rewrite(action, "^/.*$", change.replace_full.replace("\\", "\\\\"))
+    elif change.replace_prefix is not None:
+        new = change.replace_prefix.rstrip("/")
+        old = (match.prefix or match.exact or "").rstrip("/")
+        if match.exact is not None:
+            action.prefix_rewrite = change.replace_prefix
+        elif not old or not new or (match.prefix or "").endswith("/"):
+            # One side is a bare slash: keep exactly one between what was replaced and what is left.
+            _regex_rewrite(action, f"^{re.escape(old)}/?", f"{new}/")
+        else:
+            action.prefix_rewrite = new
+
+
+def _regex_rewrite(action: Any, pattern: str, substitution: str) -> None:
+    action.regex_rewrite.pattern.CopyFrom(regex_pb2.RegexMatcher(regex=pattern))
+    action.regex_rewrite.substitution = substitution
+
+
+def retry_policy(route: Retry, defaults: Retry, attempts: int) -> Any | None:
+    """The retries of a route, field by field over the defaults; None when there are none."""
+    if not attempts:
+        return None
+    when = route.when or defaults.when or SAFE_RETRIES
+    statuses = route.statuses if route.statuses is not None else defaults.statuses
+    message = route_components_pb2.RetryPolicy(
+        num_retries=UInt32Value(value=attempts),
+        retry_on=",".join([*sorted(set(when)), *(["retriable-status-codes"] if statuses else [])]),
+        retriable_status_codes=sorted(set(statuses or ())),
+        # Another attempt goes to another endpoint, and when a whole priority fails, to the next.
+        retry_host_predicate=[
+            route_components_pb2.RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=packed(previous_hosts_pb2.PreviousHostsPredicate()),
+            )
+        ],
+        retry_priority=route_components_pb2.RetryPolicy.RetryPriority(
+            name="envoy.retry_priorities.previous_priorities",
+            typed_config=packed(previous_priorities_config_pb2.PreviousPrioritiesConfig(update_frequency=2)),
+        ),
+        host_selection_retry_max_attempts=5,
+    )
+    if per_try := route.per_try_timeout or defaults.per_try_timeout:
+        message.per_try_timeout.CopyFrom(duration(per_try))
+    if backoff := route.backoff or defaults.backoff:
+        message.retry_back_off.base_interval.CopyFrom(duration(backoff.base))
+        message.retry_back_off.max_interval.CopyFrom(duration(backoff.max or 10 * backoff.base))
+    return message
+
+
+def websocket(action: Any) -> None:
+    """Let clients upgrade to WebSocket on this route; it is off elsewhere."""
+    action.upgrade_configs.add(upgrade_type="websocket", enabled=BoolValue(value=True))
+
+
+def timeouts(action: Any, request: timedelta, idle: timedelta | None) -> None:
+    """The limits of a request; 0 is none."""
+    action.timeout.CopyFrom(duration(request))
+    if idle is not None:
+        action.idle_timeout.CopyFrom(duration(idle))

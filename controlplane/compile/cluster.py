@@ -1,0 +1,166 @@
+"""The Envoy cluster of a backend, its load assignment, and the clusters that fetch key sets."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import timedelta
+from typing import Any
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
+from envoy.config.core.v3 import address_pb2, protocol_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from envoy.type.v3 import percent_pb2
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from controlplane.compile.tls import ads, upstream
+from controlplane.filters.envoy import duration, packed
+from controlplane.filters.jwt.compile import jwks_address
+from controlplane.filters.jwt.spec import JwtProvider
+from controlplane.spec.backend import Backend, BackendProtocol, BackendTls, Dns, Member, Static
+
+CONNECT_TIMEOUT = timedelta(seconds=5)
+BUFFER_LIMIT = 32 * 1024
+RETRY_BUDGET_PERCENT = 20.0
+"""Retries in flight, as a share of requests in flight: a failing backend is not buried under retries."""
+
+_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_POLICIES = {
+    "roundRobin": cluster_pb2.Cluster.ROUND_ROBIN,
+    "leastRequest": cluster_pb2.Cluster.LEAST_REQUEST,
+    "random": cluster_pb2.Cluster.RANDOM,
+}
+
+
+def is_discovered(backend: Backend) -> bool:
+    """Whether the endpoints come by EDS: when all are addresses. Names are resolved by Envoy itself."""
+    return all(member.static is not None for member in backend.members)
+
+
+def cluster(name: str, backend: Backend, retry_budget: float | None, namespace: tuple[str, str]) -> Any:
+    """The cluster; `retry_budget` is the gateway's (in percent), `namespace` where its secrets are."""
+    message = _base(name, backend.connect_timeout or CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT if retry_budget is None else retry_budget)
+    message.lb_policy = _POLICIES[backend.load_balancer.policy]
+    if is_discovered(backend):
+        message.type = cluster_pb2.Cluster.EDS
+        message.eds_cluster_config.eds_config.CopyFrom(ads())
+    else:
+        _resolved_by_envoy(message)
+        message.load_assignment.CopyFrom(load_assignment(name, backend))
+    if max(member.priority for member in backend.members):
+        _fail_over(message)
+    http2 = backend.protocol is not BackendProtocol.HTTP1
+    message.typed_extension_protocol_options[_OPTIONS].CopyFrom(_protocol(http2=http2))
+    if backend.tls is not None:
+        message.transport_socket.CopyFrom(upstream(backend, namespace))
+    return message
+
+
+def jwks_cluster(name: str, provider: JwtProvider, namespace: tuple[str, str]) -> Any:
+    """Where Envoy fetches the keys of an issuer."""
+    scheme, host, port = jwks_address(provider.jwks.uri or "")
+    try:
+        member = Member.model_construct(static=Static.model_construct(address=str(ipaddress.ip_address(host)), port=port))
+    except ValueError:
+        member = Member.model_construct(dns=Dns.model_construct(host=host, port=port))
+    tls = BackendTls.model_construct(sni=None if member.static else host, ca=provider.jwks.ca, san_match=(host,))
+    backend = Backend.model_construct(name=name, members=(member,), tls=tls if scheme == "https" else None)
+    message = _base(name, CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT)
+    message.load_assignment.CopyFrom(load_assignment(name, backend))
+    if member.static:
+        message.type = cluster_pb2.Cluster.STATIC
+    else:
+        _resolved_by_envoy(message)
+    if backend.tls is not None:
+        message.transport_socket.CopyFrom(upstream(backend, namespace))
+    return message
+
+
+def _base(name: str, connect_timeout: timedelta, retry_budget: float) -> Any:
+    thresholds = circuit_breaker_pb2.CircuitBreakers.Thresholds
+    return cluster_pb2.Cluster(
+        name=name,
+        connect_timeout=duration(connect_timeout),
+        per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
+        ignore_health_on_host_removal=True,
+        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(healthy_panic_threshold=percent_pb2.Percent(value=50.0)),
+        circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
+            thresholds=[
+                thresholds(
+                    max_connections=UInt32Value(value=1024),
+                    max_pending_requests=UInt32Value(value=1024),
+                    max_requests=UInt32Value(value=1024),
+                    retry_budget=thresholds.RetryBudget(
+                        budget_percent=percent_pb2.Percent(value=retry_budget),
+                        min_retry_concurrency=UInt32Value(value=3),
+                    ),
+                )
+            ]
+        ),
+    )
+
+
+def _resolved_by_envoy(message: Any) -> None:
+    message.type = cluster_pb2.Cluster.STRICT_DNS
+    message.respect_dns_ttl = True
+    message.dns_lookup_family = cluster_pb2.Cluster.ALL
+    # A name that does not resolve must not hold back the rest of the configuration.
+    message.wait_for_warm_on_init.CopyFrom(BoolValue(value=False))
+
+
+def _fail_over(message: Any) -> None:
+    """Endpoints that cannot be reached are left out, so that the next priority takes over without health checks."""
+    message.outlier_detection.CopyFrom(
+        outlier_detection_pb2.OutlierDetection(
+            split_external_local_origin_errors=True,
+            consecutive_local_origin_failure=UInt32Value(value=3),
+            enforcing_consecutive_local_origin_failure=UInt32Value(value=100),
+            enforcing_local_origin_success_rate=UInt32Value(value=0),
+            enforcing_consecutive_5xx=UInt32Value(value=0),
+            enforcing_consecutive_gateway_failure=UInt32Value(value=0),
+            enforcing_success_rate=UInt32Value(value=0),
+            interval=duration(timedelta(seconds=1)),
+            base_ejection_time=duration(timedelta(seconds=10)),
+            max_ejection_time=duration(timedelta(seconds=60)),
+            max_ejection_percent=UInt32Value(value=100),
+        )
+    )
+
+
+def _protocol(*, http2: bool) -> Any:
+    explicit = http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig
+    options = (
+        explicit(http2_protocol_options=protocol_pb2.Http2ProtocolOptions())
+        if http2
+        else explicit(http_protocol_options=protocol_pb2.Http1ProtocolOptions())
+    )
+    return packed(http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=options))
+
+
+def socket_address(address: str, port: int) -> Any:
+    """A TCP address."""
+    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=address, port_value=port))
+
+
+def load_assignment(name: str, backend: Backend) -> Any:
+    """One group of endpoints per priority, sorted by address."""
+    groups: dict[int, list[tuple[str, int, int]]] = {}
+    for member in backend.members:
+        address, port = (
+            (member.static.address, member.static.port) if member.static else (member.dns.host, member.dns.port)  # type: ignore[union-attr]
+        )
+        groups.setdefault(member.priority, []).append((address, port, member.weight))
+    endpoints = [
+        endpoint_components_pb2.LocalityLbEndpoints(
+            priority=priority,
+            lb_endpoints=[
+                endpoint_components_pb2.LbEndpoint(
+                    endpoint=endpoint_components_pb2.Endpoint(address=socket_address(address, port)),
+                    load_balancing_weight=UInt32Value(value=weight),
+                )
+                for address, port, weight in sorted(groups[priority])
+            ],
+        )
+        for priority in sorted(groups)
+    ]
+    return endpoint_pb2.ClusterLoadAssignment(cluster_name=name, endpoints=endpoints)

@@ -1,0 +1,173 @@
+"""The compiler as the rest of the process sees it: objects and secrets in, publications and issues out.
+
+It splits nothing and decides nothing: it writes the rows of objects into the input tables (only those that differ),
+commits, and gathers what changed by part of a snapshot. `app` and the offline commands use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from controlplane.compile.codes import FAILED
+from controlplane.compile.pipeline import Tables
+from controlplane.compile.rows import Issue, ResourceKey
+from controlplane.compile.views import part_of
+from controlplane.errors import Diagnostic, InvalidInput, Severity
+from controlplane.graph.engine import Changes
+from controlplane.model.secret import Secret
+from controlplane.names import ElementKey, GatewayName, ObjectRef, SecretRef, View
+from controlplane.resources import Resource
+from controlplane.spec.rows import GatewayRow, Kind, Row, RowKey
+
+Part = tuple[str, ...]
+Publication = dict[Part, list[tuple[str, str, Resource | None]]]
+"""By part: type URL, name, and the resource as it is now (None: gone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit changed."""
+
+    publication: Publication
+    issues: Mapping[tuple[str, Any], tuple[Diagnostic, ...]]
+    """By table and row: what is wrong with it now; empty when it was put right."""
+    requirements: frozenset[tuple[GatewayName, str]]
+    """The JWT requirements that routes began or ceased to name."""
+
+
+@dataclass(slots=True)
+class Compiler:
+    """Holds the tables, and the rows of each object, to compare the next version with."""
+
+    tables: Tables = field(default_factory=Tables)
+    objects: dict[ObjectRef, Mapping[RowKey, Row]] = field(default_factory=dict)
+
+    def put(self, ref: ObjectRef, rows: Mapping[RowKey, Row]) -> None:
+        """The object as it is now."""
+        before = self.objects.get(ref, {})
+        for key in before.keys() - rows.keys():
+            self._delete(key)
+        for key, row in rows.items():
+            if before.get(key) != row:
+                self._set(key, row)
+        self.objects[ref] = rows
+
+    def remove(self, ref: ObjectRef) -> None:
+        """The object is gone."""
+        for key in self.objects.pop(ref, {}):
+            self._delete(key)
+
+    def put_secret(self, ref: SecretRef, secret: Secret) -> None:
+        """The secret as it is now."""
+        self.tables.graph.set(self.tables.secrets, ref, secret)
+
+    def remove_secret(self, ref: SecretRef) -> None:
+        """The secret is gone."""
+        self.tables.graph.delete(self.tables.secrets, ref)
+
+    def add_view(self, view: View) -> None:
+        """Compile what belongs to this set of gateways as a whole."""
+        self.tables.graph.set(self.tables.views, view, True)
+
+    def keep_requirement(self, gateway: GatewayName, requirement: str, *, keep: bool) -> None:
+        """Keep a JWT requirement in the filter while routes on some proxy may still name it."""
+        table, key = self.tables.kept_requirements, (gateway, requirement)
+        if keep:
+            self.tables.graph.set(table, key, True)
+        else:
+            self.tables.graph.delete(table, key)
+
+    def commit(self) -> Generator[None, None, Commit]:
+        """Sweep, yielding between rows; returns what changed."""
+        changes = yield from self.tables.graph.commit()
+        noted = self.tables.graph.take_noted()
+        return Commit(
+            self._publication(changes),
+            {
+                (table, key): tuple(dict.fromkeys(_diagnostics(table, key, notes, failure)))
+                for (table, key), (notes, failure) in noted.items()
+            },
+            frozenset(changes.get(self.tables.requirements.name, ())),
+        )
+
+    def commit_now(self) -> Commit:
+        """Sweep to the end in one go."""
+        steps = self.commit()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                commit: Commit = done.value
+                return commit
+
+    def resources(self, view: View) -> list[Resource]:
+        """Everything that a node of this view gets, sorted by type and name."""
+        parts = {(gateway,) for gateway in view} | {part_of(view)}
+        found: dict[tuple[str, str], Resource] = {}
+        for table in self.tables.resources:
+            for key, resource in table.rows.items():
+                if key.part in parts:
+                    found.setdefault((key.type_url, key.name), resource)
+        return [found[key] for key in sorted(found)]
+
+    def _set(self, key: RowKey, row: Row) -> None:
+        kind, element = key
+        if isinstance(row, GatewayRow):
+            gateway = GatewayName(element.object.full_name)
+            self.tables.graph.set(self.tables.gateways, gateway, row)
+            self.add_view((gateway,))
+        else:
+            self.tables.graph.set(self.tables.input(kind), element, row)
+
+    def _delete(self, key: RowKey) -> None:
+        kind, element = key
+        if kind is Kind.GATEWAY:
+            gateway = GatewayName(element.object.full_name)
+            self.tables.graph.delete(self.tables.gateways, gateway)
+            for view in [view for view in self.tables.views.rows if gateway in view]:
+                self.tables.graph.delete(self.tables.views, view)
+        else:
+            self.tables.graph.delete(self.tables.input(kind), element)
+
+    def _publication(self, changes: Changes) -> Publication:
+        touched: dict[ResourceKey, None] = {}
+        for table in self.tables.resources:
+            touched |= dict.fromkeys(changes.get(table.name, ()))
+        publication: Publication = {}
+        for key in touched:
+            # Several tables may give one resource (a secret that a listener and a backend use): gone is gone from all.
+            rows = (table.rows.get(key) for table in self.tables.resources)
+            resource = next((row for row in rows if row is not None), None)
+            publication.setdefault(key.part, []).append((key.type_url, key.name, resource))
+        return publication
+
+
+def diagnostic(issue: Issue) -> Diagnostic:
+    """An issue in the words of the spec; its place in a file is added where files are known."""
+    return Diagnostic(
+        issue.code,
+        issue.message,
+        issue.full_path,
+        issue.help,
+        Severity.ERROR if issue.error else Severity.WARNING,
+        str(issue.element.object),
+    )
+
+
+def subject_of(row_key: object) -> ObjectRef | None:
+    """The object that a row belongs to, when its key says so."""
+    return row_key.object if isinstance(row_key, ElementKey) else None
+
+
+def _diagnostics(
+    table: str, key: object, notes: Iterable[object], failure: Exception | None
+) -> Iterable[Diagnostic]:
+    for note in notes:
+        assert isinstance(note, Issue)
+        yield diagnostic(note)
+    if isinstance(failure, InvalidInput):
+        yield from failure.diagnostics
+    elif failure is not None:
+        yield Diagnostic(FAILED, f"{table}: {type(failure).__name__}: {failure}", subject=str(subject_of(key) or key))

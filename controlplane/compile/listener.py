@@ -1,0 +1,149 @@
+"""Envoy listeners: ports, TLS by SNI, and the HTTP connection manager with hardened edge defaults.
+
+A listener's bytes change with its port, its TLS set or the chain itself, and with nothing else: whatever changes in
+daily work comes by SRDS, SDS and ECDS, so that open connections live on. The defaults are those of security.md,
+section 4; no spec can loosen them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from envoy.config.core.v3 import config_source_pb2, protocol_pb2
+from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_pb2
+from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
+from envoy.extensions.filters.network.connection_limit.v3 import connection_limit_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
+
+from controlplane.compile.access_log import access_log
+from controlplane.compile.cluster import BUFFER_LIMIT, socket_address
+from controlplane.compile.rows import FALLBACK
+from controlplane.compile.tls import ads, downstream
+from controlplane.filters.chain import HttpFilter, http_filters
+from controlplane.filters.envoy import duration, packed
+from controlplane.filters.shard_lua import compile as shard_lua
+from controlplane.names import SecretRef, listener_name
+from controlplane.spec.listener import ClientIP
+
+MAX_CONNECTIONS = 10_000
+"""Connections of one filter chain."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterChain:
+    """One way in: a listener group, the hosts (SNI) it is for, and its certificate (None: plain HTTP).
+
+    `limits` names the listener whose limits hold here.
+    """
+
+    group: str
+    limits: str
+    hosts: tuple[str, ...]
+    certificate: SecretRef | None
+    min_tls: str
+    client_ip: ClientIP | None
+
+
+def listener(address: str, port: int, chains: Iterable[FilterChain], *, proxy_protocol: bool) -> Any:
+    """One listener with its filter chains, sorted by group."""
+    name = listener_name(address, port)
+    ways_in = sorted(chains, key=lambda chain: chain.group)
+    message = listener_pb2.Listener(
+        name=name,
+        address=socket_address(address, port),
+        per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
+        max_connections_to_accept_per_socket_event=UInt32Value(value=1),
+        filter_chains=[_filter_chain(name, chain) for chain in ways_in],
+    )
+    if proxy_protocol:
+        message.listener_filters.add(
+            name="envoy.filters.listener.proxy_protocol", typed_config=packed(proxy_protocol_pb2.ProxyProtocol())
+        )
+    if any(chain.certificate for chain in ways_in):
+        message.listener_filters.add(
+            name="envoy.filters.listener.tls_inspector", typed_config=packed(tls_inspector_pb2.TlsInspector())
+        )
+    return message
+
+
+def _filter_chain(listener: str, chain: FilterChain) -> Any:
+    message = listener_components_pb2.FilterChain(name=chain.group)
+    if chain.certificate is not None:
+        if "*" not in chain.hosts:
+            message.filter_chain_match.server_names.extend(sorted(chain.hosts))
+        message.transport_socket.CopyFrom(downstream(chain.certificate, chain.min_tls))
+        message.transport_socket_connect_timeout.CopyFrom(duration(timedelta(seconds=10)))
+    message.filters.add(
+        name="envoy.filters.network.connection_limit",
+        typed_config=packed(
+            connection_limit_pb2.ConnectionLimit(
+                stat_prefix=chain.group, max_connections=UInt64Value(value=MAX_CONNECTIONS)
+            )
+        ),
+    )
+    message.filters.add(
+        name="envoy.filters.network.http_connection_manager",
+        typed_config=packed(connection_manager(listener, chain)),
+    )
+    return message
+
+
+def _filter(limits: str, http_filter: HttpFilter) -> Any:
+    message = hcm_pb2.HttpFilter(name=http_filter.name)
+    if http_filter.delivered is None:
+        message.typed_config.CopyFrom(http_filter.config())
+    else:
+        message.name = http_filter.resource_name(limits)
+        message.config_discovery.CopyFrom(
+            config_source_pb2.ExtensionConfigSource(config_source=ads(), type_urls=[http_filter.type_url])
+        )
+    return message
+
+
+def connection_manager(listener: str, chain: FilterChain) -> Any:
+    """The HTTP connection manager of a filter chain."""
+    hops = chain.client_ip.trusted_hops if chain.client_ip and chain.client_ip.trusted_hops else 0
+    manager = hcm_pb2.HttpConnectionManager
+    return manager(
+        stat_prefix=listener,
+        codec_type=manager.AUTO,
+        scoped_routes=hcm_pb2.ScopedRoutes(
+            name="gatewayspec",
+            scope_key_builder=shard_lua.scope_key_builder(),
+            rds_config_source=ads(),
+            scoped_rds=hcm_pb2.ScopedRds(scoped_rds_config_source=ads()),
+        ),
+        early_header_mutation_extensions=[shard_lua.early_header_mutation(chain.group)],
+        http_filters=[_filter(chain.limits, http_filter) for http_filter in http_filters(FALLBACK)],
+        access_log=[access_log()],
+        use_remote_address=BoolValue(value=True),
+        xff_num_trusted_hops=hops,
+        normalize_path=BoolValue(value=True),
+        merge_slashes=True,
+        path_with_escaped_slashes_action=manager.UNESCAPE_AND_REDIRECT,
+        strip_any_host_port=True,
+        strip_trailing_host_dot=True,
+        common_http_protocol_options=protocol_pb2.HttpProtocolOptions(
+            idle_timeout=duration(timedelta(hours=1)),
+            max_headers_count=UInt32Value(value=100),
+            headers_with_underscores_action=protocol_pb2.HttpProtocolOptions.REJECT_REQUEST,
+        ),
+        http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
+            max_concurrent_streams=UInt32Value(value=100),
+            initial_stream_window_size=UInt32Value(value=64 * 1024),
+            initial_connection_window_size=UInt32Value(value=1024 * 1024),
+        ),
+        max_request_headers_kb=UInt32Value(value=60),
+        request_headers_timeout=duration(timedelta(seconds=10)),
+        request_timeout=duration(timedelta(seconds=300)),
+        stream_idle_timeout=duration(timedelta(seconds=300)),
+        server_header_transformation=manager.PASS_THROUGH,
+        forward_client_cert_details=manager.SANITIZE,
+        upgrade_configs=[manager.UpgradeConfig(upgrade_type="websocket", enabled=BoolValue(value=False))],
+    )
+

@@ -1,0 +1,151 @@
+"""Matches: which requests a route takes, in which order, and in which shard they are looked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from envoy.config.core.v3 import extension_pb2
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
+from envoy.type.matcher.v3 import regex_pb2, string_pb2
+
+from controlplane.compile.rows import Order
+from controlplane.filters.envoy import packed
+from controlplane.model.written import dump
+from controlplane.names import ElementKey
+from controlplane.spec.route import HeaderMatch, Match, PathMatch, QueryMatch
+
+MAX_SEGMENT = 255
+"""Characters of a first segment that make a shard key."""
+
+_PLAIN_SEGMENT = re.compile(rf"/([A-Za-z0-9._~-]{{1,{MAX_SEGMENT}}})(?=/|$)")
+_REGEX_SEGMENT = re.compile(rf"\^?/((?:[A-Za-z0-9_~-]|\\[.-]){{1,{MAX_SEGMENT}}})(/(?![*?{{+])|$)")
+
+
+def segment(path: PathMatch) -> str | None:
+    """The literal first segment that every path of this match has, or None: then the route floats.
+
+    Segments with characters that normalisation may change (encoded ones, parameters) float, whatever they are.
+    """
+    if path.regex is not None:
+        if "|" in path.regex:
+            return None
+        found = _REGEX_SEGMENT.match(path.regex)
+        return found[1].replace("\\", "") if found else None
+    text = path.exact or path.prefix or path.template or ""
+    if path.template is not None and re.match(r"/[*{]", text):
+        return None
+    plain = _PLAIN_SEGMENT.match(text)
+    return plain[1] if plain else None
+
+
+def order(match: Match, route: ElementKey, number: int) -> Order:
+    """The precedence of a match. (gatewayspec.md, semantics 7)"""
+    path = match.path
+    if path.exact is not None:
+        kind, specificity = 0, 0
+    elif path.template is not None:
+        parts = path.template.split("/")
+        kind, specificity = 1, -sum(not re.match(r"[*{]", part) for part in parts) * 100 - len(parts)
+    elif path.regex is not None:
+        kind, specificity = 2, 0
+    else:
+        kind, specificity = 3, -len((path.prefix or "").rstrip("/"))
+    return Order(kind, specificity, not match.methods, -len(match.headers), -len(match.query), route, number)
+
+
+def signature(match: Match) -> str:
+    """Equal for two matches that take the same requests, in whatever order they are written."""
+    said = dump(match)
+    return json.dumps(
+        [
+            said["path"],
+            sorted(said.get("methods", ())),
+            sorted(json.dumps(header, sort_keys=True) for header in said.get("headers", ())),
+            sorted(json.dumps(query, sort_keys=True) for query in said.get("query", ())),
+        ],
+        sort_keys=True,
+        separators=(",", ":"),
+    )
+
+
+def _regex(pattern: str) -> Any:
+    return regex_pb2.RegexMatcher(regex=pattern)
+
+
+def _header(header: HeaderMatch) -> Any:
+    if header.present is not None:
+        # present: false is "absent"; invert turns either round.
+        return route_components_pb2.HeaderMatcher(
+            name=header.name, present_match=header.present, invert_match=header.invert
+        )
+    if header.regex is not None:
+        text = string_pb2.StringMatcher(safe_regex=_regex(header.regex))
+    else:
+        kind = next(kind for kind in ("exact", "prefix", "suffix", "contains") if getattr(header, kind) is not None)
+        text = string_pb2.StringMatcher(**{kind: getattr(header, kind)})
+    return route_components_pb2.HeaderMatcher(name=header.name, string_match=text, invert_match=header.invert)
+
+
+def _query(query: QueryMatch) -> Any:
+    if query.present is not None:
+        return route_components_pb2.QueryParameterMatcher(name=query.name, present_match=query.present)
+    if query.regex is not None:
+        text = string_pb2.StringMatcher(safe_regex=_regex(query.regex))
+    elif query.prefix is not None:
+        text = string_pb2.StringMatcher(prefix=query.prefix)
+    else:
+        text = string_pb2.StringMatcher(exact=query.exact)
+    return route_components_pb2.QueryParameterMatcher(name=query.name, string_match=text)
+
+
+def path_match(path: PathMatch) -> Any:
+    """The path condition alone."""
+    message = route_components_pb2.RouteMatch()
+    if path.exact is not None:
+        message.path = path.exact
+    elif path.regex is not None:
+        message.safe_regex.CopyFrom(_regex(path.regex))
+    elif path.template is not None:
+        template = uri_template_match_pb2.UriTemplateMatchConfig(path_template=path.template)
+        message.path_match_policy.CopyFrom(
+            extension_pb2.TypedExtensionConfig(
+                name="envoy.path.match.uri_template.uri_template_matcher", typed_config=packed(template)
+            )
+        )
+    elif path.prefix is not None and path.prefix.endswith("/"):
+        # path_separated_prefix must not end with a slash; after one, every prefix ends on a segment boundary.
+        message.prefix = path.prefix
+    else:
+        message.path_separated_prefix = path.prefix
+    return message
+
+
+def _methods(methods: tuple[str, ...]) -> list[Any]:
+    if not methods:
+        return []
+    if len(methods) == 1:
+        text = string_pb2.StringMatcher(exact=methods[0])
+    else:
+        text = string_pb2.StringMatcher(safe_regex=_regex("|".join(sorted(set(methods)))))
+    return [route_components_pb2.HeaderMatcher(name=":method", string_match=text)]
+
+
+def route_match(match: Match) -> Any:
+    """All conditions of a match; conditions are sorted, since their order means nothing."""
+    message = path_match(match.path)
+    message.headers.extend(_methods(match.methods))
+    message.headers.extend(_header(header) for header in sorted(match.headers, key=repr))
+    message.query_parameters.extend(_query(query) for query in sorted(match.query, key=repr))
+    return message
+
+
+def preflight_match(match: Match) -> Any:
+    """The CORS preflight requests for a match: its path, whatever its methods and headers."""
+    message = path_match(match.path)
+    message.headers.extend(_methods(("OPTIONS",)))
+    for name in ("access-control-request-method", "origin"):
+        message.headers.add(name=name, present_match=True)
+    return message

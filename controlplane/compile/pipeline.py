@@ -1,0 +1,189 @@
+"""The wiring diagram: every table, in the order in which it is swept. Read this first.
+
+    gateways ──── settings ───────────┐
+    listeners ─── chains ─────────────┤
+    providers ─── provider_states ────┤
+    policies, backends ───────────────┴─► compiled_routes ─┬─ hosts ── claims ──► shards, fallbacks
+    backends ──► clusters, assignments                     ├─ requirements ─┐
+    secrets ───► certificate_states, served_secrets        └─ limits ───────┴─► listeners, extensions (per view)
+
+Inputs are what sources said, and what history adds to it. The rows of the tables in `Tables.resources` are Envoy
+resources; their keys say to which part of a snapshot they belong: to a gateway, or to a view of several.
+The functions stand in the modules beside this one. They read other tables through `read` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.compile import backends, chains, hosts, providers, routes, secrets, views
+from controlplane.compile.rows import (
+    CertificateStatus,
+    Chain,
+    Claim,
+    CompiledRoute,
+    HostKey,
+    ProviderStatus,
+    ResourceKey,
+    SecretUse,
+    Settings,
+    ShardKey,
+)
+from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.graph.engine import Derived, Graph, Grouped, Index, Input
+from controlplane.model.secret import Secret
+from controlplane.names import ElementKey, GatewayName, SecretRef, View
+from controlplane.resources import Resource
+from controlplane.spec.rows import Element, GatewayRow, Kind
+
+Named = Index[ElementKey, Element, tuple[GatewayName, str]]
+
+
+def _by_name(name: str, table: Input[ElementKey, Element]) -> Named:
+    return Index(f"{name} by name", table, lambda _, element: [(element.gateway, element.part.name)])
+
+
+def _by_gateway(name: str, table: Input[ElementKey, Element]) -> Index[ElementKey, Element, GatewayName]:
+    return Index(f"{name} by gateway", table, lambda _, element: [element.gateway])
+
+
+class Tables:
+    """All tables of one graph. What is assigned first is swept first."""
+
+    def __init__(self) -> None:
+        """Wire the tables."""
+        # What sources said.
+        self.gateways: Input[GatewayName, GatewayRow] = Input("gateways")
+        self.listeners: Input[ElementKey, Element] = Input("listeners")
+        self.routes: Input[ElementKey, Element] = Input("routes")
+        self.backends: Input[ElementKey, Element] = Input("backends")
+        self.policies: Input[ElementKey, Element] = Input("policies")
+        self.providers: Input[ElementKey, Element] = Input("providers")
+        self.secrets: Input[SecretRef, Secret] = Input("secrets")
+        # What nodes ask for: the sets of gateways that they see.
+        self.views: Input[View, bool] = Input("views")
+        # What history adds: requirements that routes on some proxy may still name. (decisions.md 1)
+        self.kept_requirements: Input[tuple[GatewayName, str], bool] = Input("kept_requirements")
+
+        self.listeners_by_name = _by_name("listeners", self.listeners)
+        self.backends_by_name = _by_name("backends", self.backends)
+        self.policies_by_name = _by_name("policies", self.policies)
+        self.providers_by_name = _by_name("providers", self.providers)
+        self.listeners_by_gateway = _by_gateway("listeners", self.listeners)
+        self.providers_by_gateway = _by_gateway("providers", self.providers)
+        self.policies_by_gateway = _by_gateway("policies", self.policies)
+        self.backends_by_gateway = _by_gateway("backends", self.backends)
+        self.kept_by_gateway = Index("kept by gateway", self.kept_requirements, lambda key, _: [key[0]])
+
+        # What is derived from one row, without the parts that change for other reasons.
+        self.settings: Derived[Any, Any, GatewayName, Settings] = Derived(
+            "settings", self.gateways, lambda _, name, row: [(name, Settings(row.guardrails, row.defaults))]
+        )
+        self.certificate_states: Derived[Any, Any, SecretRef, CertificateStatus] = Derived(
+            "certificate_states", self.secrets, secrets.certificate_state
+        )
+        self.provider_states: Derived[Any, Any, ElementKey, ProviderStatus] = Derived(
+            "provider_states", self.providers, self._with(providers.provider_state)
+        )
+        self.identity_headers: Grouped[Any, Any, Any, GatewayName, frozenset[str]] = Grouped(
+            "identity_headers", self.providers_by_gateway, providers.identity_headers
+        )
+        self.chains: Derived[Any, Any, tuple[ElementKey, str], Chain] = Derived(
+            "chains", self.listeners, chains.chains_of_listener
+        )
+        self.chains_by_gateway = Index("chains by gateway", self.chains, lambda _, chain: [chain.gateway])
+        self.gateway_chains: Grouped[Any, Any, Any, GatewayName, tuple[Chain, ...]] = Grouped(
+            "gateway_chains",
+            self.chains_by_gateway,
+            lambda _, gateway, members: [(gateway, tuple(chain for _, chain in members))],
+        )
+
+        # Routes, and the shards they are put into.
+        self.compiled_routes: Derived[Any, Any, ElementKey, CompiledRoute] = Derived(
+            "compiled_routes", self.routes, self._with(routes.compiled)
+        )
+        self.routes_by_shard = Index("routes by shard", self.compiled_routes, hosts.shards_of_route)
+        self.hosts: Derived[Any, Any, HostKey, bool] = Derived("hosts", self.compiled_routes, hosts.hosts_of_route)
+        self.hosts_by_scope = Index("hosts by scope", self.hosts, lambda key, _: [(key.group, key.host)])
+        self.claims: Grouped[Any, Any, Any, tuple[GatewayName, str, str], Claim] = Grouped(
+            "claims", self.hosts_by_scope, self._with(hosts.claims)
+        )
+        self.shards: Grouped[Any, Any, ShardKey, ResourceKey, Resource] = Grouped(
+            "shards", self.routes_by_shard, self._with(hosts.shard_of_routes)
+        )
+        self.fallbacks: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "fallbacks", self.claims, self._with(hosts.fallback_of_host)
+        )
+        self.chain_fallbacks: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "chain_fallbacks", self.chains, self._with(hosts.fallbacks_of_chain)
+        )
+
+        # Clusters and secrets.
+        self.clusters: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "clusters", self.backends, self._with(backends.cluster_of_backend)
+        )
+        self.assignments: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "assignments", self.backends, backends.assignment_of_backend
+        )
+        self.jwks_clusters: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "jwks_clusters", self.providers, backends.cluster_of_provider
+        )
+        self.chain_secrets: Derived[Any, Any, SecretUse, bool] = Derived(
+            "chain_secrets", self.chains, secrets.uses_of_chain
+        )
+        self.backend_secrets: Derived[Any, Any, SecretUse, bool] = Derived(
+            "backend_secrets", self.backends, secrets.uses_of_backend
+        )
+        self.provider_secrets: Derived[Any, Any, SecretUse, bool] = Derived(
+            "provider_secrets", self.providers, secrets.uses_of_provider
+        )
+        served = self._with(secrets.served)
+        self.chain_certificates: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "chain_certificates", self.chain_secrets, served
+        )
+        self.backend_certificates: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "backend_certificates", self.backend_secrets, served
+        )
+        self.provider_certificates: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "provider_certificates", self.provider_secrets, served
+        )
+
+        # What belongs to a view: listeners, and the filter configurations they share.
+        self.requirements: Derived[Any, Any, tuple[GatewayName, str], bool] = Derived(
+            "requirements", self.compiled_routes, routes.requirement_of_route
+        )
+        self.requirements_by_gateway = Index("requirements by gateway", self.requirements, lambda key, _: [key[0]])
+        self.limits: Derived[Any, Any, tuple[GatewayName, str], LocalLimit] = Derived(
+            "limits", self.compiled_routes, routes.limits_of_route
+        )
+        self.limits_by_gateway = Index("limits by gateway", self.limits, lambda key, _: [key[0]])
+        self.view_listeners: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "view_listeners", self.views, self._with(views.listeners)
+        )
+        self.view_extensions: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "view_extensions", self.views, self._with(views.extensions)
+        )
+
+        self.graph = Graph(table for table in vars(self).values() if not isinstance(table, Index))
+        self.resources = (
+            self.clusters,
+            self.jwks_clusters,
+            self.assignments,
+            self.chain_certificates,
+            self.backend_certificates,
+            self.provider_certificates,
+            self.shards,
+            self.fallbacks,
+            self.chain_fallbacks,
+            self.view_listeners,
+            self.view_extensions,
+        )
+
+    def _with(self, function: Any) -> Any:
+        """The function with these tables as its second argument."""
+        return lambda read, key, value: function(read, self, key, value)
+
+    def input(self, kind: Kind) -> Input[ElementKey, Element]:
+        """The table that rows of a kind go to (gateways have one of their own)."""
+        table: Input[ElementKey, Element] = getattr(self, kind.value)
+        return table

@@ -1,0 +1,76 @@
+"""Where a route is reachable: listeners and hosts become the scopes of route shards.
+
+A host with a certificate is served by HTTPS alone, and its plain HTTP requests are redirected, unless the route names
+its listeners. (decisions.md 20)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from controlplane.compile.rows import Chain, Placement
+from controlplane.names import ElementKey
+from controlplane.spec.listener import Protocol
+
+
+def covers(pattern: str, host: str) -> bool:
+    """Whether every name that `host` stands for is one that `pattern` stands for."""
+    return pattern in ("*", host) or (pattern.startswith("*.") and host.endswith(pattern[1:]) and host != "*")
+
+
+def covering_patterns(host: str) -> Iterator[str]:
+    """Every pattern that covers the host, the most specific first: `a.b.c`, `*.b.c`, `*.c`, `*`."""
+    yield host
+    rest = host.removeprefix("*.") if host != "*" else ""
+    while "." in rest:
+        rest = rest.partition(".")[2]
+        yield f"*.{rest}"
+    if host != "*":
+        yield "*"
+
+
+def intersection(pattern: str, host: str) -> str | None:
+    """The narrower of two host patterns when one covers the other, else None."""
+    if covers(pattern, host):
+        return host
+    return pattern if covers(host, pattern) else None
+
+
+def _scopes(chains: Iterable[Chain], host: str) -> Iterator[tuple[Chain, str]]:
+    """The chains that a client asking for the host can arrive on, each with the host cut to what the chain is for."""
+    by_listener = sorted(chains, key=lambda chain: (chain.listener, chain.group))
+    for _, group in groupby(by_listener, key=lambda chain: chain.listener):
+        listener_chains = list(group)
+        patterns = {pattern: chain for chain in listener_chains for pattern in chain.hosts}
+        # A client that asks for the host is served by the chain with its most specific pattern (SNI) ...
+        best = next((pattern for pattern in covering_patterns(host) if pattern in patterns), None)
+        if best is not None:
+            yield patterns[best], host
+        # ... and a wildcard host also stands for the narrower names that have a chain of their own.
+        if host.startswith("*"):
+            for pattern, chain in sorted(patterns.items()):
+                if pattern != host and pattern != best and covers(host, pattern):
+                    yield chain, pattern
+
+
+def placements(
+    hosts: Iterable[str], chains: tuple[Chain, ...], named: frozenset[ElementKey] | None
+) -> tuple[Placement, ...]:
+    """Every scope of these hosts on the chains of their gateway, sorted; `named` are the listeners the route names."""
+    found: set[Placement] = set()
+    for host in hosts:
+        if named is not None:
+            for chain, scope in _scopes((chain for chain in chains if chain.listener in named), host):
+                found.add(Placement(chain.group, scope, host))
+            continue
+        secure = list(_scopes((chain for chain in chains if chain.protocol is Protocol.HTTPS), host))
+        for chain, scope in secure:
+            found.add(Placement(chain.group, scope, host))
+        plain = [chain for chain in chains if chain.protocol is Protocol.HTTP and chain.redirect is None]
+        whole = any(scope == host for _, scope in secure)
+        for chain in plain:
+            found.add(Placement(chain.group, host, host, redirect=whole))
+            for _, scope in () if whole else secure:
+                found.add(Placement(chain.group, scope, host, redirect=True))
+    return tuple(sorted(found, key=lambda placement: (placement.group, placement.host, placement.declared)))

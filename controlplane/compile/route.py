@@ -1,0 +1,346 @@
+"""One route of a spec as Envoy routes: references resolved, layers merged, matches and actions as bytes.
+
+A route that cannot be compiled as it is written answers 503 and says why; it never lets a request pass by a weaker rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2
+from google.protobuf.struct_pb2 import Struct
+
+from controlplane.compile import codes
+from controlplane.compile.action import direct_response, forward, redirect, retry_policy, rewrite_path, timeouts, websocket
+from controlplane.compile.match import order, preflight_match, route_match, segment, signature
+from controlplane.compile.placement import placements
+from controlplane.compile.rows import (
+    DEFAULT_REQUEST_TIMEOUT,
+    Chain,
+    CompiledRoute,
+    Entry,
+    Issue,
+    ProviderStatus,
+    Settings,
+)
+from controlplane.errors import nearest
+from controlplane.filters import chain
+from controlplane.filters.cors import compile as cors
+from controlplane.filters.cors.spec import Cors
+from controlplane.filters.envoy import serialised
+from controlplane.filters.header_mutation import compile as header_mutation
+from controlplane.filters.header_mutation.spec import HeaderChanges
+from controlplane.filters.jwt import compile as jwt
+from controlplane.filters.local_ratelimit import compile as local_ratelimit
+from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.model.written import format_duration
+from controlplane.names import ElementKey, GatewayName, cluster_name
+from controlplane.spec.policy import Policy
+from controlplane.spec.route import Match, Route
+
+
+class Surroundings(Protocol):
+    """What a route may ask about the rest; every question is a recorded read."""
+
+    def settings(self, gateway: GatewayName) -> Settings | None:
+        """The layers of a gateway, or None when there is no such gateway."""
+
+    def chains(self, gateway: GatewayName) -> tuple[Chain, ...]:
+        """Its ways in."""
+
+    def listener(self, gateway: GatewayName, name: str) -> ElementKey | None:
+        """A listener of the gateway by name."""
+
+    def backend(self, route: ElementKey, gateway: GatewayName, name: str) -> ElementKey | None:
+        """A backend by name: of the route's own document, else of the gateway."""
+
+    def policy(self, gateway: GatewayName, name: str) -> Policy | None:
+        """A policy by name."""
+
+    def provider(self, gateway: GatewayName, name: str) -> ProviderStatus | None:
+        """The state of a JWT provider by name."""
+
+    def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
+        """The headers that providers of the gateway set."""
+
+    def known(self, kind: str, gateway: GatewayName) -> list[str]:
+        """The names of a kind (for a message)."""
+
+    def note(self, issue: Issue) -> None:
+        """Say what is wrong."""
+
+
+@dataclass(slots=True)
+class _Problems:
+    """Collects the issues of one route; any error disables it."""
+
+    around: Surroundings
+    key: ElementKey
+    fatal: bool = False
+
+    def error(self, code: str, path: str, message: str, help: str = "") -> None:
+        self.fatal = True
+        self.around.note(Issue(self.key, path, code, message, help))
+
+    def warning(self, code: str, path: str, message: str, help: str = "") -> None:
+        self.around.note(Issue(self.key, path, code, message, help, error=False))
+
+
+@dataclass(slots=True)
+class _Resolved:
+    """A route with everything that it refers to."""
+
+    clusters: dict[str, int] = field(default_factory=dict)
+    cors: Cors | None = None
+    limits: dict[str, LocalLimit] = field(default_factory=dict)
+    requirement: str | None = None
+
+
+def route_name(key: ElementKey) -> str:
+    """`routespec/checkout/api/pay`: the name of the Envoy routes of a route."""
+    ref = key.object
+    return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{key.element}"
+
+
+def compiled_route(around: Surroundings, key: ElementKey, gateway: GatewayName, route: Route) -> CompiledRoute | None:
+    """The Envoy routes of one route and where they belong; None when its gateway does not exist."""
+    problems = _Problems(around, key)
+    settings = around.settings(gateway)
+    if settings is None:
+        problems.error(codes.UNKNOWN_GATEWAY, "spec.gateway", f'no gateway "{gateway}"', "the route waits for it")
+        return None
+    chains = around.chains(gateway)
+    named = _named_listeners(around, problems, gateway, route)
+    found = placements(route.hosts, chains, named)
+    reachable = {placement.declared for placement in found if not placement.redirect}
+    for index, host in enumerate(route.hosts):
+        if host not in reachable:
+            problems.warning(
+                codes.NO_LISTENER, f"hosts[{index}]", f'no listener accepts "{host}": the route is never used for it',
+                "a listener must be HTTP without redirect, or have a certificate for the host",
+            )  # fmt: skip
+    resolved = _resolve(around, problems, key, gateway, route)
+    _check_matches(around, problems, gateway, route)
+    copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
+    shared_limits = bool(resolved.limits) and copies and route.to is not None
+    entries = tuple(_entries(problems, key, route, resolved, settings, shared_limits=shared_limits))
+    return CompiledRoute(
+        gateway,
+        found,
+        entries,
+        None if problems.fatal else resolved.requirement,
+        tuple(sorted(resolved.limits.items())) if shared_limits and not problems.fatal else (),
+    )
+
+
+def _named_listeners(
+    around: Surroundings, problems: _Problems, gateway: GatewayName, route: Route
+) -> frozenset[ElementKey] | None:
+    if route.listeners is None:
+        return None
+    found = set()
+    for index, name in enumerate(route.listeners):
+        if listener := around.listener(gateway, name):
+            found.add(listener)
+        else:
+            problems.error(
+                codes.UNKNOWN_LISTENER, f"listeners[{index}]", f'no listener "{name}"',
+                nearest(name, around.known("listener", gateway)),
+            )  # fmt: skip
+    return frozenset(found)
+
+
+def _resolve(
+    around: Surroundings, problems: _Problems, key: ElementKey, gateway: GatewayName, route: Route
+) -> _Resolved:
+    resolved = _Resolved()
+    for index, destination in enumerate(route.to or ()):
+        backend = around.backend(key, gateway, destination.backend)
+        if backend is None:
+            problems.error(
+                codes.UNKNOWN_BACKEND, f"to[{index}].backend", f'no backend "{destination.backend}"',
+                nearest(destination.backend, around.known("backend", gateway)),
+            )  # fmt: skip
+        else:
+            resolved.clusters[cluster_name(backend)] = destination.weight
+    if route.auth is not None:
+        for index, mechanism in enumerate(route.auth.any_of or route.auth.all_of or ()):
+            path = f"auth.{'anyOf' if route.auth.any_of else 'allOf'}[{index}].jwt"
+            status = around.provider(gateway, mechanism.jwt)
+            if status is None:
+                problems.error(
+                    codes.UNKNOWN_PROVIDER, path, f'no JWT provider "{mechanism.jwt}"',
+                    nearest(mechanism.jwt, around.known("provider", gateway)),
+                )  # fmt: skip
+            elif status.problem:
+                problems.error(codes.UNUSABLE_SECRET, path, f'JWT provider "{mechanism.jwt}": {status.problem}')
+        resolved.requirement = jwt.requirement_name(gateway, route.auth)
+    for index, name in enumerate(route.use):
+        policy = around.policy(gateway, name)
+        if policy is None:
+            problems.error(
+                codes.UNKNOWN_POLICY, f"use[{index}]", f'no policy "{name}"',
+                nearest(name, around.known("policy", gateway)),
+            )  # fmt: skip
+            continue
+        if policy.cors is not None:
+            if resolved.cors is not None and resolved.cors != policy.cors:
+                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "two policies of this route set cors", "use one")
+            resolved.cors = policy.cors
+        for number, limit in enumerate(policy.rate_limit.local if policy.rate_limit else ()):
+            resolved.limits[f"{route_name(key)}/{name}/{number}"] = limit
+    return resolved
+
+
+def _check_matches(around: Surroundings, problems: _Problems, gateway: GatewayName, route: Route) -> None:
+    change = route.transform.request.path if route.transform else None
+    rewrites = bool(change and change.replace_prefix) or bool(
+        route.redirect and route.redirect.path and route.redirect.path.replace_prefix
+    )
+    for index, match in enumerate(route.match):
+        if rewrites and match.path.prefix is None and match.path.exact is None:
+            problems.error(
+                codes.IMPOSSIBLE, f"match[{index}].path", "replacePrefix needs a prefix or exact path",
+                "use replaceRegex or replaceFull",
+            )  # fmt: skip
+        if not match.headers:
+            continue
+        identity = around.identity_headers(gateway)
+        for number, header in enumerate(match.headers):
+            if header.name in identity:
+                problems.error(
+                    codes.IDENTITY_HEADER, f"match[{index}].headers[{number}].name",
+                    f'"{header.name}" is set by a JWT provider after the route is chosen; before that, clients could forge it',
+                    "match on something that the client may say",
+                )  # fmt: skip
+
+
+def _entries(
+    problems: _Problems,
+    key: ElementKey,
+    route: Route,
+    resolved: _Resolved,
+    settings: Settings,
+    *,
+    shared_limits: bool,
+) -> Iterator[Entry]:
+    effective = _effective(problems, route, settings)
+    for number, match in enumerate(route.match):
+        message = _base(key)
+        message.match.CopyFrom(route_match(match))
+        if problems.fatal:
+            _disabled(message)
+        else:
+            _act(message, route, match, resolved.clusters, settings, effective)
+            _configure(message.typed_per_filter_config, route, resolved, shared_limits=shared_limits)
+            if shared_limits:
+                message.route.rate_limits.extend(local_ratelimit.actions(resolved.limits))
+        yield Entry(order(match, key, number), segment(match.path), signature(match), serialised(message))
+        if resolved.cors is not None and not problems.fatal and not _takes_preflights(match):
+            yield _preflight(key, number, match, resolved.cors)
+
+
+def _base(key: ElementKey) -> Any:
+    metadata = Struct()
+    metadata.update({"route": key.element, "spec": str(key.object)})
+    message = route_components_pb2.Route(name=route_name(key))
+    message.metadata.CopyFrom(base_pb2.Metadata(filter_metadata={"gatewayspec": metadata}))
+    return message
+
+
+def _disabled(message: Any) -> None:
+    message.direct_response.CopyFrom(direct_response(503, "this route is not configured correctly\n"))
+    message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+
+
+def _takes_preflights(match: Match) -> bool:
+    return not match.headers and not match.query and (not match.methods or "OPTIONS" in match.methods)
+
+
+def _preflight(key: ElementKey, number: int, match: Match, policy: Cors) -> Entry:
+    """The sibling that answers the browser's question for a match which OPTIONS requests do not reach."""
+    message = _base(key)
+    message.match.CopyFrom(preflight_match(match))
+    message.direct_response.CopyFrom(direct_response(403, ""))
+    message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(policy))
+    message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+    place = order(match, key, number)._replace(no_methods=False, headers=-2, query=0)
+    path_only = Match(path=match.path)
+    return Entry(place, segment(match.path), f"preflight {signature(path_only)}", serialised(message))
+
+
+@dataclass(frozen=True, slots=True)
+class _Effective:
+    """What holds for a route once the layers are merged."""
+
+    request: timedelta
+    idle: timedelta | None
+    attempts: int
+
+
+def _effective(problems: _Problems, route: Route, settings: Settings) -> _Effective:
+    """Route over defaults, field by field, and never past the guardrails."""
+    defaults, guardrails = settings.defaults, settings.guardrails
+    request = route.timeouts.request if route.timeouts.request is not None else defaults.timeouts.request
+    if request is None:
+        request = DEFAULT_REQUEST_TIMEOUT
+    idle = route.timeouts.idle if route.timeouts.idle is not None else defaults.timeouts.idle
+    attempts = route.retry.attempts if route.retry.attempts is not None else defaults.retry.attempts
+    for name, value, ceiling in (
+        ("request", request, guardrails.timeouts.request),
+        ("idle", idle, guardrails.timeouts.idle),
+    ):
+        if ceiling is None or (value is not None and timedelta(0) < value <= ceiling):
+            continue
+        if getattr(route.timeouts, name) is not None:
+            problems.warning(
+                codes.GUARDRAIL, f"timeouts.{name}", f"cut to {format_duration(ceiling)} by the guardrails"
+            )
+        if name == "request":
+            request = ceiling
+        else:
+            idle = ceiling
+    most = guardrails.retry.attempts
+    if most is not None and (attempts or 0) > most:
+        if route.retry.attempts is not None:
+            problems.warning(codes.GUARDRAIL, "retry.attempts", f"cut to {most} by the guardrails")
+        attempts = most
+    return _Effective(request, idle, attempts or 0)
+
+
+def _act(message: Any, route: Route, match: Match, clusters: Mapping[str, int], settings: Settings, to: _Effective) -> None:
+    if route.respond is not None:
+        message.direct_response.CopyFrom(direct_response(route.respond.status, route.respond.body))
+        return
+    if route.redirect is not None:
+        message.redirect.CopyFrom(redirect(route.redirect))
+        return
+    message.route.CopyFrom(forward(clusters))
+    timeouts(message.route, to.request, to.idle)
+    if policy := retry_policy(route.retry, settings.defaults.retry, to.attempts):
+        message.route.retry_policy.CopyFrom(policy)
+    if route.websocket:
+        websocket(message.route)
+    if route.transform is not None:
+        if route.transform.request.host is not None:
+            message.route.host_rewrite_literal = route.transform.request.host
+        if route.transform.request.path is not None:
+            rewrite_path(message.route, route.transform.request.path, match.path)
+
+
+def _configure(configs: Any, route: Route, resolved: _Resolved, *, shared_limits: bool) -> None:
+    """What each filter shall do on this route."""
+    requirement = jwt.per_route(resolved.requirement) if resolved.requirement else jwt.public()
+    configs[chain.JWT].CopyFrom(requirement)
+    if resolved.cors is not None:
+        configs[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
+    if resolved.limits and not shared_limits:
+        configs[chain.ROUTE_LIMITS].CopyFrom(local_ratelimit.own(resolved.limits))
+    if route.transform is not None:
+        request, response = route.transform.request.headers, route.transform.response.headers
+        if request != HeaderChanges() or response != HeaderChanges():
+            configs[header_mutation.NAME].CopyFrom(header_mutation.per_route(request, response))

@@ -1,0 +1,92 @@
+"""The table of compiled routes: what one route asks of other tables, and what it gives to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from controlplane.compile.route import compiled_route
+from controlplane.compile.rows import Chain, CompiledRoute, Issue, ProviderStatus, Settings
+from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.graph.engine import Read
+from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName
+from controlplane.spec.policy import Policy
+from controlplane.spec.route import Route
+from controlplane.spec.rows import Element
+
+if TYPE_CHECKING:
+    from controlplane.compile.pipeline import Named, Tables
+
+
+class _Surroundings:
+    """Answers the questions of a route by recorded reads."""
+
+    def __init__(self, read: Read, tables: Tables) -> None:
+        self._read = read
+        self._tables = tables
+
+    def settings(self, gateway: GatewayName) -> Settings | None:
+        return self._read.get(self._tables.settings, gateway)
+
+    def chains(self, gateway: GatewayName) -> tuple[Chain, ...]:
+        return self._read.get(self._tables.gateway_chains, gateway) or ()
+
+    def _own(self, index: Named, gateway: GatewayName, name: str) -> tuple[ElementKey, Element] | None:
+        """The gateway's own element of this name: those of its RouteSpecs do not count."""
+        found = self._read.find(index, (gateway, name))
+        return next((pair for pair in found if pair[0].object.kind == GATEWAY_KIND), None)
+
+    def listener(self, gateway: GatewayName, name: str) -> ElementKey | None:
+        found = self._own(self._tables.listeners_by_name, gateway, name)
+        return found[0] if found else None
+
+    def backend(self, route: ElementKey, gateway: GatewayName, name: str) -> ElementKey | None:
+        own = ElementKey(route.object, name)
+        if self._read.get(self._tables.backends, own) is not None:
+            return own
+        found = self._own(self._tables.backends_by_name, gateway, name)
+        return found[0] if found else None
+
+    def policy(self, gateway: GatewayName, name: str) -> Policy | None:
+        found = self._own(self._tables.policies_by_name, gateway, name)
+        return found[1].part if found and isinstance(found[1].part, Policy) else None
+
+    def provider(self, gateway: GatewayName, name: str) -> ProviderStatus | None:
+        found = self._own(self._tables.providers_by_name, gateway, name)
+        return self._read.get(self._tables.provider_states, found[0]) if found else None
+
+    def known(self, kind: str, gateway: GatewayName) -> list[str]:
+        index = {
+            "listener": self._tables.listeners_by_gateway,
+            "backend": self._tables.backends_by_gateway,
+            "policy": self._tables.policies_by_gateway,
+            "provider": self._tables.providers_by_gateway,
+        }[kind]
+        return [key.element for key, _ in self._read.find(index, gateway)]
+
+    def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
+        return self._read.get(self._tables.identity_headers, gateway) or frozenset()
+
+    def note(self, issue: Issue) -> None:
+        self._read.note(issue)
+
+
+def compiled(
+    read: Read, tables: Tables, key: ElementKey, element: Element
+) -> Iterator[tuple[ElementKey, CompiledRoute]]:
+    """One route of a spec, compiled."""
+    assert isinstance(element.part, Route)
+    if row := compiled_route(_Surroundings(read, tables), key, element.gateway, element.part):
+        yield key, row
+
+
+def requirement_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[tuple[GatewayName, str], bool]]:
+    """The JWT requirement that a route names; many routes name the same."""
+    if route.requirement is not None:
+        yield (route.gateway, route.requirement), True
+
+
+def limits_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[tuple[GatewayName, str], LocalLimit]]:
+    """The limits whose buckets live in the filter, because the route stands in several shards."""
+    for identity, limit in route.limits:
+        yield (route.gateway, identity), limit

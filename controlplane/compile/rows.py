@@ -1,0 +1,169 @@
+"""The rows of the derived tables: what lies between a spec and its Envoy resources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.names import ElementKey, GatewayName, SecretRef
+from controlplane.spec.gateway import Defaults, Guardrails
+from controlplane.spec.listener import ListenerRedirect, Protocol
+
+FALLBACK = "?"
+"""The segment of a host's fallback shard. Shard keys are made of paths without their query: no request can forge it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The two outer layers of a gateway, apart from its selector."""
+
+    guardrails: Guardrails
+    defaults: Defaults
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One way into a gateway: a plain HTTP port, or one TLS filter chain. `group` begins the scope key of its routes."""
+
+    gateway: GatewayName
+    listener: ElementKey
+    group: str
+    protocol: Protocol
+    hosts: tuple[str, ...]
+    redirect: ListenerRedirect | None
+    certificate: SecretRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A host under which a route is reachable in a listener group.
+
+    `host` is the scope's host: what the route declares, cut to what the filter chain is for; `declared` is what the
+    route declares. `redirect` stands for the redirect to HTTPS of a host that has a certificate.
+    """
+
+    group: str
+    host: str
+    declared: str
+    redirect: bool = False
+
+
+class Order(NamedTuple):
+    """The precedence of a match: exact > template > regex > longest prefix, then method, headers, query, then name."""
+
+    kind: int
+    specificity: int
+    no_methods: bool
+    headers: int
+    query: int
+    route: ElementKey
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One match of a route, as Envoy's bytes. `segment` is None when the path has no literal first segment."""
+
+    order: Order
+    segment: str | None
+    signature: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRoute:
+    """Everything that one route of a spec gives, before it is put into shards."""
+
+    gateway: GatewayName
+    placements: tuple[Placement, ...]
+    entries: tuple[Entry, ...]
+    requirement: str | None = None
+    limits: tuple[tuple[str, LocalLimit], ...] = ()
+
+
+class HostKey(NamedTuple):
+    """A host of a listener group, as one gateway declares it."""
+
+    group: str
+    host: str
+    gateway: GatewayName
+    declared: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What becomes of a host that a gateway declares in a listener group.
+
+    `owner` is the gateway that has it: this one, or the incumbent. `redirect`: some routes are only reachable by HTTPS.
+    """
+
+    owner: GatewayName
+    declared: str
+    redirect: bool
+
+
+class ShardKey(NamedTuple):
+    """One route shard of a gateway."""
+
+    gateway: GatewayName
+    group: str
+    host: str
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """Whether a certificate can be served; the bytes are not here, so that a rotation changes no listener."""
+
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderStatus:
+    """Whether the keys of an issuer can be had; `key_set` is None when Envoy fetches them."""
+
+    problem: str | None
+    key_set: str | None = None
+
+
+class SecretUse(NamedTuple):
+    """A gateway refers to a secret: as a certificate (`key` empty), or to the authorities in one of its files."""
+
+    gateway: GatewayName
+    secret: SecretRef
+    key: str
+
+
+class ResourceKey(NamedTuple):
+    """Where a resource belongs (a gateway, or the view of several), and what names it."""
+
+    part: tuple[str, ...]
+    type_url: str
+    name: str
+
+
+class Issue(NamedTuple):
+    """A remark of a compile function about an element of a spec.
+
+    `section` is the list of the spec that holds the element; `path` is relative to the element.
+    """
+
+    element: ElementKey
+    path: str
+    code: str
+    message: str
+    help: str = ""
+    error: bool = True
+    section: str = "routes"
+
+    @property
+    def full_path(self) -> str:
+        """`spec.routes[web].to[0].backend`; a path that begins with `spec.` is whole already."""
+        if self.path.startswith("spec."):
+            return self.path
+        return f"spec.{self.section}[{self.element.element}]" + (f".{self.path}" if self.path else "")
+
+
+DEFAULT_REQUEST_TIMEOUT = timedelta(seconds=15)

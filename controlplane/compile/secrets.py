@@ -1,0 +1,79 @@
+"""Secrets: which of them a gateway refers to, whether they are usable, and their SDS resources.
+
+A gateway's proxies get the secrets it refers to, and no others. A rotation that brings an unusable pair keeps the
+former one: the row fails, and a row that fails keeps its last good value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from controlplane.compile import codes
+from controlplane.compile.rows import CertificateStatus, Chain, ResourceKey, SecretUse
+from controlplane.compile.tls import certificate, certificate_status, trust, trust_problem
+from controlplane.compile.xds_types import SECRET
+from controlplane.errors import Diagnostic, InvalidInput
+from controlplane.filters.envoy import serialised
+from controlplane.filters.jwt.spec import JwtProvider
+from controlplane.graph.engine import Read
+from controlplane.model.secret import Secret
+from controlplane.names import ElementKey, SecretRef, certificate_name, trust_name
+from controlplane.resources import Resource
+from controlplane.spec.backend import Backend
+from controlplane.spec.rows import Element
+
+if TYPE_CHECKING:
+    from controlplane.compile.pipeline import Tables
+
+CERTIFICATE = ""
+"""The key of a use as a certificate, in contrast to a file of authorities."""
+
+
+def certificate_state(_: Read, ref: SecretRef, secret: Secret) -> Iterator[tuple[SecretRef, CertificateStatus]]:
+    """Whether the secret is a usable certificate."""
+    yield ref, certificate_status(secret)
+
+
+def uses_of_chain(_: Read, __: tuple[ElementKey, str], chain: Chain) -> Iterator[tuple[SecretUse, bool]]:
+    """The certificate of a filter chain."""
+    if chain.certificate is not None:
+        yield SecretUse(chain.gateway, chain.certificate, CERTIFICATE), True
+
+
+def uses_of_backend(_: Read, key: ElementKey, element: Element) -> Iterator[tuple[SecretUse, bool]]:
+    """The client certificate and the authorities of a backend."""
+    assert isinstance(element.part, Backend)
+    tls = element.part.tls
+    if tls is None:
+        return
+    if tls.client_certificate is not None:
+        ref = SecretRef(key.object.source, key.object.namespace, tls.client_certificate.secret_ref)
+        yield SecretUse(element.gateway, ref, CERTIFICATE), True
+    if tls.ca is not None:
+        ref = SecretRef(key.object.source, key.object.namespace, tls.ca.secret_ref)
+        yield SecretUse(element.gateway, ref, tls.ca.key or "ca.crt"), True
+
+
+def uses_of_provider(_: Read, key: ElementKey, element: Element) -> Iterator[tuple[SecretUse, bool]]:
+    """The authorities that vouch for a key-set server."""
+    assert isinstance(element.part, JwtProvider)
+    if element.part.jwks.ca is not None:
+        ref = SecretRef(key.object.source, key.object.namespace, element.part.jwks.ca.secret_ref)
+        yield SecretUse(element.gateway, ref, element.part.jwks.ca.key or "ca.crt"), True
+
+
+def served(read: Read, tables: Tables, use: SecretUse, _: bool) -> Iterator[tuple[ResourceKey, Resource]]:
+    """The SDS resource of one use. Raises InvalidInput when the secret cannot be used as it is."""
+    secret = read.get(tables.secrets, use.secret)
+    if secret is None:
+        return
+    if use.key == CERTIFICATE:
+        name = certificate_name(use.secret)
+        problem, message = certificate_status(secret).problem, certificate(secret, name)
+    else:
+        name = trust_name(use.secret, use.key)
+        problem, message = trust_problem(secret, use.key), trust(secret, use.key, name)
+    if problem:
+        raise InvalidInput([Diagnostic(codes.UNUSABLE_SECRET, f'secret "{use.secret}" {problem}', subject=str(use.secret))])
+    yield ResourceKey((use.gateway,), SECRET, name), Resource(SECRET, name, serialised(message), origin=use.secret)

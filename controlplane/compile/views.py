@@ -1,0 +1,178 @@
+"""What belongs to a view: the listeners of its gateways, merged by port, and the filter configurations they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from envoy.config.core.v3 import extension_pb2
+
+from controlplane.compile import codes
+from controlplane.compile.listener import FilterChain, listener
+from controlplane.compile.rows import Chain, Issue, ResourceKey
+from controlplane.compile.xds_types import EXTENSION, LISTENER
+from controlplane.errors import nearest
+from controlplane.filters import chain as filter_chain
+from controlplane.filters.envoy import serialised
+from controlplane.filters.header_mutation import compile as header_mutation
+from controlplane.filters.jwt import compile as jwt
+from controlplane.filters.jwt.spec import JwtProvider
+from controlplane.filters.local_ratelimit import compile as local_ratelimit
+from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.filters.shard_lua.compile import HOST_HEADER, PATH_HEADER
+from controlplane.graph.engine import Read
+from controlplane.names import ElementKey, GatewayName, View, jwks_cluster_name, listener_name
+from controlplane.resources import Resource
+from controlplane.spec.listener import Listener, Protocol
+from controlplane.spec.policy import Policy
+
+if TYPE_CHECKING:
+    from controlplane.compile.pipeline import Tables
+
+Port = tuple[str, int]
+
+
+def part_of(view: View) -> tuple[str, ...]:
+    """The part of a snapshot that holds what belongs to a view as a whole; a gateway's own part is `(gateway,)`."""
+    return ("view", *view)
+
+
+def _ports(read: Read, tables: Tables, view: View) -> Iterator[tuple[Port, list[tuple[ElementKey, Listener, GatewayName]]]]:
+    """The listeners of the gateways by port. The first gateway on a port decides its protocol and client address."""
+    ports: dict[Port, list[tuple[ElementKey, Listener, GatewayName]]] = {}
+    for gateway in view:
+        for key, element in read.find(tables.listeners_by_gateway, gateway):
+            spec = element.part
+            assert isinstance(spec, Listener)
+            sharing = ports.setdefault((spec.address, spec.port), [])
+            if sharing:
+                first, owner, _ = sharing[0][1], sharing[0][2], sharing[0][0]
+                where = f"{listener_name(spec.address, spec.port)} belongs to gateway {owner}"
+                if spec.protocol is not first.protocol:
+                    help = f"use protocol: {first.protocol}, or another port"
+                    read.note(Issue(key, "protocol", codes.CONFLICT, f"{where}, which speaks {first.protocol}", help, section="listeners"))
+                    continue
+                if spec.client_ip != first.client_ip:
+                    read.note(Issue(key, "clientIP", codes.CONFLICT, f"{where}, which says another clientIP", "say the same", section="listeners"))
+                    continue
+            sharing.append((key, spec, gateway))
+    yield from sorted(ports.items())
+
+
+def listeners(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tuple[ResourceKey, Resource]]:
+    """The Envoy listeners of a view."""
+    for (address, port), sharing in _ports(read, tables, view):
+        ways_in: dict[str, FilterChain] = {}
+        taken: dict[str, GatewayName] = {}
+        for key, spec, gateway in sharing:
+            settings = read.get(tables.settings, gateway)
+            for chain in read.get(tables.gateway_chains, gateway) or ():
+                if chain.listener == key and settings is not None:
+                    min_tls = settings.guardrails.tls.min_version
+                    if way_in := _way_in(read, tables, chain, spec, min_tls, taken):
+                        ways_in.setdefault(way_in.group, way_in)
+        if ways_in:
+            proxy_protocol = bool(sharing[0][1].client_ip and sharing[0][1].client_ip.proxy_protocol)
+            message = listener(address, port, ways_in.values(), proxy_protocol=proxy_protocol)
+            name = message.name
+            origin = sharing[0][0]
+            yield ResourceKey(part_of(view), LISTENER, name), Resource(LISTENER, name, serialised(message), origin=origin)
+
+
+def _way_in(
+    read: Read, tables: Tables, chain: Chain, spec: Listener, min_tls: str, taken: dict[str, GatewayName]
+) -> FilterChain | None:
+    """A filter chain, without the hosts that another gateway has; None when it cannot be served."""
+    if chain.protocol is Protocol.HTTP:
+        return FilterChain(chain.group, _limits_name(chain), chain.hosts, None, min_tls, spec.client_ip)
+    index = next(number for number, entry in enumerate(spec.tls) if entry.identity == chain.certificate.name)  # type: ignore[union-attr]
+    path = f"tls[{index}].certificate.secretRef"
+    hosts = []
+    for host in chain.hosts:
+        if (owner := taken.setdefault(host, chain.gateway)) != chain.gateway:
+            message = f'TLS for host "{host}" on this port belongs to gateway {owner}'
+            read.note(Issue(chain.listener, f"tls[{index}].hosts", codes.CONFLICT, message, section="listeners"))
+        else:
+            hosts.append(host)
+    assert chain.certificate is not None
+    state = read.get(tables.certificate_states, chain.certificate)
+    if state is None:
+        message = f'no secret "{chain.certificate}"'
+        read.note(Issue(chain.listener, path, codes.UNKNOWN_SECRET, message, "its hosts are left out until it is there", section="listeners"))
+    elif state.problem:
+        message = f'secret "{chain.certificate}" {state.problem}'
+        read.note(Issue(chain.listener, path, codes.UNUSABLE_SECRET, message, section="listeners"))
+    if state is None or state.problem or not hosts:
+        return None
+    return FilterChain(
+        chain.group, _limits_name(chain), tuple(hosts), chain.certificate, min_tls, spec.client_ip
+    )
+
+
+def _limits_name(chain: Chain) -> str:
+    """Whose limits hold: those of the port when gateways share it, else those of the listener."""
+    if chain.protocol is Protocol.HTTP:
+        return chain.group
+    return f"{chain.listener.object.full_name}/{chain.listener.element}"
+
+
+def extensions(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tuple[ResourceKey, Resource]]:
+    """The filter configurations that come by ECDS: a change reaches open connections, and no listener drains."""
+    yield _extension(view, filter_chain.JWT, _jwt(read, tables, view))
+    headers = {header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()}
+    identity = header_mutation.identity_config({HOST_HEADER, PATH_HEADER, *headers})
+    yield _extension(view, filter_chain.IDENTITY_HEADERS, identity)
+    shared = {name: limit for gateway in view for (_, name), limit in read.find(tables.limits_by_gateway, gateway)}
+    yield _extension(view, filter_chain.ROUTE_LIMITS, local_ratelimit.shared(shared))
+    limits: dict[str, dict[str, LocalLimit]] = {}
+    for _, sharing in _ports(read, tables, view):
+        for key, spec, gateway in sharing:
+            for chain in read.get(tables.gateway_chains, gateway) or ():
+                if chain.listener == key:
+                    limits.setdefault(_limits_name(chain), {}).update(_listener_limits(read, tables, key, spec, gateway))
+    for name, found in sorted(limits.items()):
+        config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.shared({})
+        yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)
+
+
+def _extension(view: View, name: str, config: Any) -> tuple[ResourceKey, Resource]:
+    message = extension_pb2.TypedExtensionConfig(name=name, typed_config=config)
+    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, serialised(message))
+
+
+def _jwt(read: Read, tables: Tables, view: View) -> Any:
+    providers: dict[str, Any] = {}
+    requirements: set[str] = set()
+    for gateway in view:
+        for key, element in read.find(tables.providers_by_gateway, gateway):
+            state = read.get(tables.provider_states, key)
+            assert isinstance(element.part, JwtProvider)
+            if state is not None and state.problem is None:
+                cluster = jwks_cluster_name(gateway, element.part.name)
+                name = jwt.provider_name(gateway, element.part.name)
+                providers[name] = jwt.provider(element.part, state.key_set, cluster)
+        for (_, requirement), _ in read.find(tables.requirements_by_gateway, gateway):
+            requirements.add(requirement)
+        for (_, requirement), _ in read.find(tables.kept_by_gateway, gateway):
+            requirements.add(requirement)
+    possible = [name for name in requirements if all(part in providers for part in jwt.providers_of(name))]
+    return jwt.filter_config(providers, sorted(possible))
+
+
+def _listener_limits(
+    read: Read, tables: Tables, key: ElementKey, spec: Listener, gateway: GatewayName
+) -> dict[str, LocalLimit]:
+    found: dict[str, LocalLimit] = {}
+    for index, name in enumerate(spec.use):
+        policies = read.find(tables.policies_by_name, (gateway, name))
+        policy = policies[0][1].part if policies else None
+        if not isinstance(policy, Policy):
+            message = f'no policy "{name}"'
+            read.note(Issue(key, f"use[{index}]", codes.UNKNOWN_POLICY, message, nearest(name, (key.element for key, _ in read.find(tables.policies_by_gateway, gateway))), section="listeners"))
+        elif policy.rate_limit is None or policy.cors is not None:
+            message = f'policy "{name}" is not for listeners: only rateLimit is'
+            read.note(Issue(key, f"use[{index}]", codes.IMPOSSIBLE, message, section="listeners"))
+        else:
+            identity = f"{key.object.full_name}/{key.element}/{name}"
+            found |= {f"{identity}/{number}": limit for number, limit in enumerate(policy.rate_limit.local)}
+    return found

@@ -1,0 +1,107 @@
+"""Local rate limits as Envoy's local_ratelimit filter.
+
+A route that stands in one place only carries its limits itself, so that an edit elsewhere leaves its buckets alone. A
+route that stands in several shards names its limit instead, and the buckets live once, in the filter (ECDS): copies of
+a route share them. Limits of a listener are a filter of their own, before any expensive work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from envoy.config.core.v3 import base_pb2
+from envoy.config.route.v3 import route_components_pb2
+from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
+from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
+from envoy.type.v3 import percent_pb2, token_bucket_pb2
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
+
+from controlplane.filters.envoy import duration, packed
+from controlplane.filters.local_ratelimit.spec import LocalLimit, Per
+
+NAME = "envoy.filters.http.local_ratelimit"
+LISTENER_NAME = "gatewayspec.listener_limits"
+
+MAX_CLIENTS = 10_000
+"""Buckets kept for one keyed limit; the least recently used one makes room."""
+
+_ALWAYS = base_pb2.RuntimeFractionalPercent(default_value=percent_pb2.FractionalPercent(numerator=100))
+_UNLIMITED = token_bucket_pb2.TokenBucket(
+    max_tokens=2**32 - 1, tokens_per_fill=UInt32Value(value=2**32 - 1), fill_interval=duration(Per.SECOND.interval)
+)
+_Action = route_components_pb2.RateLimit.Action
+_Entry = ratelimit_pb2.RateLimitDescriptor.Entry
+_ANY_VALUE = ""
+
+
+def _cases(identity: str, limit: LocalLimit) -> list[tuple[list[Any], list[Any]]]:
+    """Pairs of what a request is described by and the descriptor that holds its bucket."""
+    named = [_Action(generic_key=_Action.GenericKey(descriptor_key="limit", descriptor_value=identity))]
+    entries = [_Entry(key="limit", value=identity)]
+    if limit.key is None:
+        return [(named, entries)]
+    if limit.key == "clientIP":
+        client = _Action(remote_address=_Action.RemoteAddress())
+        return [([*named, client], [*entries, _Entry(key="remote_address", value=_ANY_VALUE)])]
+    header = limit.key.removeprefix("header:")
+    value = _Action(request_headers=_Action.RequestHeaders(header_name=header, descriptor_key=header))
+    # Requests without the header share a bucket: leaving the header out must not lift the limit.
+    absent = _Action(
+        header_value_match=_Action.HeaderValueMatch(
+            descriptor_value="absent",
+            expect_match=BoolValue(value=False),
+            headers=[route_components_pb2.HeaderMatcher(name=header, present_match=True)],
+        )
+    )
+    return [
+        ([*named, value], [*entries, _Entry(key=header, value=_ANY_VALUE)]),
+        ([*named, absent], [*entries, _Entry(key="header_match", value="absent")]),
+    ]
+
+
+def actions(limits: Mapping[str, LocalLimit]) -> list[Any]:
+    """What describes a request for these limits, by limit identity; several must all be passed."""
+    return [
+        route_components_pb2.RateLimit(actions=described)
+        for identity in sorted(limits)
+        for described, _ in _cases(identity, limits[identity])
+    ]
+
+
+def _config(limits: Mapping[str, LocalLimit], stat_prefix: str) -> Any:
+    return local_rate_limit_pb2.LocalRateLimit(
+        stat_prefix=stat_prefix,
+        filter_enabled=_ALWAYS,
+        filter_enforced=_ALWAYS,
+        token_bucket=_UNLIMITED,
+        always_consume_default_token_bucket=BoolValue(value=False),
+        max_dynamic_descriptors=UInt32Value(value=MAX_CLIENTS),
+        rate_limited_as_resource_exhausted=True,
+        descriptors=[
+            ratelimit_pb2.LocalRateLimitDescriptor(
+                entries=entries,
+                token_bucket=token_bucket_pb2.TokenBucket(
+                    max_tokens=limits[identity].burst or limits[identity].requests,
+                    tokens_per_fill=UInt32Value(value=limits[identity].requests),
+                    fill_interval=duration(limits[identity].per.interval),
+                ),
+            )
+            for identity in sorted(limits)
+            for _, entries in _cases(identity, limits[identity])
+        ],
+    )
+
+
+def own(limits: Mapping[str, LocalLimit], stat_prefix: str = "route_limits") -> Any:
+    """Limits with buckets of their own: for one route, or for a listener."""
+    message = _config(limits, stat_prefix)
+    message.rate_limits.extend(actions(limits))
+    return packed(message)
+
+
+def shared(limits: Mapping[str, LocalLimit]) -> Any:
+    """The filter itself, with the buckets of all limits that routes name; without any it does nothing."""
+    if not limits:
+        return packed(local_rate_limit_pb2.LocalRateLimit(stat_prefix="route_limits"))
+    return packed(_config(limits, "route_limits"))

@@ -1,0 +1,1 @@
+"""The last filter: sends the request on."""

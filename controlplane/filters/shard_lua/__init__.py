@@ -1,0 +1,1 @@
+"""Finds the route shard of a request whose first guess held no route."""

@@ -1,0 +1,23 @@
+"""The order of filters. A filter declares its stage; nobody keeps a list of filters in order by hand."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Stage(IntEnum):
+    """Where in the chain a filter stands; a request passes them from the top."""
+
+    ROUTE_SELECTION = 0
+    """Before everything: what follows must see the route that is taken in the end."""
+    SANITATION = 10
+    """Removes what only the gateway may say."""
+    FLOOD_PROTECTION = 20
+    """Limits that must hold before any expensive work."""
+    CORS = 30
+    """Preflight requests carry no credentials: they are answered before authentication."""
+    AUTHENTICATION = 40
+    AUTHORISATION = 50
+    RATE_LIMIT = 60
+    TRANSFORMATION = 70
+    ROUTER = 100
