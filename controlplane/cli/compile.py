@@ -1,0 +1,133 @@
+"""`controlplane compile`: what Envoy would get, for review, golden files and an Envoy without a control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from controlplane.cli.exit import Exit, Failure, exit_code
+from controlplane.cli.options import DIRECTORY, examples, output, speaking
+from controlplane.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from controlplane.names import GatewayName, View
+    from controlplane.resources import Resource
+
+TYPES = ("lds", "srds", "cds", "eds", "sds", "ecds")
+"""In the order in which they are printed."""
+
+
+def _types(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """`lds,cds` as a tuple; all types when nothing is said."""
+    if value is None:
+        return TYPES
+    wanted = [part.strip().lower() for part in value.split(",")]
+    unknown = [part for part in wanted if part not in TYPES]
+    if unknown:
+        raise click.BadParameter(f'"{unknown[0]}" is none of {", ".join(TYPES)}', context, parameter)
+    return tuple(one for one in TYPES if one in wanted)
+
+
+@click.command(
+    epilog=examples(
+        "controlplane compile specs --gateway platform/shop",
+        "controlplane compile specs --type lds,srds -o json",
+        "controlplane compile specs --secrets secrets --static > envoy.yaml && envoy -c envoy.yaml",
+    )
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option(
+    "--gateway",
+    "gateways",
+    metavar="NS/NAME",
+    multiple=True,
+    help="Whose resources; several are merged as one proxy sees them. Default: the only one.",
+)
+@click.option("--type", "types", metavar="TYPE[,TYPE]", callback=_types, help=f"Only these: {','.join(TYPES)}.")
+@click.option("--static", is_flag=True, help="One standalone Envoy configuration that needs no control plane.")
+@click.option("--secrets", type=DIRECTORY, help="The folder of secrets; bytes of private keys are never printed.")
+@output("yaml", "json")
+@speaking
+def command(
+    terminal: Terminal,
+    paths: tuple[str, ...],
+    gateways: tuple[str, ...],
+    types: tuple[str, ...],
+    static: bool,
+    secrets: Path | None,
+    output_format: str,
+) -> int:
+    """Print the Envoy resources of a gateway; equal specs give equal bytes. PATH is a file, a folder, or -."""
+    from controlplane.cli import render
+    from controlplane.cli.documents import read, structured
+    from controlplane.cli.offline import compiled
+    from controlplane.compile.offline import standalone
+
+    if static and types != TYPES:
+        raise click.UsageError("--static is a whole configuration; --type does not go with it")
+    found = read(paths)
+    view = _sorted_names(gateways)
+    result, diagnostics = compiled(found, secrets, view or None)
+    code = exit_code(diagnostics)
+    texts = render.Texts(found.texts)
+    for diagnostic in diagnostics:
+        terminal.problem(render.text(diagnostic, texts, terminal) + "\n")
+    chosen = _chosen(view, result.gateways, code)
+    if chosen:
+        resources = result.resources(chosen)
+        folder = secrets.absolute() if secrets else None
+        content = _sorted_maps(standalone(resources, folder)) if static else _listed(chosen, resources, types)
+        terminal.data(structured(content, output_format))
+    return code
+
+
+def _sorted_names(names: Iterable[str]) -> View:
+    from controlplane.names import GatewayName
+
+    return tuple(GatewayName(name) for name in sorted(set(names)))
+
+
+def _chosen(view: View, known: list[GatewayName], code: Exit) -> View:
+    """The gateways to print; () when there is none because of problems that were already shown."""
+    from controlplane.errors import nearest
+
+    for name in view:
+        if name not in known:
+            if code is not Exit.OK:
+                return ()
+            raise Failure(Exit.USAGE, f'no gateway "{name}" in these specs', nearest(name, known))
+    if view or len(known) == 1:
+        return view or tuple(known)
+    if not known:
+        if code is not Exit.OK:
+            return ()
+        raise Failure(Exit.PROBLEMS, "no GatewaySpec in these specs", "a RouteSpec is compiled with its gateway")
+    raise Failure(Exit.USAGE, "several gateways: which one?", f"--gateway {' or '.join(known[:8])}")
+
+
+def _listed(view: View, resources: list[Resource], types: tuple[str, ...]) -> dict[str, Any]:
+    from controlplane.compile.offline import SHORT_NAMES, as_dict
+
+    by_type: dict[str, list[dict[str, Any]]] = {short: [] for short in types}
+    short_names = {url: short for short, url in SHORT_NAMES.items()}
+    for resource in resources:
+        if (short := short_names[resource.type_url]) in by_type:
+            entry = {"name": resource.name, "version": resource.version, "resource": _sorted_maps(as_dict(resource))}
+            by_type[short].append(entry)
+    return {"formatVersion": "1.0", "gateways": list(view), "resources": by_type}
+
+
+def _sorted_maps(value: Any) -> Any:
+    """The keys of protobuf maps come in any order; sorted, equal resources are equal texts."""
+    if isinstance(value, dict):
+        return {key: _sorted_maps(value[key]) for key in sorted(value, key=lambda key: (key not in _FIRST, key))}
+    if isinstance(value, list):
+        return [_sorted_maps(element) for element in value]
+    return value
+
+
+_FIRST = frozenset({"@type", "name"})
+"""Keys that people look for first."""

@@ -1,0 +1,148 @@
+"""Reading what a command was given: files, folders and stdin become valid objects and diagnostics.
+
+Shared by `validate` and `compile`. Nothing here stops at the first problem: a command shows all of them at once.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from controlplane.errors import Diagnostic, InvalidInput, Place
+from controlplane.names import GATEWAY_KIND, ObjectRef
+from controlplane.sources.base import SpecObject
+from controlplane.sources.declared import duplicate
+from controlplane.sources.reading import is_spec_file, read_regular, scan
+from controlplane.spec.codes import Code
+from controlplane.spec.parse import MAX_FILE, decode, locate, parse_text, too_large
+from controlplane.spec.rows import Kind, rows
+
+STDIN = "-"
+STDIN_NAME = "<stdin>"
+
+
+@dataclass(slots=True)
+class Input:
+    """Everything that was read. `texts` holds each file's text, for snippets and positions."""
+
+    objects: list[SpecObject] = field(default_factory=list)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+    files: int = 0
+    hides_gateways: bool = False
+    """Whether a document that cannot be used may be a gateway: then unknown names elsewhere may be its names."""
+
+    @property
+    def routes(self) -> int:
+        """How many routes the valid objects declare."""
+        return sum(kind is Kind.ROUTE for one in self.objects for kind, _ in one.rows)
+
+
+def read(paths: Sequence[str]) -> Input:
+    """Read all paths; an object that is declared twice is an error, and the first declaration counts."""
+    found = Input()
+    seen: set[str] = set()
+    for path in paths:
+        for file in _files(path, found):
+            identity = file if file == STDIN else str(Path(file).resolve())
+            if identity not in seen:
+                seen.add(identity)
+                _read_file(file, found)
+    _refuse_duplicates(found)
+    return found
+
+
+def _unreadable(found: Input, code: Code, file: str, reason: str, help: str = "") -> None:
+    found.files += 1
+    found.hides_gateways = True
+    found.diagnostics.append(Diagnostic(code, reason, help=help, place=Place(file)))
+
+
+def _files(path: str, found: Input) -> Iterator[str]:
+    """The files that a path stands for, sorted; of a folder those that `serve` would read."""
+    if path == STDIN or not Path(path).is_dir():
+        yield path
+        return
+    try:
+        tree = scan(path, is_spec_file)
+    except OSError as error:
+        _unreadable(found, Code.ROOT_UNREADABLE, path, f"the folder cannot be read: {error.strerror or error}")
+        return
+    for folder, trouble in sorted(tree.troubles.items()):
+        name = str(Path(path, folder))
+        _unreadable(found, Code.UNREADABLE, name, f"the folder cannot be read: {trouble.strerror or trouble}")
+    if not tree.files and not tree.troubles:
+        _unreadable(
+            found, Code.ROOT_UNREADABLE, path, "the folder holds no spec file", "their names end in .yaml or .yml"
+        )
+    for name in sorted(tree.files):
+        yield str(Path(path, name))
+
+
+def _bytes(file: str, shown: str) -> bytes:
+    """The content of a file. Raises OSError and InvalidInput; never reads more than a spec file may have."""
+    if file == STDIN:
+        data = sys.stdin.buffer.read(MAX_FILE + 1)
+    elif Path(file).is_file() or not stat.S_ISFIFO(Path(file).stat().st_mode):
+        data, _ = read_regular(file, shown, MAX_FILE)
+    else:  # what a shell's <(…) is
+        with Path(file).open("rb") as stream:
+            data = stream.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise too_large(shown, len(data))
+    return data
+
+
+def _read_file(file: str, found: Input) -> None:
+    name = STDIN_NAME if file == STDIN else file
+    try:
+        text = decode(_bytes(file, name), name)
+    except OSError as error:
+        _unreadable(found, Code.UNREADABLE, name, f"the file cannot be read: {error.strerror or error}")
+        return
+    except InvalidInput as error:
+        found.files += 1
+        found.hides_gateways = True
+        found.diagnostics += error.diagnostics
+        return
+    found.files += 1
+    found.texts[name] = text
+    for parsed in parse_text(text, name):
+        found.diagnostics += parsed.diagnostics
+        if parsed.document is None or parsed.ref is None:
+            found.hides_gateways |= parsed.ref is None or parsed.ref.kind == GATEWAY_KIND
+        else:
+            content = rows(parsed.ref, parsed.document)
+            found.objects.append(SpecObject(parsed.ref, content, parsed.text, name, parsed.line))
+
+
+def _refuse_duplicates(found: Input) -> None:
+    first: dict[ObjectRef, SpecObject] = {}
+    for one in found.objects:
+        incumbent = first.setdefault(one.ref, one)
+        if incumbent is not one:
+            found.diagnostics.append(duplicate(one, Place(incumbent.file, incumbent.line)))
+    found.objects[:] = first.values()
+
+
+def structured(value: Any, output_format: str) -> str:
+    """Plain data as `json` or `yaml`, in the order given, without aliases."""
+    if output_format == "json":
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    import yaml
+
+    class Dumper(yaml.CSafeDumper):
+        """Repeats equal lists and mappings instead of referring to them."""
+
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    text: str = yaml.dump(
+        value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False
+    )
+    return text

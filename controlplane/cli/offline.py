@@ -1,0 +1,91 @@
+"""Compiling what was read, without a server, and giving each diagnostic its place in a file.
+
+Used by `validate` and `compile`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from controlplane.cli.documents import Input
+from controlplane.compile import codes
+from controlplane.compile.offline import Compiled, compile_objects
+from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
+from controlplane.model.secret import Secret
+from controlplane.names import SecretRef, View
+from controlplane.sources.reading import read_regular
+from controlplane.spec.codes import Code
+from controlplane.spec.parse import locate
+
+MAX_SECRET_FILE = 1024 * 1024
+"""Bytes of one file of a secret, which is also what Kubernetes allows."""
+SOURCE = "files"
+"""The source that documents and secrets of the command line belong to."""
+
+_NAMES_OF_A_GATEWAY = frozenset(
+    {codes.UNKNOWN_GATEWAY, codes.UNKNOWN_BACKEND, codes.UNKNOWN_POLICY, codes.UNKNOWN_PROVIDER, codes.UNKNOWN_LISTENER}
+)
+_OF_SECRETS = frozenset({codes.UNKNOWN_SECRET, codes.UNUSABLE_SECRET})
+
+
+def compiled(found: Input, secrets: Path | None, view: View | None = None) -> tuple[Compiled, list[Diagnostic]]:
+    """The compiled objects, and everything that is wrong, in the order of files and lines.
+
+    Without a folder of secrets, what depends on their content is not judged.
+    """
+    diagnostics = list(found.diagnostics)
+    content: dict[SecretRef, Secret] = {}
+    if secrets is not None:
+        content, unreadable = read_secrets(secrets)
+        diagnostics += unreadable
+    result = compile_objects({one.ref: one.rows for one in found.objects}, content, view)
+    origins = {str(one.ref): one for one in found.objects}
+    for diagnostic in result.diagnostics:
+        if secrets is None and diagnostic.code in _OF_SECRETS:
+            continue
+        if found.hides_gateways and diagnostic.code in _NAMES_OF_A_GATEWAY:
+            continue
+        placed = diagnostic
+        if diagnostic.place is None and (origin := origins.get(diagnostic.subject)) is not None:
+            placed = replace(
+                diagnostic, place=locate(origin.text, origin.file, origin.line, diagnostic.path or "metadata.name")
+            )
+        diagnostics.append(placed)
+    diagnostics.sort(key=lambda one: (one.place or Place(""), one.severity, str(one.code), one.path))
+    return result, diagnostics
+
+
+def read_secrets(root: Path) -> tuple[dict[SecretRef, Secret], list[Diagnostic]]:
+    """The secrets of a folder (`<namespace>/<name>/<file>`), and what of it cannot be read."""
+    secrets: dict[SecretRef, Secret] = {}
+    problems: list[Diagnostic] = []
+
+    def visible(folder: Path) -> list[Path]:
+        try:
+            return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError as error:
+            code = Code.ROOT_UNREADABLE if folder == root else Code.SECRET_UNREADABLE
+            message = f"the folder cannot be read: {error.strerror or error}"
+            problems.append(Diagnostic(code, message, place=Place(str(folder))))
+            return []
+
+    for namespace in visible(root):
+        if not namespace.is_dir():
+            continue
+        for folder in visible(namespace):
+            if not folder.is_dir():
+                continue
+            files: dict[str, bytes] = {}
+            for file in visible(folder):
+                if file.is_dir():
+                    continue
+                try:
+                    files[file.name], _ = read_regular(str(file), str(file), MAX_SECRET_FILE)
+                except OSError as error:
+                    message = f"the file cannot be read: {error.strerror or error}"
+                    problems.append(Diagnostic(Code.SECRET_UNREADABLE, message, place=Place(str(file))))
+                except InvalidInput as error:
+                    problems += (replace(one, severity=Severity.ERROR) for one in error.diagnostics)
+            secrets[SecretRef(SOURCE, namespace.name, folder.name)] = Secret.of(files)
+    return secrets, problems

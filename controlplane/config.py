@@ -1,0 +1,248 @@
+"""The process's own configuration: one YAML file, overridden by the flags of `serve`.
+
+Made by the command line, read by `app`. Every field has a default; `controlplane serve --specs DIR` alone works.
+Relative paths in the file are relative to the file, those of flags to the working directory. An unknown field is an
+error with its position, as in a GatewaySpec; nothing is accepted that nothing obeys.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+
+from controlplane.errors import ConfigurationError, Diagnostic, InvalidInput, Place
+from controlplane.model.written import Flag, Name, PositiveDuration, Written
+from controlplane.spec.codes import Code
+from controlplane.spec.explain import explain, faults
+from controlplane.spec.parse import decode
+from controlplane.spec.yaml import load
+
+
+class Endpoint(NamedTuple):
+    """Where to listen, or what to connect to. Port 0 is any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: object) -> Endpoint:
+        """`127.0.0.1:18000`, `[::1]:18000`, `localhost:0`, `cp.example.com:18000`. Raises ValueError."""
+        if isinstance(text, Endpoint):
+            return text
+        match = re.fullmatch(
+            r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})", text if isinstance(text, str) else ""
+        )
+        if match is None or int(match[3]) > 65535:
+            raise ValueError(
+                'an address is HOST:PORT such as "127.0.0.1:18000", "[::1]:18000" or "cp.example.com:18000"'
+            )
+        if match[1] is not None:
+            return cls(str(ipaddress.IPv6Address(match[1])), int(match[3]))
+        return cls(match[2], int(match[3]))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        """`HOST:PORT`, as it was written."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _path(value: object, info: ValidationInfo) -> Path:
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError('a path is a text such as "./specs"')
+    base: Path = (info.context or {}).get("base", Path())
+    return base / Path(value).expanduser()
+
+
+Location = Annotated[Path, BeforeValidator(_path)]
+Address = Annotated[Endpoint, BeforeValidator(Endpoint.parse)]
+
+
+class ProcessIdentity(Written):
+    """Who this control plane is, in what it says to proxies, and the trust domain of the certificates it issues."""
+
+    cluster: Name = "controlplane"
+    replica: Annotated[str, Field(min_length=1, max_length=253)] = "auto"
+    trust_domain: Name = "gatewayspec.local"
+
+
+class FilesSource(Written):
+    """A folder of specs."""
+
+    path: Location
+
+
+class Sources(Written):
+    """Where gateway specs come from."""
+
+    files: tuple[FilesSource, ...] = ()
+
+
+class SecretsFolder(Written):
+    """A folder with one folder per secret: `<namespace>/<name>/tls.crt`, as Kubernetes mounts them."""
+
+    path: Location
+
+
+class Startup(Written):
+    """What is served before every source has said everything once."""
+
+    deadline: PositiveDuration = timedelta(seconds=30)
+    on_deadline: Literal["serve-last-known-good", "wait"] = "serve-last-known-good"
+
+
+class XdsTls(Written):
+    """Certificates of the xDS server from elsewhere; without them the state folder's own authority issues them."""
+
+    certificate: Location
+    key: Location
+    client_ca: Annotated[Location, Field(alias="clientCA")]
+
+
+class Xds(Written):
+    """Where proxies connect to."""
+
+    listen: Address = Endpoint("127.0.0.1", 18000)
+    tls: XdsTls | None = None
+    insecure: Flag = False
+
+    @model_validator(mode="after")
+    def _insecure_stays_here(self) -> Xds:
+        if self.insecure and not self.listen.is_loopback:
+            raise ValueError(f"insecure works on a loopback address only, not on {self.listen}")
+        if self.insecure and self.tls is not None:
+            raise ValueError("insecure and tls contradict each other")
+        return self
+
+
+class Admin(Written):
+    """The admin API, health and metrics; without authentication, therefore on loopback."""
+
+    listen: Address = Endpoint("127.0.0.1", 18080)
+
+    @model_validator(mode="after")
+    def _stays_here(self) -> Admin:
+        if not self.listen.is_loopback:
+            raise ValueError(
+                f"the admin API has no authentication yet: a loopback address is needed, not {self.listen}"
+            )
+        return self
+
+
+class Metrics(Written):
+    """A second place for /metrics, /healthz and /readyz, which a scraper on another machine can reach."""
+
+    listen: Address | None = None
+
+
+class State(Written):
+    """The folder that survives a restart: authority, keys, last known good."""
+
+    path: Location = Path("state")
+    key: Location | None = None
+
+
+class Coalesce(Written):
+    """How a storm of changes is gathered: the first goes out at once, then after `quiet`, at the latest after `max`."""
+
+    quiet: PositiveDuration = timedelta(milliseconds=5)
+    max: PositiveDuration = timedelta(milliseconds=100)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Coalesce:
+        if self.max < self.quiet:
+            raise ValueError("max must be at least quiet")
+        return self
+
+
+class Configuration(Written):
+    """All of it."""
+
+    identity: ProcessIdentity = ProcessIdentity()
+    sources: Sources = Sources()
+    secrets: SecretsFolder | None = None
+    startup: Startup = Startup()
+    xds: Xds = Xds()
+    admin: Admin = Admin()
+    metrics: Metrics = Metrics()
+    state: State = State()
+    coalesce: Coalesce = Coalesce()
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says; None leaves the file's word."""
+
+    specs: tuple[Path, ...] = ()
+    secrets: Path | None = None
+    state: Path | None = None
+    xds: str | None = None
+    admin: str | None = None
+    insecure: bool = False
+
+
+def read(file: Path) -> Configuration:
+    """The configuration in a file. Raises InvalidInput with every error and its position, and OSError."""
+    name = str(file)
+    text = decode(file.read_bytes(), name)
+    loaded = load(text)
+    found = faults(loaded.faults, loaded.data, name, 1, "configuration")
+    if not found and loaded.data is None:
+        return _validated({}, file.parent)
+    if not found and not isinstance(loaded.data, dict):
+        found = [Diagnostic(Code.WRONG_TYPE, "the configuration is a mapping", place=Place(name, 1, 1))]
+    if found:
+        raise InvalidInput(found)
+    try:
+        return _validated(loaded.data, file.parent)
+    except ValidationError as error:
+        raise InvalidInput(explain(Configuration, error, text, loaded.data, name, 1, "configuration")) from None
+
+
+def _validated(data: Any, base: Path) -> Configuration:
+    configuration = Configuration.model_validate(data, context={"base": base})
+    if configuration.state.path == State().path and base != Path():
+        # A default is not validated: beside the file, like any other relative path of it.
+        state = configuration.state.model_copy(update={"path": base / configuration.state.path})
+        configuration = configuration.model_copy(update={"state": state})
+    return configuration
+
+
+def with_flags(configuration: Configuration, flags: Flags) -> Configuration:
+    """The configuration as the flags change it. Raises ConfigurationError."""
+    update: dict[str, Any] = {}
+    try:
+        if flags.specs:
+            update["sources"] = Sources(files=tuple(FilesSource(path=path) for path in flags.specs))
+        if flags.secrets is not None:
+            update["secrets"] = SecretsFolder(path=flags.secrets)
+        if flags.state is not None:
+            update["state"] = configuration.state.model_copy(update={"path": flags.state})
+        if flags.xds is not None or flags.insecure:
+            listen = Endpoint.parse(flags.xds) if flags.xds is not None else configuration.xds.listen
+            tls = None if flags.insecure else configuration.xds.tls
+            update["xds"] = Xds(listen=listen, tls=tls, insecure=flags.insecure or configuration.xds.insecure)
+        if flags.admin is not None:
+            update["admin"] = Admin(listen=Endpoint.parse(flags.admin))
+    except ValidationError as error:
+        reasons = "; ".join(str(detail["msg"]).removeprefix("Value error, ") for detail in error.errors())
+        raise ConfigurationError(reasons) from None
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    return configuration.model_copy(update=update)
