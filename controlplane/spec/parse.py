@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -87,8 +88,24 @@ def too_large(file: str, size: int) -> InvalidInput:
 _MARK = re.compile(r"^(---|\.\.\.)(?=[ \t\r\n]|\Z)([ \t]*(?:#[^\n]*|\r)?(?:\n|\Z))?", re.MULTILINE)
 
 
-def split(text: str) -> Iterator[Piece]:
-    """The documents of a file that are not empty, in order.
+def split(text: str, file: str) -> list[Piece]:
+    """The documents of a file that hold more than comments, in order.
+
+    Raises InvalidInput for a file without anything, not even a comment, and for one with too many documents.
+    """
+    if not text or text.isspace():
+        help = "delete it if nothing is meant"
+        raise InvalidInput([Diagnostic(Code.EMPTY_FILE, "the file is empty", help=help, place=Place(file))])
+    pieces = list(islice(_pieces(text), MAX_DOCUMENTS + 1))
+    if len(pieces) > MAX_DOCUMENTS:
+        message = f"the file has more than {MAX_DOCUMENTS:,} documents"
+        place = Place(file, pieces[-1].line)
+        raise InvalidInput([Diagnostic(Code.TOO_MANY_DOCUMENTS, message, help="split it", place=place)])
+    return pieces
+
+
+def _pieces(text: str) -> Iterator[Piece]:
+    """The documents, divided at marks.
 
     A line that begins with `---` or `...` is a mark wherever it stands, in block scalars too. (YAML 1.2.2, 9.1.2)
     """
@@ -139,21 +156,12 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def parse_text(text: str, file: str, source: str = "files") -> list[Parsed]:
-    """Every document of a file. A file without anything, not even a comment, is one `Parsed` with an error."""
-    if not text.strip():
-        diagnostic = Diagnostic(
-            Code.EMPTY_FILE, "the file is empty", help="delete it if nothing is meant", place=Place(file)
-        )
-        return [Parsed(None, None, text, 1, (diagnostic,))]
-    found: list[Parsed] = []
-    for piece in split(text):
-        if len(found) >= MAX_DOCUMENTS:
-            place = Place(file, piece.line, 1)
-            diagnostic = Diagnostic(Code.TOO_MANY_DOCUMENTS, f"more than {MAX_DOCUMENTS:,} documents", place=place)
-            found.append(Parsed(None, None, "", piece.line, (diagnostic,)))
-            break
-        found.append(parse_piece(piece, file, source))
-    return found
+    """Every document of a file; a file that holds none is one `Parsed` with an error."""
+    try:
+        pieces = split(text, file)
+    except InvalidInput as error:
+        return [Parsed(None, None, text, 1, error.diagnostics)]
+    return [parse_piece(piece, file, source) for piece in pieces]
 
 
 def parse_document(text: str, file: str, first_line: int = 1, source: str = "files") -> Document:

@@ -1,0 +1,381 @@
+"""GatewaySpecs from a folder of YAML files.
+
+`FileSource.run` pushes into a sink until it is cancelled; no input ends it. It reads only files that changed, parses
+only documents whose text changed, and says only what differs. What is in force when something is broken, missing or
+declared twice is decided in `declared`; this module reads, and judges how far the content of a file can be believed:
+
+- a file that somebody has open for writing is not read yet;
+- a file that was replaced by a rename is whole: everything it says counts at once;
+- a file that was written in place may be half of one: what it adds and changes counts at once, what it lacks only
+  after it rested for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import structlog
+from watchfiles import Change
+
+from controlplane.errors import Diagnostic, InvalidInput, Place
+from controlplane.names import ObjectRef
+from controlplane.sources.base import Sink, SpecObject
+from controlplane.sources.declared import RESTING, Content, Declared, duplicate
+from controlplane.sources.reading import (
+    Signature,
+    Tree,
+    is_being_written,
+    is_gone,
+    is_spec_file,
+    read_regular,
+    scan,
+    unreadable,
+)
+from controlplane.sources.watching import Wake, wakes
+from controlplane.spec.codes import Code
+from controlplane.spec.parse import MAX_FILE, Parsed, Piece, decode, parse_piece, split
+from controlplane.spec.rows import rows
+
+log = structlog.get_logger(__name__)
+
+SETTLE_SECONDS = 0.3
+"""How long a file that was written in place must rest before what it lacks is believed."""
+WRITER_SECONDS = 10.0
+"""A file that is open for writing but was not written to for so long is read all the same."""
+_LOOK_FOR_WRITER_SECONDS = 0.02
+_SLICE_SECONDS = 0.005
+"""How long work holds the event loop before others have a turn."""
+_LARGE = 256 * 1024
+"""Characters of a text that is worked on beside the event loop."""
+_GENERATION_TRIES = 5
+RESTORED = "(last good state)"
+"""The file of objects that come from the state of the previous process."""
+
+_NO_CHANGE: frozenset[Change] = frozenset()
+
+
+@dataclass(slots=True)
+class _Document:
+    """One document of a file: the object it declares, or its errors."""
+
+    parsed: Parsed
+    spec: SpecObject | None
+
+
+@dataclass(slots=True)
+class _File:
+    """What was last read of a file. `signature` is None when it could not be read."""
+
+    signature: Signature | None = None
+    documents: list[_Document] = field(default_factory=list)
+    in_place: bool = False
+
+
+class FileSource:
+    """Watches a folder of specs."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        name: str = "files",
+        last_good: Mapping[ObjectRef, str] | None = None,
+        settle_seconds: float = SETTLE_SECONDS,
+        look_again: float = 1.0,
+    ) -> None:
+        """`last_good`: texts of objects that were in force before, for what is broken or unreadable at the start."""
+        self.name = name
+        self._root = os.fspath(root).rstrip("/") or "/"
+        self._last_good = dict(last_good or {})
+        self._settle_seconds = settle_seconds
+        self._look_again = look_again
+        self._declared = Declared(name, self._last_good)
+        self._files: dict[str, _File] = {}
+        self._tree = Tree()
+        self._due: dict[str, tuple[float, frozenset[Change]]] = {}
+        self._failure: str | None = None
+        self._synced = False
+        self._folders_said: set[str] = set()
+        self._slice_began = 0.0
+
+    async def run(self, sink: Sink) -> None:
+        """Push everything, then what changes, until cancelled."""
+        async with aclosing(wakes(self._root, look_again=self._look_again)) as stream:
+            upcoming = asyncio.ensure_future(anext(stream))
+            try:
+                while True:
+                    await asyncio.wait({upcoming}, timeout=self._until_due())
+                    wake = Wake(time.monotonic())
+                    if upcoming.done():
+                        wake = upcoming.result()
+                        upcoming = asyncio.ensure_future(anext(stream))
+                    try:
+                        await self._refresh(wake, sink)
+                    except Exception:  # no input may end the source (R7); everything is compared again soon
+                        log.exception("reading specs failed", root=self._root)
+                        for file in self._files.values():
+                            file.signature = None
+            finally:
+                upcoming.cancel()
+                with suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await upcoming
+
+    def _until_due(self) -> float | None:
+        if not self._due:
+            return None
+        return max(0.0, min(at for at, _ in self._due.values()) - time.monotonic())
+
+    async def _refresh(self, wake: Wake, sink: Sink) -> None:
+        """Look at what may have changed, and say it."""
+        self._slice_began = time.monotonic()
+        changed, everything = self._to_read(wake)
+        if everything or not self._synced:
+            found = await self._look_at_everything(sink, wake)
+            if found is None:
+                return
+            changed = found | changed
+        for name, how in changed.items():
+            await self._read(name, how, patient=self._synced)
+        await self._settle(sink, wake.at)
+
+    def _to_read(self, wake: Wake) -> tuple[dict[str, frozenset[Change]], bool]:
+        """The files to read, and whether the tree must be looked at."""
+        changed: dict[str, frozenset[Change]] = {}
+        everything = wake.everything
+        for path, how in wake.paths.items():
+            folder, _, name = path.rpartition("/")
+            hidden = [part for part in path.split("/") if part.startswith(".")]
+            if any(part.startswith("..") for part in hidden) or not path:
+                everything = True  # a new generation of a mounted folder, or the folder itself
+            elif hidden:
+                continue
+            elif is_spec_file(name) and folder in self._tree.folders and not self._is_folder(path):
+                changed[path] = how
+            elif is_spec_file(name) or self._is_folder(path):
+                everything = True
+        now = time.monotonic()
+        for name in [name for name, (at, _) in self._due.items() if at <= now]:
+            changed[name] = changed.get(name, _NO_CHANGE) | self._due.pop(name)[1]
+        return changed, everything
+
+    def _is_folder(self, path: str) -> bool:
+        return path in self._tree.folders or Path(self._path(path)).is_dir()
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    async def _look_at_everything(self, sink: Sink, wake: Wake) -> dict[str, frozenset[Change]] | None:
+        """The files that differ from what was read; None when the folder itself cannot be read."""
+        try:
+            tree = await asyncio.to_thread(scan, self._root, is_spec_file)
+        except OSError as error:
+            await self._fail(sink, error, wake.at)
+            return None
+        self._tree = tree
+        self._say_folders(sink)
+        changed = {
+            name: _NO_CHANGE
+            for name, signature in tree.files.items()
+            if (known := self._files.get(name)) is None or signature is None or known.signature != signature
+        }
+        for name in self._files.keys() - tree.files.keys():
+            if not any(name.startswith(f"{folder}/") for folder in tree.troubles):
+                changed[name] = _NO_CHANGE
+        for attempt in range(_GENERATION_TRIES):
+            if not tree.generations or attempt == _GENERATION_TRIES - 1:
+                break
+            for name in changed:
+                await self._read(name, _NO_CHANGE, patient=False)
+            again = await asyncio.to_thread(scan, self._root, is_spec_file)
+            if again.generations == tree.generations:
+                return {}
+            self._tree = tree = again
+            changed = dict.fromkeys(tree.files.keys() | self._files.keys(), _NO_CHANGE)
+        return changed
+
+    async def _fail(self, sink: Sink, error: OSError, at: float) -> None:
+        reason = f"{self._root}: {error.strerror or error}"
+        if reason == self._failure:
+            return
+        first = self._failure is None
+        self._failure = reason
+        self._synced = False
+        self._tree = Tree()
+        if first and not self._files:
+            await self._restore(doubt=True)
+            self._declared.settle(sink, doubt=True)
+        message = f"the folder cannot be read: {error.strerror or error}"
+        help = "what was declared in it stays in force"
+        diagnostic = Diagnostic(Code.ROOT_UNREADABLE, message, help=help, place=Place(self._root))
+        sink.problems(self.name, self._root, [diagnostic])
+        sink.failed(self.name, reason)
+        sink.flush(at)
+
+    async def _settle(self, sink: Sink, at: float) -> None:
+        doubt = bool(self._tree.troubles)
+        await self._restore(doubt=doubt)
+        said = self._declared.settle(sink, doubt=doubt)
+        if not self._synced:
+            self._synced = said = True
+            if self._failure is not None:
+                self._failure = None
+                sink.problems(self.name, self._root, ())
+            sink.synced(self.name)
+        if said:
+            sink.flush(at)
+
+    async def _restore(self, *, doubt: bool) -> None:
+        for ref in self._declared.needed(doubt=doubt):
+            text = self._last_good[ref]
+            document = _read_document(parse_piece(Piece(text, 1), RESTORED, self.name), RESTORED)
+            spec = document.spec if document.spec is not None and document.spec.ref == ref else None
+            self._declared.restore(ref, spec)
+            await self._breathe()
+
+    def _say_folders(self, sink: Sink) -> None:
+        troubles = {self._path(folder): error for folder, error in self._tree.troubles.items()}
+        for folder, error in troubles.items():
+            sink.problems(self.name, folder, [unreadable(folder, error)])
+        for folder in self._folders_said - troubles.keys():
+            sink.problems(self.name, folder, ())
+        self._folders_said = set(troubles)
+
+    async def _read(self, name: str, how: frozenset[Change], *, patient: bool) -> None:
+        """Read one file and say what it declares now; `patient`: wait for somebody who is writing it."""
+        shown = self._path(name)
+        known = self._files.get(name)
+        try:
+            if patient and is_being_written(shown, WRITER_SECONDS):
+                self._due[name] = (time.monotonic() + _LOOK_FOR_WRITER_SECONDS, how)
+                return
+            data, signature = await self._bytes(shown, large=not patient)
+            if known is not None and known.signature == signature:
+                if name not in self._due:  # it rested, or nothing happened
+                    self._believe(name, known, rested=True)
+                return
+            documents = await self._documents(decode(data, shown), shown, known.documents if known else [])
+        except FileNotFoundError as error:
+            if not is_gone(shown):  # a symlink to nothing
+                self._cannot(name, [unreadable(shown, error)])
+            elif known is not None:
+                del self._files[name]
+                self._due.pop(name, None)
+                self._declared.update(shown, None)
+        except OSError as error:
+            self._cannot(name, [unreadable(shown, error)])
+        except InvalidInput as error:
+            self._cannot(name, error.diagnostics)
+        else:
+            replaced = known is None or known.signature is None or known.signature.file != signature.file
+            file = _File(signature, documents, in_place=known is not None and (not replaced or Change.deleted in how))
+            self._files[name] = file
+            self._believe(name, file, rested=False)
+
+    async def _bytes(self, shown: str, *, large: bool) -> tuple[bytes, Signature]:
+        if large:
+            return await asyncio.to_thread(read_regular, shown, shown, MAX_FILE)
+        return read_regular(shown, shown, MAX_FILE)
+
+    def _cannot(self, name: str, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
+        """The file cannot be read: what it declared stays."""
+        shown = self._path(name)
+        known = self._files.setdefault(name, _File())
+        known.signature = None
+        old = self._declared.content(shown) or Content()
+        is_file = all(diagnostic.code != Code.NOT_A_FILE for diagnostic in diagnostics)
+        doubt = "it cannot be read" if is_file or old.objects else ""
+        self._declared.update(shown, replace(old, doubt=doubt, diagnostics=tuple(diagnostics)))
+
+    async def _documents(self, text: str, shown: str, known: list[_Document]) -> list[_Document]:
+        """The documents of a file; those whose text was known are not parsed again."""
+        pieces = await asyncio.to_thread(split, text, shown) if len(text) > _LARGE else split(text, shown)
+        by_text = {document.parsed.text: document for document in known}
+        documents = []
+        for piece in pieces:
+            old = by_text.get(piece.text)
+            if old is not None and old.parsed.line == piece.line:
+                documents.append(old)
+                continue
+            if old is not None and old.spec is not None:
+                parsed = replace(old.parsed, line=piece.line)
+                documents.append(_Document(parsed, replace(old.spec, line=piece.line)))
+                continue
+            if len(piece.text) > _LARGE:
+                parsed = await asyncio.to_thread(parse_piece, piece, shown, self.name)
+            else:
+                parsed = parse_piece(piece, shown, self.name)
+            documents.append(_read_document(parsed, shown))
+            await self._breathe()
+        return documents
+
+    def _believe(self, name: str, file: _File, *, rested: bool) -> None:
+        """Say what a file declares, as far as it can be believed; come back when that is less than it says."""
+        shown = self._path(name)
+        content, wait = _content(shown, file, self._declared.content(shown) or Content(), rested=rested)
+        self._declared.update(shown, content)
+        self._due.pop(name, None)
+        if wait:
+            self._due[name] = (time.monotonic() + self._settle_seconds, _NO_CHANGE)
+
+    async def _breathe(self) -> None:
+        if time.monotonic() - self._slice_began > _SLICE_SECONDS:
+            await asyncio.sleep(0)
+            self._slice_began = time.monotonic()
+
+
+def _read_document(parsed: Parsed, shown: str) -> _Document:
+    if parsed.document is None or parsed.ref is None:
+        return _Document(parsed, None)
+    spec = SpecObject(parsed.ref, rows(parsed.ref, parsed.document), parsed.text, shown, parsed.line)
+    return _Document(replace(parsed, document=None), spec)
+
+
+def _content(shown: str, file: _File, old: Content, *, rested: bool) -> tuple[Content, bool]:
+    """What can be believed of a file, and whether that will be more when it has rested."""
+    unsure = file.in_place and not rested
+    wait = False
+    objects: dict[ObjectRef, SpecObject] = {}
+    broken: set[ObjectRef] = set()
+    unknown = False
+    diagnostics: list[Diagnostic] = []
+    for document in file.documents:
+        parsed, spec = document.parsed, document.spec
+        diagnostics += parsed.diagnostics
+        ref = parsed.ref
+        if ref is None:
+            unknown = True
+        elif ref in objects or ref in broken:
+            first = next(other.parsed for other in file.documents if other.parsed.ref == ref)
+            diagnostics.append(duplicate(ref, parsed.text, Place(shown, parsed.line), Place(shown, first.line)))
+        elif spec is None:
+            broken.add(ref)
+            if (before := old.objects.get(ref)) is not None:
+                objects[ref] = before
+        elif unsure and document is file.documents[-1] and _is_less(spec, old.objects.get(ref)):
+            objects[ref] = old.objects[ref]
+            wait = True
+        else:
+            objects[ref] = spec
+    if unknown:
+        doubt = "one of its documents does not say which object it is"
+    elif file.in_place and broken:
+        doubt = "one of its documents is broken"
+    elif unsure and (old.doubt or old.objects.keys() - objects.keys()):
+        doubt = RESTING
+        wait = True
+    else:
+        doubt = ""
+    return Content(objects, frozenset(broken), doubt, tuple(diagnostics)), wait
+
+
+def _is_less(now: SpecObject, before: SpecObject | None) -> bool:
+    """Whether the end of a file looks cut off."""
+    if before is None or now.text == before.text:
+        return False
+    return bool(before.rows.keys() - now.rows.keys()) or before.text.startswith(now.text)
