@@ -1,0 +1,1 @@
+"""Snapshots: what is served now, by part, and what changed lately."""

@@ -1,0 +1,242 @@
+"""The content that is served, in parts, with a sequence number and a memory of the last changes.
+
+The application publishes what a commit changed; xDS sessions look through a `View` (the union of some parts) and ask
+what changed since the sequence number they have seen, so that a session that is k changes behind reads k changes. A
+part is opaque here: a gateway, or a set of gateways. Nothing in this module knows what a resource means, what a node
+is or how anything is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
+from weakref import WeakValueDictionary
+
+from controlplane.resources import Resource
+
+Part = Hashable
+"""What content is published under; the store compares parts and nothing else."""
+
+Change = tuple[str, str, Resource | None]
+"""Type URL, resource name, and the new resource or None when it is gone."""
+
+Touched = Mapping[str, Mapping[str, str]]
+"""By type URL and name: the version before ("" when there was none)."""
+
+REMEMBERED_NAMES = 65_536
+"""Names a part remembers as changed. A session further behind compares everything: a 20,000 name reload fits thrice."""
+
+_HASH_BYTES = 16
+_HASH_MODULUS = 1 << 8 * _HASH_BYTES
+
+
+def _fingerprint(resource: Resource) -> int:
+    """A number to add up: the sum over a set does not depend on the order in which it was made."""
+    identity = f"{resource.type_url}\0{resource.name}\0{resource.version}".encode()
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=_HASH_BYTES).digest(), "big")
+
+
+class _Content:
+    """One part: its resources by type URL and name, sums of their fingerprints, and the ring of changes."""
+
+    __slots__ = ("by_type", "forgotten", "remembered", "ring", "sums")
+
+    def __init__(self) -> None:
+        self.by_type: dict[str, dict[str, Resource]] = {}
+        self.sums: dict[str, int] = {}
+        self.ring: deque[tuple[int, dict[str, dict[str, str]]]] = deque()
+        self.remembered = 0
+        self.forgotten = 0  # changes up to this sequence number are not in the ring any more
+
+    def apply(self, changes: Iterable[Change]) -> dict[str, dict[str, str]]:
+        """Take the changes over; what was touched, with the version before."""
+        touched: dict[str, dict[str, str]] = {}
+        for type_url, name, resource in changes:
+            content = self.by_type.setdefault(type_url, {})
+            before = content.get(name)
+            if resource is None:
+                if before is None:
+                    continue
+                del content[name]
+            else:
+                content[name] = resource  # also when the version is equal: its origin may have moved
+                if before is not None and before.version == resource.version:
+                    continue
+                self._add(type_url, _fingerprint(resource))
+            if before is not None:
+                self._add(type_url, -_fingerprint(before))
+            touched.setdefault(type_url, {}).setdefault(name, before.version if before else "")
+        for type_url, names in list(touched.items()):
+            # A name may occur twice in one publication and end where it began.
+            content = self.by_type[type_url]
+            for name in [name for name, before in names.items() if self._version(content, name) == before]:
+                del names[name]
+            if not names:
+                del touched[type_url]
+        return touched
+
+    @staticmethod
+    def _version(content: Mapping[str, Resource], name: str) -> str:
+        resource = content.get(name)
+        return resource.version if resource is not None else ""
+
+    def _add(self, type_url: str, fingerprint: int) -> None:
+        self.sums[type_url] = (self.sums.get(type_url, 0) + fingerprint) % _HASH_MODULUS
+
+    def remember(self, sequence: int, touched: dict[str, dict[str, str]]) -> None:
+        self.ring.append((sequence, touched))
+        self.remembered += sum(map(len, touched.values()))
+        while self.remembered > REMEMBERED_NAMES and len(self.ring) > 1:
+            self.forgotten, forgotten = self.ring.popleft()
+            self.remembered -= sum(map(len, forgotten.values()))
+
+    def since(self, sequence: int) -> Touched | None:
+        """What was touched in publications after `sequence`, with the version then; None when that is forgotten."""
+        if sequence < self.forgotten:
+            return None
+        newest_first = []
+        for number, touched in reversed(self.ring):
+            if number <= sequence:
+                break
+            newest_first.append(touched)
+        if len(newest_first) == 1:
+            return newest_first[0]
+        merged: dict[str, dict[str, str]] = {}
+        for touched in newest_first:
+            for type_url, names in touched.items():
+                merged.setdefault(type_url, {}).update(names)  # the oldest is written last and stays
+        return merged
+
+
+class View:
+    """The union of some parts as it is now. Names are disjoint, or identical in several parts: the first one wins."""
+
+    def __init__(self, store: Store, parts: tuple[Part, ...], contents: tuple[_Content, ...]) -> None:
+        self.parts = parts
+        self._store = store
+        self._contents = contents
+        self._cached_at = -1
+        self._since: dict[int, Touched | None] = {}
+        self._names: dict[str, Collection[str]] = {}
+
+    @property
+    def sequence(self) -> int:
+        """The sequence number of the last publication into the store."""
+        return self._store.sequence
+
+    def types(self) -> frozenset[str]:
+        """The type URLs that have content."""
+        return frozenset(url for content in self._contents for url, names in content.by_type.items() if names)
+
+    def names(self, type_url: str) -> Collection[str]:
+        """The names of a type, in no order. Valid until the next publication."""
+        if len(self._contents) == 1:
+            return self._contents[0].by_type.get(type_url, {}).keys()
+        self._refresh()
+        if (names := self._names.get(type_url)) is None:
+            union = chain.from_iterable(content.by_type.get(type_url, ()) for content in self._contents)
+            names = self._names[type_url] = dict.fromkeys(union).keys()
+        return names
+
+    def get(self, type_url: str, name: str) -> Resource | None:
+        """The resource of that name, of the first part that has it."""
+        for content in self._contents:
+            if (resource := content.by_type.get(type_url, {}).get(name)) is not None:
+                return resource
+        return None
+
+    def touched_since(self, sequence: int) -> Touched | None:
+        """By type and name, the version that this view had at `sequence`, for all that publications touched after it.
+
+        None: longer ago than is remembered. The answer is shared by everybody who asks with the same number.
+        """
+        self._refresh()
+        if sequence in self._since:
+            return self._since[sequence]
+        answer = self._since[sequence] = self._touched_since(sequence)
+        return answer
+
+    def changed_since(self, type_url: str, sequence: int) -> frozenset[str] | None:
+        """Names that publications after `sequence` touched, there or gone now; None when that is forgotten."""
+        touched = self.touched_since(sequence)
+        return None if touched is None else frozenset(touched.get(type_url, ()))
+
+    def version(self, type_url: str | None = None) -> str:
+        """A content hash over everything in the view, or over one type; kept up to date at the cost of a change."""
+        total = 0
+        for content in self._contents:
+            total += sum(content.sums.values()) if type_url is None else content.sums.get(type_url, 0)
+        return f"{total % _HASH_MODULUS:0{2 * _HASH_BYTES}x}"[:16]
+
+    def _refresh(self) -> None:
+        if self._cached_at != self._store.sequence:
+            self._cached_at = self._store.sequence
+            self._since = {}
+            self._names = {}
+
+    def _touched_since(self, sequence: int) -> Touched | None:
+        if len(self._contents) == 1:
+            return self._contents[0].since(sequence)
+        by_part: list[Touched] = []
+        for content in self._contents:
+            if (touched := content.since(sequence)) is None:
+                return None
+            by_part.append(touched)
+        merged: dict[str, dict[str, str]] = {}
+        for type_url, name in {(url, name) for touched in by_part for url, names in touched.items() for name in names}:
+            merged.setdefault(type_url, {})[name] = self._version_then(by_part, type_url, name)
+        return merged
+
+    def _version_then(self, by_part: Sequence[Touched], type_url: str, name: str) -> str:
+        """The version that the view had before what is in `by_part`: of the first part that had the name."""
+        for content, touched in zip(self._contents, by_part, strict=True):
+            before = touched.get(type_url, {}).get(name)
+            if before is None:  # untouched here: it was what it is
+                resource = content.by_type.get(type_url, {}).get(name)
+                before = resource.version if resource is not None else ""
+            if before:
+                return before
+        return ""
+
+
+class Store:
+    """All parts. Written by one publisher, read by every session, all on one thread."""
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        """The number of the last publication; 0 before the first."""
+        self._parts: dict[Part, _Content] = {}
+        self._views: WeakValueDictionary[tuple[Part, ...], View] = WeakValueDictionary()
+
+    def publish(self, changes: Mapping[Part, Iterable[Change]]) -> int:
+        """Take over the changes of several parts as one publication; its sequence number.
+
+        A publication that changes nothing gets no number: the last one is returned. Raises ValueError, with nothing
+        taken over, when a resource does not stand under its own type URL and name.
+        """
+        checked = {part: list(of_part) for part, of_part in changes.items()}
+        for type_url, name, resource in chain.from_iterable(checked.values()):
+            if resource is not None and (resource.type_url, resource.name) != (type_url, name):
+                raise ValueError(f"{resource.type_url} {resource.name!r} published as {type_url} {name!r}")
+        touched = {part: self._content(part).apply(of_part) for part, of_part in checked.items()}
+        if not any(touched.values()):
+            return self.sequence
+        self.sequence += 1
+        for part, of_part in touched.items():
+            if of_part:
+                self._parts[part].remember(self.sequence, of_part)
+        return self.sequence
+
+    def view(self, parts: Sequence[Part]) -> View:
+        """The union of these parts, in their order; the same object for the same parts while somebody holds it."""
+        key = tuple(parts)
+        if (view := self._views.get(key)) is None:
+            view = self._views[key] = View(self, key, tuple(map(self._content, key)))
+        return view
+
+    def _content(self, part: Part) -> _Content:
+        if (content := self._parts.get(part)) is None:
+            content = self._parts[part] = _Content()
+        return content

@@ -1,0 +1,1 @@
+"""xDS: sessions as pure state machines, and the one module that speaks gRPC."""

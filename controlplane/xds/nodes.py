@@ -1,0 +1,91 @@
+"""Who is at the other end of a stream: the node as it introduces itself, the peer as its certificate proves it.
+
+`Directory` is the door to the application: it decides what a node may see. Node metadata is untrusted; the peer is
+what the TLS handshake verified. This module imports neither grpc nor a protobuf class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from controlplane.errors import ControlPlaneError
+from controlplane.snapshot.store import View
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """Where a node says it runs."""
+
+    region: str = ""
+    zone: str = ""
+    sub_zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An Envoy as it introduced itself; `labels` are the strings of `metadata.labels`."""
+
+    id: str
+    cluster: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    locality: Locality = field(default_factory=Locality)
+    user_agent: str = ""
+    version: str = ""
+    features: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection.
+
+    `uris` are the URI names of the verified client certificate, in their order; empty on a connection without one,
+    where `authenticated` is False (`--insecure`, loopback only). `certificate` is its PEM encoding.
+    """
+
+    address: str = ""
+    uris: tuple[str, ...] = ()
+    authenticated: bool = False
+    certificate: bytes = field(default=b"", repr=False)
+
+
+class Denied(ControlPlaneError):
+    """This peer may not have what this node asks for; the reason is for the log and the peer."""
+
+
+class Status(StrEnum):
+    """How a stream ends, in the words of gRPC."""
+
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Ended(ControlPlaneError):
+    """The stream cannot go on: the status and the reason that the peer is told."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        """Keep both; the reason never holds more of the peer's own bytes than is safe to log."""
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Directory(Protocol):
+    """What a node may see, decided by the application."""
+
+    def admit(self, node: Node, peer: Peer) -> View | None:
+        """The view of this node; None when nothing is configured for it (yet): the stream stays open.
+
+        Called at the start of a stream and again after every change. Raises `Denied` when the peer may not be this
+        node: the stream ends.
+        """
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """False before the first complete compile: streams are refused UNAVAILABLE."""
+        ...

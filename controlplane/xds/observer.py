@@ -1,0 +1,121 @@
+"""What a session tells about itself: events for metrics and logs, and a status for people.
+
+The application implements `Observer`; nothing here knows Prometheus, HTTP or a log format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from controlplane.xds.nodes import Node, Peer
+
+
+class Variant(StrEnum):
+    """The two ways of the protocol to say what changed."""
+
+    DELTA = "delta"
+    SOTW = "sotw"
+
+
+class State(StrEnum):
+    """Where a stream stands with one type."""
+
+    NOT_SENT = "not_sent"
+    PENDING = "pending"
+    SYNCED = "synced"
+    NACK = "nack"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A response that the client refused: `names` are the resources in it (the first ones, when they are many)."""
+
+    nonce: str
+    version: str
+    names: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class TypeStatus:
+    """One type on one stream. `since` is when `state` began, on the clock of the server."""
+
+    type_url: str
+    state: State
+    since: float
+    wildcard: bool
+    names: int
+    sent_nonce: str
+    sent_version: str
+    acked_nonce: str
+    acked_version: str
+    settled: int
+    nack: Refusal | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatus:
+    """One stream: who is at the other end, what it may see, and where it stands."""
+
+    stream: int
+    method: str
+    variant: Variant
+    node: Node
+    peer: Peer
+    parts: tuple[Hashable, ...] | None
+    connected: float
+    settled: int
+    types: tuple[TypeStatus, ...]
+
+
+class Observer(Protocol):
+    """Callbacks of the server, made on its event loop: they return at once and do not raise."""
+
+    def connected(self, stream: int, node: Node, variant: Variant) -> None:
+        """The first request of a stream was admitted."""
+        ...
+
+    def disconnected(self, stream: int, node: Node) -> None:
+        """A stream that was connected has ended."""
+        ...
+
+    def pushed(self, type_url: str, size: int, resources: int) -> None:
+        """A response of `size` bytes with that many resources was made for a stream."""
+        ...
+
+    def acked(self, type_url: str, sequence: int) -> None:
+        """A response that was made at this sequence number of the store was acknowledged."""
+        ...
+
+    def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
+        """A response was refused."""
+        ...
+
+    def settled(self, stream: int, sequence: int) -> None:
+        """This stream has acknowledged everything that concerns it up to this sequence number of the store."""
+        ...
+
+
+class SilentObserver:
+    """Listens to nothing."""
+
+    def connected(self, stream: int, node: Node, variant: Variant) -> None:
+        """Ignore it."""
+
+    def disconnected(self, stream: int, node: Node) -> None:
+        """Ignore it."""
+
+    def pushed(self, type_url: str, size: int, resources: int) -> None:
+        """Ignore it."""
+
+    def acked(self, type_url: str, sequence: int) -> None:
+        """Ignore it."""
+
+    def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
+        """Ignore it."""
+
+    def settled(self, stream: int, sequence: int) -> None:
+        """Ignore it."""

@@ -1,0 +1,145 @@
+"""Make before break on one stream: who waits for whom, until when.
+
+Asked by the session before anything that was not asked for goes out, told by it what was pushed, acknowledged and
+refused. The orders themselves are in types.py; time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+
+from controlplane.resources import Resource
+from controlplane.xds import types
+from controlplane.xds.bounds import Timing
+from controlplane.xds.progress import Progress, Push
+
+
+@dataclass(slots=True)
+class Expectation:
+    """A load assignment that a cluster which was just sent waits for, until its ACK or `limit`."""
+
+    limit: float
+    nonce: str = ""
+
+
+class Order:
+    """The waits of one stream. `window`: responses of one type that may lack their ACK before a change of it waits."""
+
+    __slots__ = ("_aggregated", "_timing", "_types", "_window", "deadline", "expected", "of_additions", "of_removals")
+
+    def __init__(
+        self, types_of_stream: Mapping[str, Progress], timing: Timing, window: int, *, aggregated: bool
+    ) -> None:
+        self._types = types_of_stream
+        self._timing = timing
+        self._window = window
+        self._aggregated = aggregated
+        self.deadline: float | None = None
+        """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
+        self.expected: dict[str, Expectation] = {}
+        self.of_additions: list[Progress] = []
+        self.of_removals: list[Progress] = []
+
+    def sort(self) -> None:
+        """The stream has a new type."""
+        self.of_additions = sorted(self._types.values(), key=lambda each: types.push_rank(each.kind.url))
+        self.of_removals = sorted(self._types.values(), key=lambda each: types.removal_rank(each.kind.url))
+
+    def begin(self) -> None:
+        """Forget the deadline: the session asks about everything that waits anew."""
+        self.deadline = None
+
+    def holds_additions(self, progress: Progress, now: float) -> bool:
+        """Whether the additions and changes of this type must wait."""
+        lane = progress.additions
+        held = self._windowed(progress, now)
+        if now >= lane.cap or not self._aggregated:
+            return held
+        for url in progress.kind.after:
+            if (other := self._types.get(url)) is not None:
+                held |= self._until(other.additions.blocks(lane.wanted, now), lane.cap)
+        if types.LOAD_ASSIGNMENT in progress.kind.after:
+            held |= self._unwarmed(lane.cap, now)
+        return held
+
+    def holds_removals(self, progress: Progress, now: float) -> bool:
+        """Whether the removals of this type must wait: for all additions, and for the removals that go before."""
+        lane = progress.removals
+        if now < progress.grace:
+            return self._until(progress.grace)
+        held = self._windowed(progress, now)
+        for other in self.of_additions:
+            held |= self._until(other.additions.blocks_removal(lane.wanted, now))
+        for other in self.of_removals:
+            if other is progress:
+                break
+            held |= self._until(other.removals.blocks_removal(lane.wanted, now))
+        return held | self._unwarmed(inf, now)
+
+    def expect(self, assignment: str, now: float) -> None:
+        """A cluster was sent that is not warm before this load assignment is."""
+        for name in [name for name, expectation in self.expected.items() if now >= expectation.limit]:
+            del self.expected[name]
+        self.expected[assignment] = Expectation(now + self._timing.phase)
+
+    def assigned(self, push: Push, assignments: Iterable[Resource], now: float) -> None:
+        """These load assignments were sent."""
+        if self.expected:
+            for assignment in assignments:
+                if (expectation := self.expected.get(assignment.name)) is not None:
+                    expectation.nonce, expectation.limit = push.nonce, now + self._timing.phase
+
+    def acked(self, progress: Progress, push: Push, now: float) -> None:
+        """The client has taken a response over; clusters that resolve names or check health are held a little."""
+        lane = progress.additions
+        if push.additions_tick is not None:
+            if push.hold and lane.pushed == push.additions_tick:
+                lane.limit = lane.removal_limit = min(lane.limit, now + push.hold)
+            else:
+                lane.acked = max(lane.acked, push.additions_tick)
+        if push.removals_tick is not None:
+            progress.removals.acked = max(progress.removals.acked, push.removals_tick)
+        if not self.expected:
+            return
+        if progress.kind.url == types.CLUSTER:
+            for expectation in self.expected.values():
+                if not expectation.nonce:
+                    expectation.limit = min(expectation.limit, now + self._timing.warming)
+        elif progress.kind.url == types.LOAD_ASSIGNMENT:
+            for name in [name for name, expectation in self.expected.items() if expectation.nonce == push.nonce]:
+                del self.expected[name]
+
+    def refused(self, progress: Progress, push: Push) -> None:
+        """Additions wait for the bound of the push, in case it is put right soon; removals wait much longer."""
+        for lane, tick in ((progress.additions, push.additions_tick), (progress.removals, push.removals_tick)):
+            if tick is not None and lane.pushed == tick:
+                lane.removal_limit = push.sent + self._timing.refused
+        if progress.kind.url in {types.CLUSTER, types.LOAD_ASSIGNMENT}:
+            self.expected.clear()
+
+    def _windowed(self, progress: Progress, now: float) -> bool:
+        limits = [push.limit for push in progress.in_flight if now < push.limit]
+        if len(limits) < self._window:
+            return False
+        self._wake(min(limits))
+        return True
+
+    def _unwarmed(self, cap: float, now: float) -> bool:
+        """Whether a cluster still waits for its load assignment."""
+        held = False
+        for expectation in self.expected.values():
+            if now < expectation.limit:
+                held |= self._until(expectation.limit, cap)
+        return held
+
+    def _until(self, limit: float | None, cap: float = inf) -> bool:
+        if limit is None:
+            return False
+        self._wake(min(limit, cap))
+        return True
+
+    def _wake(self, at: float) -> None:
+        if at != inf and (self.deadline is None or at < self.deadline):
+            self.deadline = at

@@ -1,0 +1,140 @@
+"""Where one stream stands with one type: what it lacks, what is under way, what it has acknowledged.
+
+A stream that is in sync needs no entry for a name: it holds the version of its view, except for the names in
+`changed` and `gone`. `Lane` says for how long the others wait for this type. Time comes in as an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+
+from controlplane.resources import Resource
+from controlplane.xds.observer import Refusal
+from controlplane.xds.subscription import Subscription
+from controlplane.xds.types import ResourceType
+
+
+class Lane:
+    """Additions and changes, or removals, of one type: the ticks at which they were wanted, pushed and acked.
+
+    A tick counts what came in on the stream: requests and changes.
+    """
+
+    __slots__ = ("acked", "cap", "limit", "pushed", "removal_limit", "wanted")
+
+    def __init__(self) -> None:
+        self.wanted = 0
+        self.pushed = 0
+        self.acked = 0
+        self.cap = inf  # what waits in this lane goes out then, whatever blocks it
+        self.limit = inf  # from then on nobody's additions wait for the ACK of what was pushed
+        self.removal_limit = inf  # likewise for removals
+
+    def want(self, tick: int, cap: float) -> None:
+        """Something in this lane is to be sent. The cap of what waited already stands."""
+        self.wanted = tick
+        self.cap = min(self.cap, cap)
+
+    def push(self, tick: int, limit: float) -> None:
+        """All that waited has been sent."""
+        self.wanted = self.pushed = tick
+        self.cap = inf
+        self.limit = self.removal_limit = limit
+
+    def nothing(self) -> None:
+        """What was wanted and not pushed is not wanted any more."""
+        self.wanted = self.pushed
+        self.cap = inf
+
+    def blocks(self, before: int, now: float) -> float | None:
+        """Until when it holds up additions that were wanted at tick `before`; None when it does not."""
+        return self._blocks(before, now, self.limit)
+
+    def blocks_removal(self, before: int, now: float) -> float | None:
+        """Until when it holds up removals that were wanted at tick `before`; None when it does not."""
+        return self._blocks(before, now, self.removal_limit)
+
+    def _blocks(self, before: int, now: float, limit: float) -> float | None:
+        if self.acked >= before:
+            return None
+        if self.wanted > self.pushed:
+            return inf
+        return limit if self.pushed > self.acked and now < limit else None
+
+
+@dataclass(slots=True)
+class Push:
+    """A response under way. A tick is set when it carried all that waited in that lane.
+
+    `names` are the first ones in it, `created` those among them that the client did not hold before.
+    """
+
+    nonce: str
+    version: str
+    names: tuple[str, ...]
+    created: frozenset[str]
+    cursor: int
+    sent: float
+    limit: float
+    additions_tick: int | None = None
+    removals_tick: int | None = None
+    complete: bool = False
+    hold: float = 0.0
+
+
+class Progress:
+    """One type on one stream."""
+
+    __slots__ = (
+        "acked_nonce", "acked_version", "additions", "asked", "changed", "finish", "gone", "grace", "in_flight",
+        "initial", "kind", "refusal", "refused_new", "removals", "sent", "sent_nonce", "sent_version", "settled", "since",
+        "subscription", "whole",
+    )  # fmt: skip
+
+    def __init__(self, kind: ResourceType, now: float) -> None:
+        self.kind = kind
+        self.subscription = Subscription(kind)
+        self.changed: dict[str, str] = {}  # name to the version the client holds: content differs from the view's
+        self.gone: dict[str, str] = {}  # name to the version the client holds: the view has it no more
+        self.asked: set[str] = set()  # to be answered at once, whatever the client holds
+        self.whole = False  # everything is to be answered
+        self.finish = False  # one answer is due, even an empty one
+        self.initial: Mapping[str, str] | None = None  # versions of a resume that no view was there to compare with
+        self.grace = 0.0
+        self.additions = Lane()
+        self.removals = Lane()
+        self.in_flight: deque[Push] = deque()
+        self.sent: dict[str, Resource] = {}  # state of the world, full-state types: the last response
+        self.refusal: Refusal | None = None
+        self.refused_new: frozenset[str] = frozenset()  # names of that response which the client did not hold before
+        self.settled = 0
+        self.since = now
+        self.sent_nonce = ""
+        self.sent_version = ""
+        self.acked_nonce = ""
+        self.acked_version = ""
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, nothing is under way, nothing was refused."""
+        return not (
+            self.changed or self.gone or self.asked or self.whole or self.finish or self.in_flight or self.refusal
+        )
+
+    def forget(self, name: str) -> None:
+        """The client does not want this name any more."""
+        self.changed.pop(name, None)
+        self.gone.pop(name, None)
+        self.asked.discard(name)
+        self.sent.pop(name, None)
+        self.relax()
+
+    def relax(self) -> None:
+        """Nobody waits for a lane in which nothing is left."""
+        if not self.changed:
+            self.additions.nothing()
+        if not self.gone:
+            self.removals.nothing()

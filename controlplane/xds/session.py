@@ -1,0 +1,412 @@
+"""One stream as a pure state machine: requests and changes in, responses out. No grpc, no clock, no task.
+
+The server calls `receive` for every request, `changed` when the store or the directory may have changed, and then
+`poll` for what is to be written; `deadline` says when to poll again. Both variants share this module: which names a
+stream lacks, and when they may go. What differs between them is in delta.py and sotw.py.
+
+Make before break. What a client asks for is answered at once. What changed goes out type by type: additions and changes in
+push order, each after the ACK of the types it depends on; removals when all additions are acknowledged, in the
+order of `REMOVAL_ORDER`. The newest state wins: what waits is a set of names, never a queue of contents. Every wait
+is bounded (`Timing`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from controlplane.resources import Resource
+from controlplane.snapshot.store import View
+from controlplane.xds import types
+from controlplane.xds.bounds import Limits, Timing
+from controlplane.xds.nodes import Ended, Node, Status
+from controlplane.xds.observer import Observer, Refusal, SilentObserver, State, TypeStatus, Variant
+from controlplane.xds.order import Order
+from controlplane.xds.progress import Progress, Push
+from controlplane.xds.warming import Warming, warming
+from controlplane.xds.wire import Encoder, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A response without its nonce: its bytes for a nonce, its version, and how many resources it holds."""
+
+    encode: Callable[[str], bytes]
+    version: str
+    resources: int
+
+
+class Session(ABC):
+    """What both variants share.
+
+    `admit` gives the view of a node, or None while nothing is configured for it; `only` is the type of a per-type
+    stream. Errors of the peer raise `Ended`; a refusal of `admit` passes through.
+    """
+
+    variant: Variant
+    window: int
+    """Responses of one type that may lack their ACK before the next change of it waits."""
+
+    def __init__(
+        self,
+        admit: Callable[[Node], View | None],
+        encoder: Encoder,
+        *,
+        only: str | None = None,
+        stream: int = 0,
+        observer: Observer | None = None,
+        timing: Timing | None = None,
+        limits: Limits | None = None,
+        warming_of: Callable[[Resource], Warming] = warming,
+    ) -> None:
+        self.node: Node | None = None
+        self.view: View | None = None
+        self.settled = 0
+        """The sequence number of the store up to which all that concerns this stream is acknowledged."""
+        self._admit = admit
+        self._encoder = encoder
+        self._only = only
+        self._stream = stream
+        self._observer: Observer = observer or SilentObserver()
+        self._timing = timing or Timing()
+        self._limits = limits or Limits()
+        self._warming = warming_of
+        self._types: dict[str, Progress] = {}
+        self._order = Order(self._types, self._timing, self.window, aggregated=only is None)
+        self._cursor = 0
+        self._tick = 0
+        self._nonce = 0
+
+    @property
+    def deadline(self) -> float | None:
+        """When to poll again though nothing happened; known after `poll`."""
+        return self._order.deadline
+
+    # -- what comes in -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def receive(self, data: bytes, now: float) -> None:
+        """One request, as it came from the wire."""
+
+    def changed(self, now: float) -> None:
+        """The store or the directory may have changed: ask again what this node sees, and note what it lacks."""
+        if self.node is not None:
+            self._look(self.node, now)
+
+    def _look(self, node: Node, now: float) -> None:
+        view = self._admit(node) or self.view  # a view that is taken away fails static: what it loses is published
+        if view is None:
+            return
+        self._tick += 1
+        if view is self.view:
+            self._catch_up(view, now)
+        else:
+            self._switch(view, now)
+
+    def _open(self, request: Request, now: float) -> tuple[Progress, bool]:
+        """Check what every request must hold; the progress of its type, and whether this is its first request."""
+        if request.node is not None and request.node.id and request.node != self.node:
+            if self.node is not None and request.node.id != self.node.id:
+                raise Ended(Status.INVALID_ARGUMENT, "the node id changed within the stream")
+            if self.node is None:
+                self._look(request.node, now)
+                self._observer.connected(self._stream, request.node, self.variant)
+                self.node = request.node
+            else:
+                self.node = request.node
+                self._look(request.node, now)
+        if self.node is None:
+            raise Ended(Status.INVALID_ARGUMENT, "the first request of a stream must name the node (node.id)")
+        type_url = request.type_url or self._only
+        if not type_url:
+            raise Ended(Status.INVALID_ARGUMENT, "a request on an aggregated stream must have a type_url")
+        if self._only and type_url != self._only:
+            raise Ended(Status.INVALID_ARGUMENT, f"this stream serves {self._only}")
+        self._tick += 1
+        if (progress := self._types.get(type_url)) is not None:
+            return progress, False
+        if len(self._types) >= self._limits.types or len(type_url) > self._limits.name_bytes:
+            raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.types} types on one stream")
+        progress = self._types[type_url] = Progress(types.resource_type(type_url), now)
+        self._order.sort()
+        return progress, True
+
+    def _check_names(self, progress: Progress, *groups: Iterable[str]) -> None:
+        count = len(progress.subscription.names)
+        for names in groups:
+            for name in names:
+                count += 1
+                if len(name) > self._limits.name_bytes:
+                    raise Ended(Status.INVALID_ARGUMENT, f"a name is longer than {self._limits.name_bytes} characters")
+        if count > 2 * self._limits.names:
+            raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} names of one type")
+
+    # -- what a stream lacks -------------------------------------------------------------------------------------
+
+    def _catch_up(self, view: View, now: float) -> None:
+        sequence = view.sequence
+        if sequence == self._cursor:
+            return
+        if (touched := view.touched_since(self._cursor)) is None:
+            raise Ended(Status.UNAVAILABLE, "this stream fell too far behind; connect again to resume")
+        self._cursor = sequence
+        for type_url, names in touched.items():
+            if (progress := self._types.get(type_url)) is None:
+                continue
+            for name, before in names.items():
+                if progress.subscription.covers(name):
+                    self._note(progress, view, name, before, now + 2 * self._timing.phase)
+            progress.relax()
+
+    def _switch(self, view: View, now: float) -> None:
+        """Another view: compare all that the client holds with all that it should."""
+        if (old := self.view) is not None:
+            self._catch_up(old, now)
+        self.view = view
+        self._cursor = view.sequence
+        for progress in self._order.of_additions:
+            if old is None:
+                self._compare(progress, view, now)
+                continue
+            url = progress.kind.url
+            for name in {*old.names(url), *view.names(url), *progress.gone, *progress.subscription.names}:
+                if progress.subscription.covers(name):
+                    before = old.get(url, name)
+                    held = before.version if before is not None else ""
+                    self._note(progress, view, name, held, now + 2 * self._timing.phase)
+            progress.relax()
+
+    def _compare(self, progress: Progress, view: View, now: float) -> None:
+        """The first answer of a type: everything, or what differs from the versions that the client resumes with."""
+        initial, progress.initial = progress.initial, None
+        if not initial:
+            return
+        url, subscription = progress.kind.url, progress.subscription
+        named = [name for name in subscription.names if name in initial]
+        existing = [*view.names(url), *initial] if subscription.enumerates else named
+        cap = now + self._timing.answer
+        for name in dict.fromkeys(existing):
+            if url == types.LOAD_ASSIGNMENT and name in self._order.expected:
+                continue  # its cluster was just sent and waits for it, unchanged or not
+            self._note(progress, view, name, initial.get(name, ""), cap)
+            progress.asked.discard(name)
+        progress.whole = False
+        if self._only is None:
+            progress.grace = now + self._timing.grace
+        progress.relax()
+
+    def _note(self, progress: Progress, view: View, name: str, before: str, cap: float) -> None:
+        """Compare what the client holds of one name (`before`, unless noted otherwise already) with the view."""
+        held = progress.changed.get(name)
+        if held is None:
+            held = progress.gone.get(name, before)
+        resource = view.get(progress.kind.url, name)
+        if resource is None:
+            progress.changed.pop(name, None)
+            if name in progress.refused_new:
+                progress.asked.add(name)  # never taken over: nothing relies on it, and its end ends the NACK
+            elif held:
+                progress.gone[name] = held
+                progress.removals.want(self._tick, cap)
+            return
+        progress.gone.pop(name, None)
+        if resource.version == held:
+            progress.changed.pop(name, None)
+        else:
+            progress.changed[name] = held
+            progress.additions.want(self._tick, cap)
+
+    # -- what goes out -------------------------------------------------------------------------------------------
+
+    def poll(self, now: float) -> list[bytes]:
+        """The responses that may go out now, at most two of a type. Recorded as sent: write them all, in order."""
+        self._order.begin()
+        if self.view is None:
+            return []
+        additions = [self._poll_additions(progress, self.view, now) for progress in self._order.of_additions]
+        removals = [self._poll_removals(progress, now) for progress in self._order.of_removals if progress.gone]
+        self._settle()
+        return [response for response in (*additions, *removals) if response is not None]
+
+    def _poll_additions(self, progress: Progress, view: View, now: float) -> bytes | None:
+        url = progress.kind.url
+        free = bool(progress.changed) and not self._order.holds_additions(progress, now)
+        due = progress.finish and not progress.changed and not progress.gone
+        if not (progress.asked or progress.whole or free or due):
+            return None
+        names = set(progress.changed) if free or progress.whole else set()
+        differing = frozenset(names & progress.changed.keys())
+        created = frozenset(name for name in names if progress.changed.get(name) == "")
+        removed: list[str] = []
+        for name in progress.asked:
+            (removed.append if view.get(url, name) is None else names.add)(name)
+        if progress.whole:
+            names.update(progress.subscription.wanted(view.names(url)))
+        resources = [resource for name in sorted(names) if (resource := view.get(url, name)) is not None]
+        removed.sort()
+        answer = bool(progress.asked or progress.whole or progress.finish)
+        draft = self._compose(progress, resources, removed, answer=answer)
+        progress.asked.clear()
+        progress.whole = progress.finish = False
+        for resource in resources:
+            progress.changed.pop(resource.name, None)
+        for name in removed:
+            progress.gone.pop(name, None)
+        if draft is None:
+            progress.relax()
+            return None
+        bound = self._timing.answer if answer else self._timing.phase
+        push = self._record(progress, draft, resources, removed, now, bound)
+        push.created = created
+        if not progress.changed:
+            push.additions_tick = self._tick
+            progress.additions.push(self._tick, push.limit)
+        if url == types.CLUSTER and differing:
+            self._warm(push, [resource for resource in resources if resource.name in differing], view, now)
+        elif url == types.LOAD_ASSIGNMENT:
+            self._order.assigned(push, resources, now)
+        return self._finish(progress, push, draft)
+
+    def _poll_removals(self, progress: Progress, now: float) -> bytes | None:
+        if self._order.holds_removals(progress, now):
+            return None
+        names = sorted(progress.gone)
+        draft = self._compose(progress, [], names, answer=progress.finish)
+        progress.gone.clear()
+        progress.finish = False
+        if draft is None:
+            progress.relax()
+            return None
+        push = self._record(progress, draft, [], names, now, self._timing.phase)
+        push.removals_tick = self._tick
+        progress.removals.push(self._tick, push.limit)
+        return self._finish(progress, push, draft)
+
+    def _warm(self, push: Push, clusters: list[Resource], view: View, now: float) -> None:
+        """These clusters differ from what the client holds: their load assignments follow, unchanged ones too.
+
+        A changed cluster warms anew, and is warm only after a *new* load assignment, which Envoy does not ask for.
+        https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
+        """
+        assignments = self._types.get(types.LOAD_ASSIGNMENT)
+        for cluster in clusters:
+            needs = self._warming(cluster)
+            push.hold = max(push.hold, needs.hold)
+            name = needs.assignment
+            if name is None or self._only is not None or view.get(types.LOAD_ASSIGNMENT, name) is None:
+                continue
+            self._order.expect(name, now)
+            if assignments is not None and assignments.subscription.covers(name):
+                assignments.asked.add(name)
+
+    @abstractmethod
+    def _compose(
+        self, progress: Progress, resources: list[Resource], removed: list[str], *, answer: bool
+    ) -> Draft | None:
+        """The response that says this; None when this variant says it by silence."""
+
+    def _record(
+        self, progress: Progress, draft: Draft, resources: list[Resource], removed: list[str], now: float, bound: float
+    ) -> Push:
+        """Note the response as sent before its bytes can be acknowledged."""
+        self._nonce += 1
+        names = [resource.name for resource in resources[: self._limits.reported_names]]
+        push = Push(
+            nonce=f"{self._nonce:x}",
+            version=draft.version,
+            names=tuple([*names, *removed][: self._limits.reported_names]),
+            created=frozenset(),
+            cursor=self._cursor,
+            sent=now,
+            limit=now + bound,
+        )
+        if not progress.in_flight:
+            progress.since = now
+        progress.in_flight.append(push)
+        if len(progress.in_flight) > self._limits.remembered_pushes:
+            progress.in_flight.popleft()
+        progress.sent_nonce, progress.sent_version = push.nonce, draft.version
+        return push
+
+    def _finish(self, progress: Progress, push: Push, draft: Draft) -> bytes:
+        push.complete = not (progress.changed or progress.gone)
+        data = draft.encode(push.nonce)
+        self._observer.pushed(progress.kind.url, len(data), draft.resources)
+        return data
+
+    # -- what the client says of it ------------------------------------------------------------------------------
+
+    def _acknowledge(self, progress: Progress, nonce: str, error: str | None, now: float) -> None:
+        """An ACK or NACK of the response with that nonce, and thereby of those before it."""
+        if all(push.nonce != nonce for push in progress.in_flight):
+            return  # stale, or of another stream: it says nothing about what is under way
+        while True:
+            push = progress.in_flight.popleft()
+            if push.nonce == nonce:
+                break
+        progress.since = now
+        if error is not None:
+            self._refused(progress, push, error)
+        else:
+            self._acked(progress, push, now)
+        self._settle()
+
+    def _acked(self, progress: Progress, push: Push, now: float) -> None:
+        progress.refusal = None
+        progress.refused_new = frozenset()
+        progress.acked_nonce, progress.acked_version = push.nonce, push.version
+        if push.complete:
+            progress.settled = max(progress.settled, push.cursor)
+        self._order.acked(progress, push, now)
+        self._observer.acked(progress.kind.url, push.cursor)
+
+    def _refused(self, progress: Progress, push: Push, error: str) -> None:
+        detail = error[: self._limits.detail_characters]
+        progress.refusal = Refusal(push.nonce, push.version, push.names, detail)
+        progress.refused_new |= push.created
+        self._order.refused(progress, push)
+        assert self.node is not None
+        self._observer.nacked(self.node, progress.kind.url, progress.refusal)
+
+    def _settle(self) -> None:
+        if not self._types:
+            return
+        settled = self._cursor
+        for progress in self._order.of_additions:
+            if progress.idle:
+                progress.settled = self._cursor
+            settled = min(settled, progress.settled)
+        if settled > self.settled:
+            self.settled = settled
+            self._observer.settled(self._stream, settled)
+
+    # -- what people see -----------------------------------------------------------------------------------------
+
+    def status(self) -> tuple[TypeStatus, ...]:
+        """Where the stream stands, type by type in push order."""
+        return tuple(self._status(progress) for progress in self._order.of_additions)
+
+    @staticmethod
+    def _status(progress: Progress) -> TypeStatus:
+        if progress.refusal is not None:
+            state = State.NACK
+        elif not progress.sent_nonce:
+            state = State.NOT_SENT
+        elif progress.in_flight or progress.changed or progress.gone:
+            state = State.PENDING
+        else:
+            state = State.SYNCED
+        return TypeStatus(
+            type_url=progress.kind.url,
+            state=state,
+            since=progress.since,
+            wildcard=progress.subscription.wildcard,
+            names=len(progress.subscription.names),
+            sent_nonce=progress.sent_nonce,
+            sent_version=progress.sent_version,
+            acked_nonce=progress.acked_nonce,
+            acked_version=progress.acked_version,
+            settled=progress.settled,
+            nack=progress.refusal,
+        )
