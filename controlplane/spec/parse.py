@@ -130,13 +130,18 @@ def _pieces(text: str) -> Iterator[Piece]:
         yield Piece(piece, line)
 
 
+_MAY_BE_BLANK = frozenset(("", "#", " ", "\t", "\r", "\n", "\f", "\v"))
+
+
 def _is_blank(piece: str) -> bool:
     """Only white space and comments."""
-    return all(not (line := raw.strip()) or line[0] == "#" for raw in _lines(piece))
+    return piece[:1] in _MAY_BE_BLANK and all(not (line := raw.strip()) or line[0] == "#" for raw in _lines(piece))
 
 
 def _is_directives(piece: str) -> bool:
     """Only directives, white space and comments, and at least one directive."""
+    if not piece.startswith("%") and "\n%" not in piece:
+        return False
     found = False
     for raw in _lines(piece):
         if raw.startswith("%"):
