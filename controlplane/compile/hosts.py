@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from controlplane.compile import codes
 from controlplane.compile.action import https_redirect
 from controlplane.compile.rows import (
-    FALLBACK,
     Chain,
     Claim,
     CompiledRoute,
@@ -22,8 +21,9 @@ from controlplane.compile.rows import (
     ResourceKey,
     ShardKey,
 )
-from controlplane.compile.shard import MISDIRECTED, NOT_FOUND, last_redirect, ordered, shard
+from controlplane.compile.shard import MISDIRECTED, NOT_FOUND, last_redirect, ordered, shard, without_upgrades
 from controlplane.compile.xds_types import SCOPED_ROUTE
+from controlplane.filters.shard_lua.compile import CATCH_ALL, FALLBACK
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName
 from controlplane.resources import Resource
@@ -51,6 +51,12 @@ def shards_of_route(_: ElementKey, route: CompiledRoute) -> Iterator[ShardKey]:
         if not place.redirect:
             for entry in route.entries:
                 yield ShardKey(route.gateway, place.group, place.host, entry.segment or FALLBACK)
+
+
+def wildcard_of_claim(scope: Scope, claim: Claim) -> Iterator[GatewayName]:
+    """The gateway of a wildcard host that it has."""
+    if scope[2].startswith("*") and claim.owner == scope[0]:
+        yield scope[0]
 
 
 def _excluded(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[str, str], ...]) -> bool:
@@ -89,11 +95,13 @@ def _declared_entries(read: Read, tables: Tables, key: ShardKey, claim: Claim) -
             yield from (entry for entry in route.entries if (entry.segment or FALLBACK) == key.segment)
 
 
-def _kept(read: Read, key: ShardKey, entries: Iterator[Entry]) -> list[bytes]:
-    bodies = []
+def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: list[Entry]) -> list[bytes]:
+    """The routes of a shard in order, with what happens when none matches at the end: a shard is complete."""
+    reached_blindly = key.segment == FALLBACK and key.host.startswith("*")
+    bodies: list[bytes] = []
     for entry, rival in ordered(entries):
         if rival is None:
-            bodies.append(entry.body)
+            bodies += without_upgrades(entry) if reached_blindly else [entry.body]
         elif not entry.signature.startswith("preflight"):
             rival_key = rival.order.route
             read.note(
@@ -105,13 +113,18 @@ def _kept(read: Read, key: ShardKey, entries: Iterator[Entry]) -> list[bytes]:
                     "that one is served; change the path or a condition of this one",
                 )
             )
+    ways_in = [chain for chain in _chains(read, tables, key.gateway) if chain.group == key.group]
+    if claim.redirect or any(chain.redirect for chain in ways_in):
+        bodies.append(last_redirect(_redirect(read, tables, key.gateway, ways_in)))
+    else:
+        bodies.append(NOT_FOUND)
     return bodies
 
 
 def shard_of_routes(
     read: Read, tables: Tables, key: ShardKey, members: tuple[tuple[ElementKey, CompiledRoute], ...]
 ) -> Iterator[tuple[ResourceKey, Resource]]:
-    """A segment's shard: its own routes, and in their places the floating routes of the host."""
+    """A segment's shard: its own routes and, in their places, the floating routes of the host."""
     claim = read.get(tables.claims, (key.gateway, key.group, key.host))
     if claim is not None and claim.owner != key.gateway:
         for route, _ in members:
@@ -120,30 +133,20 @@ def shard_of_routes(
     if claim is None or claim.owner != key.gateway or key.segment == FALLBACK:
         return
     entries = [*_declared_entries(read, tables, key, claim)]
-    if not entries:
-        return
-    entries += _declared_entries(read, tables, key._replace(segment=FALLBACK), claim)
-    resource = shard(key, _kept(read, key, iter(entries)))
-    yield ResourceKey((key.gateway,), SCOPED_ROUTE, resource.name), resource
+    if entries:
+        entries += _declared_entries(read, tables, key._replace(segment=FALLBACK), claim)
+        yield _row(shard(key, _routes(read, tables, key, claim, entries)), key.gateway)
 
 
 def fallback_of_host(
     read: Read, tables: Tables, scope: Scope, claim: Claim
 ) -> Iterator[tuple[ResourceKey, Resource]]:
-    """A host's fallback shard: its floating routes, and what happens when nothing matches."""
+    """A host's fallback shard: its floating routes, for paths whose segment has no shard."""
     gateway, group, host = scope
-    if claim.owner != gateway:
-        return
-    key = ShardKey(gateway, group, host, FALLBACK)
-    routes = _kept(read, key, _declared_entries(read, tables, key, claim))
-    chains = read.get(tables.gateway_chains, gateway) or ()
-    ways_in = [chain for chain in chains if chain.group == group]
-    if claim.redirect or any(chain.redirect for chain in ways_in):
-        routes.append(last_redirect(_redirect(read, tables, chains, ways_in)))
-    else:
-        routes.append(NOT_FOUND)
-    resource = shard(key, routes)
-    yield ResourceKey((gateway,), SCOPED_ROUTE, resource.name), resource
+    if claim.owner == gateway:
+        key = ShardKey(gateway, group, host, FALLBACK)
+        entries = [*_declared_entries(read, tables, key, claim)]
+        yield _row(shard(key, _routes(read, tables, key, claim, entries)), gateway)
 
 
 def fallbacks_of_chain(
@@ -153,20 +156,37 @@ def fallbacks_of_chain(
 
     HTTPS: 404 for a host of its certificate, 421 (misdirected) for every other. A redirecting port redirects.
     """
-    answers: dict[str, bytes] = {}
     if chain.protocol is Protocol.HTTPS:
-        answers = {"*": MISDIRECTED, **dict.fromkeys(chain.hosts, NOT_FOUND)}
+        answers = {CATCH_ALL: MISDIRECTED, **dict.fromkeys(chain.hosts, NOT_FOUND)}
     elif chain.redirect is not None:
-        chains = read.get(tables.gateway_chains, chain.gateway) or ()
-        answers = {"*": last_redirect(_redirect(read, tables, chains, [chain]))}
+        answers = {CATCH_ALL: last_redirect(_redirect(read, tables, chain.gateway, [chain]))}
+    else:
+        answers = {CATCH_ALL: NOT_FOUND}
     for host, answer in answers.items():
         if read.get(tables.claims, (chain.gateway, chain.group, host)) is None:
-            resource = shard(ShardKey(chain.gateway, chain.group, host, FALLBACK), [answer])
-            yield ResourceKey((chain.gateway,), SCOPED_ROUTE, resource.name), resource
+            yield _row(shard(ShardKey(chain.gateway, chain.group, host, FALLBACK), [answer]), chain.gateway)
 
 
-def _redirect(read: Read, tables: Tables, chains: tuple[Chain, ...], ways_in: list[Chain]) -> object:
+def wildcards(read: Read, tables: Tables, gateway: GatewayName) -> Iterator[str]:
+    """`<group>|<host>` of every wildcard host that has a fallback shard."""
+    for (_, group, host), _ in read.find(tables.wildcard_claims, gateway):
+        yield f"{group}|{host}"
+    for chain in _chains(read, tables, gateway):
+        if chain.protocol is Protocol.HTTPS:
+            yield from (f"{chain.group}|{host}" for host in chain.hosts if host.startswith("*"))
+
+
+def _row(resource: Resource, gateway: GatewayName) -> tuple[ResourceKey, Resource]:
+    return ResourceKey((gateway,), SCOPED_ROUTE, resource.name), resource
+
+
+def _chains(read: Read, tables: Tables, gateway: GatewayName) -> tuple[Chain, ...]:
+    return read.get(tables.gateway_chains, gateway) or ()
+
+
+def _redirect(read: Read, tables: Tables, gateway: GatewayName, ways_in: list[Chain]) -> object:
     """To the port that the listener says, else to that of the gateway's HTTPS listener."""
+    chains = _chains(read, tables, gateway)
     said = next((chain.redirect for chain in ways_in if chain.redirect), None)
     if said is not None and said.port is not None:
         return https_redirect(said.port, said.code)

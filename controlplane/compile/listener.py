@@ -22,7 +22,6 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from controlplane.compile.access_log import access_log
 from controlplane.compile.cluster import BUFFER_LIMIT, socket_address
-from controlplane.compile.rows import FALLBACK
 from controlplane.compile.tls import ads, downstream
 from controlplane.filters.chain import HttpFilter, http_filters
 from controlplane.filters.envoy import duration, packed
@@ -119,7 +118,7 @@ def connection_manager(listener: str, chain: FilterChain) -> Any:
             scoped_rds=hcm_pb2.ScopedRds(scoped_rds_config_source=ads()),
         ),
         early_header_mutation_extensions=[shard_lua.early_header_mutation(chain.group)],
-        http_filters=[_filter(chain.limits, http_filter) for http_filter in http_filters(FALLBACK)],
+        http_filters=[_filter(chain.limits, http_filter) for http_filter in http_filters()],
         access_log=[access_log()],
         use_remote_address=BoolValue(value=True),
         xff_num_trusted_hops=hops,

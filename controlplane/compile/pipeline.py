@@ -108,6 +108,7 @@ class Tables:
         self.claims: Grouped[Any, Any, Any, tuple[GatewayName, str, str], Claim] = Grouped(
             "claims", self.hosts_by_scope, self._with(hosts.claims)
         )
+        self.wildcard_claims = Index("wildcard claims", self.claims, hosts.wildcard_of_claim)
         self.shards: Grouped[Any, Any, ShardKey, ResourceKey, Resource] = Grouped(
             "shards", self.routes_by_shard, self._with(hosts.shard_of_routes)
         )
@@ -153,7 +154,7 @@ class Tables:
             "requirements", self.compiled_routes, routes.requirement_of_route
         )
         self.requirements_by_gateway = Index("requirements by gateway", self.requirements, lambda key, _: [key[0]])
-        self.limits: Derived[Any, Any, tuple[GatewayName, str], LocalLimit] = Derived(
+        self.limits: Derived[Any, Any, tuple[GatewayName, str, str], LocalLimit] = Derived(
             "limits", self.compiled_routes, routes.limits_of_route
         )
         self.limits_by_gateway = Index("limits by gateway", self.limits, lambda key, _: [key[0]])

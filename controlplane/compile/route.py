@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Protocol
 
-from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2
 from google.protobuf.struct_pb2 import Struct
 
@@ -37,6 +36,7 @@ from controlplane.filters.header_mutation.spec import HeaderChanges
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName, cluster_name
 from controlplane.spec.policy import Policy
@@ -133,8 +133,12 @@ def compiled_route(around: Surroundings, key: ElementKey, gateway: GatewayName, 
         found,
         entries,
         None if problems.fatal else resolved.requirement,
-        tuple(sorted(resolved.limits.items())) if shared_limits and not problems.fatal else (),
+        _shared(resolved.limits) if shared_limits and not problems.fatal else (),
     )
+
+
+def _shared(limits: Mapping[str, LocalLimit]) -> tuple[tuple[str, str, LocalLimit], ...]:
+    return tuple((slot, name, limits[name]) for slot, name in local_ratelimit.names(limits).items())
 
 
 def _named_listeners(
@@ -188,6 +192,8 @@ def _resolve(
             )  # fmt: skip
             continue
         if policy.cors is not None:
+            if route.to is None:
+                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "cors needs a backend (to)", "drop the policy here")
             if resolved.cors is not None and resolved.cors != policy.cors:
                 problems.error(codes.IMPOSSIBLE, f"use[{index}]", "two policies of this route set cors", "use one")
             resolved.cors = policy.cors
@@ -238,17 +244,21 @@ def _entries(
             _act(message, route, match, resolved.clusters, settings, effective)
             _configure(message.typed_per_filter_config, route, resolved, shared_limits=shared_limits)
             if shared_limits:
-                message.route.rate_limits.extend(local_ratelimit.actions(resolved.limits))
-        yield Entry(order(match, key, number), segment(match.path), signature(match), serialised(message))
+                names = Struct()
+                names.update(local_ratelimit.names(resolved.limits))
+                message.metadata.filter_metadata[local_ratelimit.METADATA].CopyFrom(names)
+        takes_upgrades = route.websocket and not problems.fatal
+        place, where = order(match, key, number), segment(match.path)
+        yield Entry(place, where, signature(match), serialised(message), takes_upgrades)
         if resolved.cors is not None and not problems.fatal and not _takes_preflights(match):
-            yield _preflight(key, number, match, resolved.cors)
+            yield _preflight(key, number, match, resolved)
 
 
 def _base(key: ElementKey) -> Any:
     metadata = Struct()
     metadata.update({"route": key.element, "spec": str(key.object)})
     message = route_components_pb2.Route(name=route_name(key))
-    message.metadata.CopyFrom(base_pb2.Metadata(filter_metadata={"gatewayspec": metadata}))
+    message.metadata.filter_metadata["gatewayspec"].CopyFrom(metadata)
     return message
 
 
@@ -261,12 +271,16 @@ def _takes_preflights(match: Match) -> bool:
     return not match.headers and not match.query and (not match.methods or "OPTIONS" in match.methods)
 
 
-def _preflight(key: ElementKey, number: int, match: Match, policy: Cors) -> Entry:
-    """The sibling that answers the browser's question for a match which OPTIONS requests do not reach."""
+def _preflight(key: ElementKey, number: int, match: Match, resolved: _Resolved) -> Entry:
+    """The sibling that answers the browser's question for a match which OPTIONS requests do not reach.
+
+    The CORS filter acts on routes to a cluster alone, and answers every preflight itself: none is forwarded.
+    """
+    assert resolved.cors is not None
     message = _base(key)
     message.match.CopyFrom(preflight_match(match))
-    message.direct_response.CopyFrom(direct_response(403, ""))
-    message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(policy))
+    message.route.CopyFrom(forward(dict.fromkeys(sorted(resolved.clusters)[:1], 1)))
+    message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
     place = order(match, key, number)._replace(no_methods=False, headers=-2, query=0)
     path_only = Match(path=match.path)
@@ -325,6 +339,8 @@ def _act(message: Any, route: Route, match: Match, clusters: Mapping[str, int], 
         message.route.retry_policy.CopyFrom(policy)
     if route.websocket:
         websocket(message.route)
+        for name in shard_lua.FILTERS:
+            message.metadata.filter_metadata[name].update(shard_lua.websocket_metadata())
     if route.transform is not None:
         if route.transform.request.host is not None:
             message.route.host_rewrite_literal = route.transform.request.host

@@ -86,7 +86,7 @@ def requirement_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Itera
         yield (route.gateway, route.requirement), True
 
 
-def limits_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[tuple[GatewayName, str], LocalLimit]]:
+def limits_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[tuple[GatewayName, str, str], LocalLimit]]:
     """The limits whose buckets live in the filter, because the route stands in several shards."""
-    for identity, limit in route.limits:
-        yield (route.gateway, identity), limit
+    for slot, identity, limit in route.limits:
+        yield (route.gateway, slot, identity), limit

@@ -11,10 +11,6 @@ from controlplane.names import ElementKey, GatewayName, SecretRef
 from controlplane.spec.gateway import Defaults, Guardrails
 from controlplane.spec.listener import ListenerRedirect, Protocol
 
-FALLBACK = "?"
-"""The segment of a host's fallback shard. Shard keys are made of paths without their query: no request can forge it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The two outer layers of a gateway, apart from its selector."""
@@ -70,6 +66,7 @@ class Entry:
     segment: str | None
     signature: str
     body: bytes
+    websocket: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,8 @@ class CompiledRoute:
     placements: tuple[Placement, ...]
     entries: tuple[Entry, ...]
     requirement: str | None = None
-    limits: tuple[tuple[str, LocalLimit], ...] = ()
+    limits: tuple[tuple[str, str, LocalLimit], ...] = ()
+    """Slot, identity and limit of what is counted for all copies of the route together."""
 
 
 class HostKey(NamedTuple):

@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
+from google.protobuf.wrappers_pb2 import BoolValue
 
 from controlplane.compile.action import direct_response
-from controlplane.compile.rows import FALLBACK, Entry, ShardKey
+from controlplane.compile.rows import Entry, ShardKey
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.filters import chain
 from controlplane.filters.envoy import serialised
 from controlplane.filters.jwt import compile as jwt
+from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.names import scope_name
 from controlplane.resources import Resource, delimited
 
@@ -41,10 +43,17 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
 
     The routes are spliced in as bytes: a message of many routes is not built again because one of them changed.
     """
-    domain = "*" if key.host == "*" else key.host
-    head = serialised(route_components_pb2.VirtualHost(name=key.host, domains=[domain]))
+    head = serialised(route_components_pb2.VirtualHost(name=key.host or "*", domains=[key.host or "*"]))
     virtual_host = head + b"".join(delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes)
     name = scope_name(key.group, key.host, key.segment)
+    configuration = route_pb2.RouteConfiguration(
+        name=name,
+        virtual_hosts=[route_components_pb2.VirtualHost.FromString(virtual_host)],
+        ignore_port_in_host_matching=True,
+        # A reference to a cluster that is not there yet answers 503; it must not hold back other shards.
+        validate_clusters=BoolValue(value=False),
+    )
+    shard_lua.decided(configuration)
     message = scoped_route_pb2.ScopedRouteConfiguration(
         name=name,
         key=scoped_route_pb2.ScopedRouteConfiguration.Key(
@@ -53,13 +62,24 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
                 scoped_route_pb2.ScopedRouteConfiguration.Key.Fragment(string_key=key.segment),
             ]
         ),
-        route_configuration=route_pb2.RouteConfiguration(
-            name=name,
-            virtual_hosts=[route_components_pb2.VirtualHost.FromString(virtual_host)],
-            ignore_port_in_host_matching=True,
-        ),
+        route_configuration=configuration,
     )
     return Resource(SCOPED_ROUTE, name, serialised(message))
+
+
+def without_upgrades(entry: Entry) -> Iterator[bytes]:
+    """The route of an entry, behind one that refuses upgrades unless the entry takes them.
+
+    For shards that the last Lua filter aims at without looking: what it would refuse, the shard refuses itself.
+    """
+    if not entry.websocket:
+        message = route_components_pb2.Route.FromString(entry.body)
+        refusal = route_components_pb2.Route(name=message.name, match=message.match)
+        refusal.match.headers.add(name="upgrade", present_match=True)
+        refusal.direct_response.CopyFrom(direct_response(403, ""))
+        refusal.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+        yield serialised(refusal)
+    yield entry.body
 
 
 def last_resort(name: str, status: int, body: str) -> bytes:
@@ -81,5 +101,3 @@ def _final(name: str, act: Any) -> bytes:
 
 NOT_FOUND = last_resort("not-found", 404, "")
 MISDIRECTED = last_resort("misdirected", 421, "")
-
-__all__ = ["FALLBACK", "MISDIRECTED", "NOT_FOUND", "last_redirect", "ordered", "shard"]

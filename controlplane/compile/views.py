@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from envoy.config.core.v3 import extension_pb2
 
 from controlplane.compile import codes
+from controlplane.compile.hosts import wildcards
 from controlplane.compile.listener import FilterChain, listener
 from controlplane.compile.rows import Chain, Issue, ResourceKey
 from controlplane.compile.xds_types import EXTENSION, LISTENER
@@ -19,7 +20,7 @@ from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.local_ratelimit.spec import LocalLimit
-from controlplane.filters.shard_lua.compile import HOST_HEADER, PATH_HEADER
+from controlplane.filters.shard_lua.compile import REKEY_WILDCARD, rekey_wildcard
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName, View, jwks_cluster_name, listener_name
 from controlplane.resources import Resource
@@ -120,10 +121,13 @@ def extensions(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tupl
     """The filter configurations that come by ECDS: a change reaches open connections, and no listener drains."""
     yield _extension(view, filter_chain.JWT, _jwt(read, tables, view))
     headers = {header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()}
-    identity = header_mutation.identity_config({HOST_HEADER, PATH_HEADER, *headers})
-    yield _extension(view, filter_chain.IDENTITY_HEADERS, identity)
-    shared = {name: limit for gateway in view for (_, name), limit in read.find(tables.limits_by_gateway, gateway)}
-    yield _extension(view, filter_chain.ROUTE_LIMITS, local_ratelimit.shared(shared))
+    yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
+    hosts = {host for gateway in view for host in wildcards(read, tables, gateway)}
+    yield _extension(view, REKEY_WILDCARD, rekey_wildcard(hosts))
+    named = [row for gateway in view for row in read.find(tables.limits_by_gateway, gateway)]
+    shared = {identity: limit for (_, _, identity), limit in named}
+    slots = {slot for (_, slot, _), _ in named}
+    yield _extension(view, filter_chain.ROUTE_LIMITS, local_ratelimit.shared(shared, slots))
     limits: dict[str, dict[str, LocalLimit]] = {}
     for _, sharing in _ports(read, tables, view):
         for key, spec, gateway in sharing:
@@ -131,7 +135,7 @@ def extensions(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tupl
                 if chain.listener == key:
                     limits.setdefault(_limits_name(chain), {}).update(_listener_limits(read, tables, key, spec, gateway))
     for name, found in sorted(limits.items()):
-        config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.shared({})
+        config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.shared({}, ())
         yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)
 
 

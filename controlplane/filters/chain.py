@@ -41,12 +41,16 @@ class HttpFilter:
         return f"{self.delivered}/{listener}" if self.per_listener else self.delivered or self.name
 
 
-def _filters(fallback: str) -> tuple[HttpFilter, ...]:
+def _filters() -> tuple[HttpFilter, ...]:
     limits = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit"
     mutation = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
     authn = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
+    lua = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
     return (
-        HttpFilter(shard_lua.NAME, Stage.ROUTE_SELECTION, config=lambda: shard_lua.filter_config(fallback)),
+        HttpFilter(shard_lua.REKEY, Stage.ROUTE_SELECTION, config=shard_lua.rekey),
+        HttpFilter(
+            shard_lua.REKEY_WILDCARD, Stage.ROUTE_RESELECTION, delivered=shard_lua.REKEY_WILDCARD, type_url=lua
+        ),
         HttpFilter(header_mutation.IDENTITY_NAME, Stage.SANITATION, delivered=IDENTITY_HEADERS, type_url=mutation),
         HttpFilter(
             local_ratelimit.LISTENER_NAME,
@@ -63,6 +67,6 @@ def _filters(fallback: str) -> tuple[HttpFilter, ...]:
     )
 
 
-def http_filters(fallback: str) -> tuple[HttpFilter, ...]:
+def http_filters() -> tuple[HttpFilter, ...]:
     """Every filter in the order in which a request passes them."""
-    return tuple(sorted(_filters(fallback), key=lambda http_filter: http_filter.stage))
+    return tuple(sorted(_filters(), key=lambda http_filter: http_filter.stage))

@@ -10,6 +10,7 @@ class Stage(IntEnum):
 
     ROUTE_SELECTION = 0
     """Before everything: what follows must see the route that is taken in the end."""
+    ROUTE_RESELECTION = 1
     SANITATION = 10
     """Removes what only the gateway may say."""
     FLOOD_PROTECTION = 20

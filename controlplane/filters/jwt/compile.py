@@ -10,6 +10,9 @@ audience changes this filter alone, and no route. Provider names contain no char
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -24,7 +27,15 @@ from controlplane.filters.jwt.spec import Auth, JwtProvider
 
 NAME = "envoy.filters.http.jwt_authn"
 NOBODY = "nobody"
-"""A provider whose tokens cannot exist: its key set is empty. Real providers have a `/` in their name."""
+"""A provider whose tokens cannot exist. Real providers have a `/` in their name."""
+
+
+def _nobodys_keys() -> str:
+    """A key set that Envoy accepts and that has no private half: its Ed25519 point is the hash of a sentence."""
+    point = hashlib.sha256(b"nobody holds the private half of this key").digest()
+    x = base64.urlsafe_b64encode(point).rstrip(b"=").decode()
+    return json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "x": x}]})
+
 
 FETCH_TIMEOUT = timedelta(seconds=5)
 CACHE = timedelta(minutes=5)
@@ -114,7 +125,7 @@ def jwks_address(uri: str) -> tuple[str, str, int]:
 
 def filter_config(providers: Mapping[str, Any], requirement_names: Iterable[str]) -> Any:
     """The filter: all providers and requirements of a view, and refusal where no route says what it requires."""
-    nobody = config_pb2.JwtProvider(issuer=NOBODY, local_jwks=base_pb2.DataSource(inline_string='{"keys":[]}'))
+    nobody = config_pb2.JwtProvider(issuer=NOBODY, local_jwks=base_pb2.DataSource(inline_string=_nobodys_keys()))
     return packed(
         config_pb2.JwtAuthentication(
             providers={**providers, NOBODY: nobody},

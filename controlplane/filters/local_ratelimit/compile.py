@@ -7,13 +7,14 @@ a route share them. Limits of a listener are a filter of their own, before any e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
+from envoy.type.metadata.v3 import metadata_pb2
 from envoy.type.v3 import percent_pb2, token_bucket_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
@@ -34,17 +35,27 @@ _Action = route_components_pb2.RateLimit.Action
 _Entry = ratelimit_pb2.RateLimitDescriptor.Entry
 _ANY_VALUE = ""
 
+METADATA = "gatewayspec.limits"
+"""Where a route that stands in several shards names its limits, by slot."""
 
-def _cases(identity: str, limit: LocalLimit) -> list[tuple[list[Any], list[Any]]]:
-    """Pairs of what a request is described by and the descriptor that holds its bucket."""
-    named = [_Action(generic_key=_Action.GenericKey(descriptor_key="limit", descriptor_value=identity))]
-    entries = [_Entry(key="limit", value=identity)]
-    if limit.key is None:
-        return [(named, entries)]
-    if limit.key == "clientIP":
-        client = _Action(remote_address=_Action.RemoteAddress())
-        return [([*named, client], [*entries, _Entry(key="remote_address", value=_ANY_VALUE)])]
-    header = limit.key.removeprefix("header:")
+
+def _named(identity: str) -> Any:
+    return _Action(generic_key=_Action.GenericKey(descriptor_key="limit", descriptor_value=identity))
+
+
+def _from_route(slot: str) -> Any:
+    key = metadata_pb2.MetadataKey(key=METADATA, path=[metadata_pb2.MetadataKey.PathSegment(key=slot)])
+    source = _Action.MetaData.Source.ROUTE_ENTRY
+    return _Action(metadata=_Action.MetaData(descriptor_key="limit", metadata_key=key, source=source))
+
+
+def _cases(key: str | None) -> list[tuple[list[Any], list[Any]]]:
+    """By whom requests are counted: pairs of what describes a client, and the descriptor entries of its bucket."""
+    if key is None:
+        return [([], [])]
+    if key == "clientIP":
+        return [([_Action(remote_address=_Action.RemoteAddress())], [_Entry(key="remote_address", value=_ANY_VALUE)])]
+    header = key.removeprefix("header:")
     value = _Action(request_headers=_Action.RequestHeaders(header_name=header, descriptor_key=header))
     # Requests without the header share a bucket: leaving the header out must not lift the limit.
     absent = _Action(
@@ -54,19 +65,17 @@ def _cases(identity: str, limit: LocalLimit) -> list[tuple[list[Any], list[Any]]
             headers=[route_components_pb2.HeaderMatcher(name=header, present_match=True)],
         )
     )
-    return [
-        ([*named, value], [*entries, _Entry(key=header, value=_ANY_VALUE)]),
-        ([*named, absent], [*entries, _Entry(key="header_match", value="absent")]),
-    ]
+    return [([value], [_Entry(key=header, value=_ANY_VALUE)]), ([absent], [_Entry(key="header_match", value="absent")])]
 
 
-def actions(limits: Mapping[str, LocalLimit]) -> list[Any]:
-    """What describes a request for these limits, by limit identity; several must all be passed."""
-    return [
-        route_components_pb2.RateLimit(actions=described)
-        for identity in sorted(limits)
-        for described, _ in _cases(identity, limits[identity])
-    ]
+def names(limits: Mapping[str, LocalLimit]) -> dict[str, str]:
+    """What a route says of its limits: by slot (key and number), the identity of the limit."""
+    slots: dict[str, str] = {}
+    for identity in sorted(limits):
+        key = limits[identity].key or "all"
+        number = sum(slot.rpartition("#")[0] == key for slot in slots)
+        slots[f"{key}#{number}"] = identity
+    return slots
 
 
 def _config(limits: Mapping[str, LocalLimit], stat_prefix: str) -> Any:
@@ -80,7 +89,7 @@ def _config(limits: Mapping[str, LocalLimit], stat_prefix: str) -> Any:
         rate_limited_as_resource_exhausted=True,
         descriptors=[
             ratelimit_pb2.LocalRateLimitDescriptor(
-                entries=entries,
+                entries=[_Entry(key="limit", value=identity), *entries],
                 token_bucket=token_bucket_pb2.TokenBucket(
                     max_tokens=limits[identity].burst or limits[identity].requests,
                     tokens_per_fill=UInt32Value(value=limits[identity].requests),
@@ -88,20 +97,27 @@ def _config(limits: Mapping[str, LocalLimit], stat_prefix: str) -> Any:
                 ),
             )
             for identity in sorted(limits)
-            for _, entries in _cases(identity, limits[identity])
+            for _, entries in _cases(limits[identity].key)
         ],
     )
 
 
 def own(limits: Mapping[str, LocalLimit], stat_prefix: str = "route_limits") -> Any:
-    """Limits with buckets of their own: for one route, or for a listener."""
+    """Limits with buckets of their own: for one route, or for a listener; a request must pass all of them."""
     message = _config(limits, stat_prefix)
-    message.rate_limits.extend(actions(limits))
+    for identity in sorted(limits):
+        for described, _ in _cases(limits[identity].key):
+            message.rate_limits.add(actions=[_named(identity), *described])
     return packed(message)
 
 
-def shared(limits: Mapping[str, LocalLimit]) -> Any:
-    """The filter itself, with the buckets of all limits that routes name; without any it does nothing."""
+def shared(limits: Mapping[str, LocalLimit], slots: Iterable[str]) -> Any:
+    """The filter itself, with the buckets of all limits that routes name in these slots; without any, it does nothing."""
     if not limits:
         return packed(local_rate_limit_pb2.LocalRateLimit(stat_prefix="route_limits"))
-    return packed(_config(limits, "route_limits"))
+    message = _config(limits, "route_limits")
+    for slot in sorted(set(slots)):
+        key = slot.rpartition("#")[0]
+        for described, _ in _cases(None if key == "all" else key):
+            message.rate_limits.add(actions=[_from_route(slot), *described])
+    return packed(message)

@@ -1,90 +1,172 @@
-"""The scope key of route shards, and the small Lua filter that tries the other shards of a request.
+"""The scope key of route shards, and the two small Lua filters that look elsewhere when the first guess holds no shard.
 
 Every request is looked for in the shard (host, first path segment) first. The key comes from two internal headers that
-early header mutation writes over whatever a client sent. When that shard has no route for it, the Lua filter tries the
-host's fallback shard, then the host in its canonical form, then each wildcard above it, then `*`. It stands first in
-the chain: every later filter sees the route that is taken in the end.
+early header mutation writes over whatever a client sent. A shard is complete: it holds every route that a request with
+this host and segment could take, so a shard that exists decides, and switches these filters off for itself. Only when
+there is none do they act:
+
+1. `rekey`: the host's fallback shard; for a host in another spelling, the canonical host's shard and fallback.
+2. `rekey_wildcard`: the wildcard host that covers the name (known from a table), its shard and fallback; else the
+   catch-all of the listener group.
+
+Facts about Envoy 1.40 that shape the scripts, each pinned by a test: `streamInfo():routeName()` is empty while no
+route is selected; after `clearRouteCache()` only the first `metadata()` of a filter selects again, and so does the
+start of the next filter: each filter has two tries. Upgrades are decided before re-keying, so the scripts refuse an
+upgrade to a route that does not say it takes WebSockets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
 from envoy.config.core.v3 import base_pb2, extension_pb2
+from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
 
 from controlplane.filters.envoy import packed
 
-NAME = "envoy.filters.http.lua"
+REKEY = "gatewayspec/rekey"
+REKEY_WILDCARD = "gatewayspec/rekey-wildcard"
+FILTERS = (REKEY, REKEY_WILDCARD)
 HOST_HEADER = "x-gatewayspec-host"
 PATH_HEADER = "x-gatewayspec-path"
-
+FALLBACK = "?"
+"""The segment of a host's fallback shard. Shard keys are made of paths without their query: no request can forge it."""
+CATCH_ALL = ""
+"""The host of a listener group's last resort."""
 MAX_HOST = 255
 """Bytes of a host that are looked at; a longer one has no route."""
-MAX_LABELS = 8
-"""Labels of a host above which no wildcard is tried."""
 
-_SOURCE = """\
-local HOST, PATH, FALLBACK = "@HOST@", "@PATH@", "p/@FALLBACK@"
+_COMMON = """\
+local HOST, PATH, FALLBACK, MAX_HOST = "@HOST@", "@PATH@", "p/@FALLBACK@", @MAX_HOST@
+local find, sub, lower, gsub = string.find, string.sub, string.lower, string.gsub
 
-local function found(handle)
-  handle:clearRouteCache()
-  return handle:route() ~= nil
+local function canonical(host)
+  if #host > MAX_HOST then return "" end
+  host = lower(host)
+  if sub(host, 1, 1) == "[" then return (gsub(host, "^(%[[^%]]*%]).*$", "%1")) end
+  host = gsub(host, ":.*$", "")
+  return (gsub(host, "%.$", ""))
 end
 
-function envoy_on_request(handle)
-  if handle:route() ~= nil then return end
-  local headers = handle:headers()
-  local key, path = headers:get(HOST), headers:get(PATH)
-  if key == nil or path == nil then return end
-  local bar = string.find(key, "|", 1, true)
-  local group, host = string.sub(key, 1, bar), string.sub(key, bar + 1)
-  if #host > @MAX_HOST@ then return end
-  headers:replace(PATH, FALLBACK)
-  if found(handle) then return end
-  local function try(name)
-    headers:replace(HOST, group .. name)
-    headers:replace(PATH, path)
-    if found(handle) then return true end
-    headers:replace(PATH, FALLBACK)
-    return found(handle)
+local function split(key)
+  local bar = find(key, "|", 1, true)
+  return sub(key, 1, bar), sub(key, bar + 1)
+end
+
+local function aim(handle, headers, key, path)
+  headers:replace(HOST, key)
+  headers:replace(PATH, path)
+  handle:clearRouteCache()
+end
+
+local function guard(handle, headers, metadata)
+  local upgrade = headers:get("upgrade")
+  if upgrade ~= nil and not (metadata:get("websocket") == true and lower(upgrade) == "websocket") then
+    handle:respond({[":status"] = "403"}, "")
   end
-  local canonical = string.gsub(string.gsub(string.lower(host), ":%d*$", ""), "%.$", "")
-  if canonical ~= host and try(canonical) then return end
-  local _, dots = string.gsub(canonical, "%.", "")
-  if dots < @MAX_LABELS@ then
-    local dot = string.find(canonical, ".", 1, true)
-    while dot ~= nil do
-      if try("*" .. string.sub(canonical, dot)) then return end
-      dot = string.find(canonical, ".", dot + 1, true)
-    end
-  end
-  try("*")
 end
 """
 
+_REKEY = (
+    _COMMON
+    + """
+function envoy_on_request(handle)
+  local info = handle:streamInfo()
+  if info:routeName() ~= "" then return end
+  local headers = handle:headers()
+  local key, path = headers:get(HOST), headers:get(PATH)
+  if key == nil or path == nil then return end
+  local group, host = split(key)
+  local name = canonical(host)
+  if name == host then path = FALLBACK end
+  aim(handle, headers, group .. name, path)
+  local metadata = handle:metadata()
+  if info:routeName() ~= "" then return guard(handle, headers, metadata) end
+  if path ~= FALLBACK then aim(handle, headers, group .. name, FALLBACK) end
+end
+"""
+)
 
-def filter_config(fallback: str) -> Any:
-    """The filter; `fallback` is the segment of fallback shards."""
-    source = _SOURCE
+_REKEY_WILDCARD = (
+    _COMMON
+    + """
+local WILDCARDS = {@WILDCARDS@}
+
+local function covering(group, name)
+  local dot = find(name, ".", 1, true)
+  while dot ~= nil do
+    local key = group .. "*" .. sub(name, dot)
+    if WILDCARDS[key] then return key end
+    dot = find(name, ".", dot + 1, true)
+  end
+  local key = group .. "*"
+  if name ~= "" and WILDCARDS[key] then return key end
+  return nil
+end
+
+function envoy_on_request(handle)
+  local info = handle:streamInfo()
+  local headers = handle:headers()
+  if info:routeName() ~= "" then
+    if headers:get("upgrade") ~= nil then guard(handle, headers, handle:metadata()) end
+    return
+  end
+  local key, path = headers:get(HOST), headers:get(":path")
+  if key == nil or path == nil then return end
+  local group, name = split(key)
+  local wildcard = covering(group, name)
+  if wildcard == nil then return aim(handle, headers, group, FALLBACK) end
+  local query = find(path, "?", 1, true)
+  aim(handle, headers, wildcard, "p" .. (query and sub(path, 1, query - 1) or path))
+  local metadata = handle:metadata()
+  if info:routeName() ~= "" then return guard(handle, headers, metadata) end
+  aim(handle, headers, wildcard, FALLBACK)
+end
+"""
+)
+
+
+def _script(source: str, wildcards: Iterable[str] = ()) -> Any:
     for name, value in (
         ("HOST", HOST_HEADER),
         ("PATH", PATH_HEADER),
-        ("FALLBACK", fallback),
+        ("FALLBACK", FALLBACK),
         ("MAX_HOST", str(MAX_HOST)),
-        ("MAX_LABELS", str(MAX_LABELS)),
+        ("WILDCARDS", ", ".join(f'["{wildcard}"] = true' for wildcard in sorted(set(wildcards)))),
     ):
         source = source.replace(f"@{name}@", value)
-    return packed(lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=source)))
+    return packed(
+        lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=source), stat_prefix="gatewayspec")
+    )
+
+
+def rekey() -> Any:
+    """The first filter."""
+    return _script(_REKEY)
+
+
+def rekey_wildcard(wildcards: Iterable[str]) -> Any:
+    """The second filter; `wildcards` are `<group>|<wildcard host>` of every wildcard host that has a fallback shard."""
+    return _script(_REKEY_WILDCARD, wildcards)
+
+
+def decided(configuration: Any) -> None:
+    """Prepare a shard's route configuration: the filters stay out of its requests, and its headers stay inside."""
+    for name in FILTERS:
+        configuration.typed_per_filter_config[name].CopyFrom(packed(route_components_pb2.FilterConfig(disabled=True)))
+    configuration.request_headers_to_remove.extend((HOST_HEADER, PATH_HEADER))
 
 
 def early_header_mutation(group: str) -> Any:
     """Writes the two internal headers of every request on a listener of this group, whatever the client sent.
 
     Both values begin with constant text: a mutation with an empty value would be skipped, and leave a forged header.
+    `NQ:PATH` reads the path alone: without `:PATH`, a client's `x-envoy-original-path` would be believed.
     """
     overwrite = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
     mutations = [
@@ -95,7 +177,7 @@ def early_header_mutation(group: str) -> Any:
         )
         for name, value in (
             (HOST_HEADER, f"{group.replace('%', '%%')}|%REQ(:AUTHORITY)%"),
-            (PATH_HEADER, "p%PATH(NQ)%"),
+            (PATH_HEADER, "p%PATH(NQ:PATH)%"),
         )
     ]
     return extension_pb2.TypedExtensionConfig(
@@ -116,3 +198,8 @@ def scope_key_builder() -> Any:
             ),
         ]
     )
+
+
+def websocket_metadata() -> dict[str, bool]:
+    """What a route that takes WebSockets says to the filters, under the name of each."""
+    return {"websocket": True}

@@ -1,0 +1,170 @@
+"""Compiling without a server: for `compile`, for golden files, and as a standalone Envoy configuration.
+
+A standalone configuration holds everything in one file: scopes, filter configurations and load assignments inline.
+Certificates are referred to as files of the secrets folder; their bytes are never printed. (decisions.md 26)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import base_pb2, extension_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import scoped_route_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from google.protobuf import json_format
+
+from controlplane.compile.compiler import Compiler
+from controlplane.compile.xds_types import CLUSTER, EXTENSION, LISTENER, LOAD_ASSIGNMENT, SCOPED_ROUTE, SECRET
+from controlplane.errors import Diagnostic
+from controlplane.filters.envoy import packed
+from controlplane.model.secret import REDACTED, Secret
+from controlplane.names import GatewayName, ObjectRef, SecretRef, View
+from controlplane.resources import Resource
+from controlplane.spec.rows import Row, RowKey
+
+MESSAGES = {
+    LISTENER: listener_pb2.Listener,
+    SCOPED_ROUTE: scoped_route_pb2.ScopedRouteConfiguration,
+    CLUSTER: cluster_pb2.Cluster,
+    LOAD_ASSIGNMENT: endpoint_pb2.ClusterLoadAssignment,
+    SECRET: secret_pb2.Secret,
+    EXTENSION: extension_pb2.TypedExtensionConfig,
+}
+
+SHORT_NAMES = {
+    "lds": LISTENER,
+    "srds": SCOPED_ROUTE,
+    "cds": CLUSTER,
+    "eds": LOAD_ASSIGNMENT,
+    "sds": SECRET,
+    "ecds": EXTENSION,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The gateways found, and what is wrong with them; positions are added where files are known."""
+
+    compiler: Compiler
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def gateways(self) -> list[GatewayName]:
+        """Every gateway, sorted."""
+        return sorted(self.compiler.tables.gateways.rows)
+
+    def resources(self, view: View) -> list[Resource]:
+        """What a node of this view gets."""
+        return self.compiler.resources(view)
+
+
+def compile_objects(
+    objects: Mapping[ObjectRef, Mapping[RowKey, Row]], secrets: Mapping[SecretRef, Secret], view: View | None = None
+) -> Compiled:
+    """Compile everything from scratch. `view` names several gateways to merge as one proxy would see them."""
+    compiler = Compiler()
+    for ref, rows in objects.items():
+        compiler.put(ref, rows)
+    for secret_ref, secret in secrets.items():
+        compiler.put_secret(secret_ref, secret)
+    if view is not None and len(view) > 1:
+        compiler.add_view(view)
+    commit = compiler.commit_now()
+    found = {diagnostic for diagnostics in commit.issues.values() for diagnostic in diagnostics}
+    return Compiled(compiler, tuple(sorted(found, key=lambda one: (one.subject, one.path, one.code, one.message))))
+
+
+def decoded(resource: Resource) -> Any:
+    """The message of a resource."""
+    return MESSAGES[resource.type_url].FromString(resource.body)
+
+
+def as_dict(resource: Resource) -> dict[str, Any]:
+    """The resource in protobuf's JSON form, without the bytes of secrets."""
+    message = decoded(resource)
+    if resource.type_url == SECRET:
+        redact(message)
+    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return found
+
+
+def redact(secret: Any) -> None:
+    """Replace the private bytes of an SDS secret."""
+    if secret.HasField("tls_certificate"):
+        secret.tls_certificate.private_key.CopyFrom(base_pb2.DataSource(inline_string=REDACTED))
+
+
+def standalone(resources: Iterable[Resource], secrets_folder: Path | None) -> dict[str, Any]:
+    """An Envoy configuration that needs no control plane, in protobuf's JSON form (`static_resources` alone)."""
+    by_type: dict[str, dict[str, Any]] = {}
+    for resource in resources:
+        by_type.setdefault(resource.type_url, {})[resource.name] = decoded(resource)
+    bootstrap = bootstrap_pb2.Bootstrap()
+    scopes = list(by_type.get(SCOPED_ROUTE, {}).values())
+    for listener in by_type.get(LISTENER, {}).values():
+        for chain in listener.filter_chains:
+            for network_filter in chain.filters:
+                if network_filter.typed_config.Is(hcm_pb2.HttpConnectionManager.DESCRIPTOR):
+                    _inline_manager(network_filter.typed_config, scopes, by_type.get(EXTENSION, {}))
+            _inline_secrets(chain.transport_socket)
+        bootstrap.static_resources.listeners.append(listener)
+    for cluster in by_type.get(CLUSTER, {}).values():
+        if cluster.type == cluster_pb2.Cluster.EDS:
+            cluster.ClearField("eds_cluster_config")
+            cluster.type = cluster_pb2.Cluster.STATIC
+            cluster.load_assignment.CopyFrom(by_type[LOAD_ASSIGNMENT][cluster.name])
+        _inline_secrets(cluster.transport_socket)
+        bootstrap.static_resources.clusters.append(cluster)
+    for name, secret in by_type.get(SECRET, {}).items():
+        bootstrap.static_resources.secrets.append(_from_files(name, secret, secrets_folder or Path("secrets")))
+    found: dict[str, Any] = json_format.MessageToDict(bootstrap, preserving_proto_field_name=True)
+    return found
+
+
+def _inline_manager(config: Any, scopes: list[Any], extensions: Mapping[str, Any]) -> None:
+    manager = hcm_pb2.HttpConnectionManager()
+    config.Unpack(manager)
+    manager.scoped_routes.ClearField("rds_config_source")
+    manager.scoped_routes.scoped_route_configurations_list.scoped_route_configurations.extend(scopes)
+    for http_filter in manager.http_filters:
+        if http_filter.HasField("config_discovery"):
+            http_filter.typed_config.CopyFrom(extensions[http_filter.name].typed_config)
+    config.CopyFrom(packed(manager))
+
+
+def _inline_secrets(socket: Any) -> None:
+    """Static secrets are referred to by name alone."""
+    if not socket.HasField("typed_config"):
+        return
+    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+
+    for kind in (tls_pb2.DownstreamTlsContext, tls_pb2.UpstreamTlsContext):
+        if socket.typed_config.Is(kind.DESCRIPTOR):
+            context = kind()
+            socket.typed_config.Unpack(context)
+            for sds in context.common_tls_context.tls_certificate_sds_secret_configs:
+                sds.ClearField("sds_config")
+            combined = context.common_tls_context.combined_validation_context
+            if context.common_tls_context.HasField("combined_validation_context"):
+                combined.validation_context_sds_secret_config.ClearField("sds_config")
+            socket.typed_config.CopyFrom(packed(context))
+
+
+def _from_files(name: str, secret: Any, folder: Path) -> Any:
+    kind, namespace, secret_name, *rest = name.split("/")
+    place = folder / namespace / secret_name
+    message = secret_pb2.Secret(name=name)
+    if kind == "certificate":
+        message.tls_certificate.certificate_chain.filename = str(place / "tls.crt")
+        message.tls_certificate.private_key.filename = str(place / "tls.key")
+    else:
+        message.validation_context.trusted_ca.filename = str(place / "/".join(rest))
+    return message
