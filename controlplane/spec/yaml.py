@@ -329,9 +329,9 @@ _HINTS = (
     ("did not find expected key", "the mapping is broken here", "check the indentation of this line and the one above"),
     ("could not find expected ':'", 'a ":" is missing after the key', "check this line and the one above"),
     ("did not find expected '-' indicator", "the list is broken here", "check the indentation of this line"),
-    ("did not find expected ',' or ']'", 'a "," or "]" is missing', "the list opened with [ is not closed"),
-    ("did not find expected ',' or '}'", 'a "," or "}" is missing', "the mapping opened with { is not closed"),
-    ("unexpected end of stream", "the text ends inside a quoted value", "close the quote"),
+    ("did not find expected ',' or ']'", 'a "," or "]" is missing', "check the lines above"),
+    ("did not find expected ',' or '}'", 'a "," or "}" is missing', "check the lines above"),
+    ("did not find expected node content", "a value is missing here", "check the lines above"),
     ("cannot start any token", "this character begins no value", "quote the text"),
     ("unexpected document indicator", "the document ends inside a quoted value", "close the quote"),
     ("undefined tag handle", "a tag that is not declared", "write the value without a tag"),
@@ -343,6 +343,11 @@ def _syntax_fault(text: str, error: yaml.MarkedYAMLError) -> Fault:
     problem = str(error.problem or error.context or "not YAML")
     if mark is None:
         return Fault(Code.SYNTAX, problem, 0, 0)
+    if error.context_mark is not None and not text[mark.index :].strip():
+        opened = text[error.context_mark.index : error.context_mark.index + 1]
+        if opened and opened in "[{'\"":
+            message = f"what is opened here with {opened} is not closed"
+            return Fault(Code.SYNTAX, message, error.context_mark.line, error.context_mark.column)
     line = text[: mark.index].rpartition("\n")[2] + text[mark.index :].partition("\n")[0]
     indentation = line[: len(line) - len(line.lstrip())]
     if "\t" in indentation and mark.column <= len(indentation):
