@@ -21,8 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from controlplane.errors import ControlPlaneError
 
-DEFAULT_TRUST_DOMAIN = "gateway.internal"
-"""`.internal` is reserved for private use, so that no public name is ever claimed."""
+DEFAULT_TRUST_DOMAIN = "gatewayspec.local"
+"""No public name: trust domains of private authorities must not claim one."""
 
 ATTESTATION = x509.ObjectIdentifier("1.2.840.113556.1.8000.2554.8136.25828.36954.20393.42055.10663119.15118749")
 """The extension that holds what the authority attests beside the identity.
