@@ -1,0 +1,1 @@
+"""The admin API: it only looks. JSON over HTTP on loopback, health, readiness and metrics."""

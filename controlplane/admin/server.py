@@ -1,0 +1,128 @@
+"""HTTP routes of the admin API.
+
+Everything shown comes from a `Look`, which the application implements. There is no authentication yet, so the server
+binds to loopback alone and refuses requests whose Host is another name (a browser that was lured here by DNS).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from aiohttp import web
+
+FORMAT_VERSION = "1.0"
+"""Of every JSON answer; within a major version fields are only added."""
+
+
+class Look(Protocol):
+    """What can be seen. Every method gives plain data, ready for JSON, without secrets."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether configuration is served, and why not."""
+
+    def metrics(self) -> tuple[bytes, str]:
+        """The metrics and their content type."""
+
+    def gateways(self) -> list[dict[str, Any]]:
+        """One entry per gateway."""
+
+    def snapshot(self, gateway: str, type_url: str | None, bodies: bool) -> dict[str, Any] | None:
+        """The resources of a gateway; None when there is no such gateway."""
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """One entry per connected stream."""
+
+    def sources(self) -> list[dict[str, Any]]:
+        """One entry per source."""
+
+    def problems(self) -> list[dict[str, Any]]:
+        """Everything that is wrong now."""
+
+    def state(self) -> dict[str, Any]:
+        """What is known of the state on disk."""
+
+
+def _json(content: Any, status: int = 200) -> web.Response:
+    text = json.dumps({"formatVersion": FORMAT_VERSION, **content}, indent=1, sort_keys=False)
+    return web.Response(text=text + "\n", status=status, content_type="application/json")
+
+
+def _is_local(host: str) -> bool:
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    name = name.strip("[]")
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    if not _is_local(request.host):
+        return _json({"error": "this Host is not served here; use 127.0.0.1 or localhost"}, 421)
+    response = await handler(request)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
+def application(look: Look, *, public: bool = False) -> web.Application:
+    """The routes; `public` leaves health, readiness and metrics alone, for a scraper on another machine."""
+    app = web.Application(middlewares=[] if public else [_guard])
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        ready, reason = look.ready()
+        return web.Response(text=f"{reason}\n", status=200 if ready else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        body, content_type = look.metrics()
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
+    if public:
+        return app
+
+    async def gateways(_: web.Request) -> web.Response:
+        return _json({"gateways": look.gateways()})
+
+    async def snapshot(request: web.Request) -> web.Response:
+        name = f"{request.match_info['namespace']}/{request.match_info['name']}"
+        bodies = request.query.get("bodies", "") in {"1", "true"}
+        found = look.snapshot(name, request.query.get("type"), bodies)
+        return _json({"error": f'no gateway "{name}"'}, 404) if found is None else _json(found)
+
+    async def nodes(_: web.Request) -> web.Response:
+        return _json({"nodes": look.nodes()})
+
+    async def sources(_: web.Request) -> web.Response:
+        return _json({"sources": look.sources(), "state": look.state()})
+
+    async def problems(_: web.Request) -> web.Response:
+        return _json({"problems": look.problems()})
+
+    app.router.add_get("/v1/gateways", gateways)
+    app.router.add_get("/v1/gateways/{namespace}/{name}/snapshot", snapshot)
+    app.router.add_get("/v1/nodes", nodes)
+    app.router.add_get("/v1/sources", sources)
+    app.router.add_get("/v1/problems", problems)
+    return app
+
+
+async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
+    """Serve on an address; the runner (to clean up) and the port."""
+    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port)
+    await site.start()
+    address = runner.addresses[0]
+    return runner, int(address[1])

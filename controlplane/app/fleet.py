@@ -1,0 +1,186 @@
+"""Which node sees which gateways, and how far changes have come.
+
+`Fleet` is the xDS server's directory and observer. The certificate of a node decides its labels, and labels select
+gateways; what the node says of itself can only narrow that. Nothing here is kept per node but the fact that it had a
+view: a node whose gateways are all gone gets the empty view, one that never had any waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from controlplane.compile.views import part_of
+from controlplane.names import GatewayName, View
+from controlplane.pki.identity import Identity, Refused, identify
+from controlplane.snapshot.store import Store
+from controlplane.snapshot.store import View as SnapshotView
+from controlplane.telemetry.metrics import Metrics
+from controlplane.xds.nodes import Denied, Node, Peer
+from controlplane.xds.observer import Refusal, Variant
+
+log = structlog.get_logger(__name__)
+
+Labels = tuple[tuple[str, str], ...]
+
+SETTLE_BOUND = 30.0
+"""Seconds after which a change counts as arrived, though some proxy has not acknowledged it."""
+CACHED = 10_000
+"""Certificates and label sets that are remembered."""
+
+
+@dataclass(slots=True)
+class _Underway:
+    """A publication that some streams have not acknowledged yet."""
+
+    sequence: int
+    event_time: float
+    waiting: set[int]
+    arrived: Callable[[], None] | None
+
+
+class Fleet:
+    """Directory and observer of the xDS server."""
+
+    def __init__(
+        self, store: Store, metrics: Metrics, *, trust_domain: str | None, demand: Callable[[View], None]
+    ) -> None:
+        """`trust_domain` None: peers are not authenticated (`--insecure`). `demand` asks for a view to be compiled."""
+        self.ready = False
+        self._store = store
+        self._metrics = metrics
+        self._trust_domain = trust_domain
+        self._demand = demand
+        self._selectors: dict[GatewayName, Labels] = {}
+        self._compiled: set[View] = set()
+        self._selected: dict[Labels, View] = {}
+        self._identities: dict[bytes, Identity] = {}
+        self._had_a_view: dict[str, int] = {}
+        self._streams: set[int] = set()
+        self._underway: deque[_Underway] = deque()
+
+    # -- directory -----------------------------------------------------------------------------------------------
+
+    def admit(self, node: Node, peer: Peer) -> SnapshotView | None:
+        """The gateways that this node sees; raises Denied when its certificate is not for it."""
+        gateways = self.gateways(self._labels(node, peer), node.labels)
+        if not gateways:
+            return self._store.view(()) if node.id in self._had_a_view else None
+        if gateways not in self._compiled:
+            self._demand(gateways)
+            return None
+        self._had_a_view.setdefault(node.id, 0)
+        return self._store.view([*((gateway,) for gateway in gateways), part_of(gateways)])
+
+    def gateways(self, proven: Mapping[str, str], said: Mapping[str, str]) -> View:
+        """The gateways whose selectors match what is proven, and what the node says when it says anything."""
+        key = tuple(sorted(proven.items()))
+        if (view := self._selected.get(key)) is None:
+            if len(self._selected) > CACHED:
+                self._selected.clear()
+            found = (name for name, labels in self._selectors.items() if _matches(labels, proven))
+            view = self._selected[key] = tuple(sorted(found))
+        if said and said != proven:
+            view = tuple(name for name in view if _matches(self._selectors[name], said))
+        return view
+
+    def select(self, selectors: Mapping[GatewayName, Labels], compiled: set[View]) -> None:
+        """The gateways there are, and the views that are compiled."""
+        if selectors != self._selectors:
+            self._selectors = dict(selectors)
+            self._selected.clear()
+        self._compiled = compiled
+
+    def _labels(self, node: Node, peer: Peer) -> Mapping[str, str]:
+        if self._trust_domain is None:
+            return node.labels
+        identity = self._identities.get(peer.certificate)
+        if identity is None or identity.not_after.timestamp() <= time.time():
+            try:
+                identity = identify(peer.certificate, self._trust_domain)
+            except Refused as refused:
+                log.warning("certificate refused", node=node.id, reason=str(refused))
+                raise Denied("the client certificate identifies no node of this control plane") from None
+            if len(self._identities) > CACHED:
+                self._identities.clear()
+            self._identities[peer.certificate] = identity
+        if identity.id != node.id:
+            log.warning("node id is not that of its certificate", node=node.id, certificate=identity.id)
+            raise Denied("the certificate is for another node id")
+        return identity.labels
+
+    # -- progress ------------------------------------------------------------------------------------------------
+
+    def published(self, sequence: int, event_time: float, arrived: Callable[[], None] | None = None) -> None:
+        """A publication goes out now; `arrived` is called when every stream has it (or after a bound)."""
+        underway = _Underway(sequence, event_time, set(self._streams), arrived)
+        if underway.waiting:
+            self._underway.append(underway)
+            asyncio.get_running_loop().call_later(SETTLE_BOUND, self._give_up, underway)
+        elif arrived is not None:
+            arrived()
+
+    def _give_up(self, underway: _Underway) -> None:
+        if underway in self._underway:
+            self._underway.remove(underway)
+            if underway.arrived is not None:
+                underway.arrived()
+
+    def _without(self, stream: int, sequence: int | None) -> None:
+        for underway in list(self._underway):
+            if sequence is not None and underway.sequence > sequence:
+                break
+            underway.waiting.discard(stream)
+            if not underway.waiting:
+                self._underway.remove(underway)
+                if sequence is not None:
+                    self._metrics.propagation_seconds.observe(time.monotonic() - underway.event_time)
+                if underway.arrived is not None:
+                    underway.arrived()
+
+    # -- observer ------------------------------------------------------------------------------------------------
+
+    def connected(self, stream: int, node: Node, variant: Variant) -> None:
+        """A stream was admitted."""
+        log.info("node connected", node=node.id, cluster=node.cluster, variant=str(variant), version=node.version)
+        self._streams.add(stream)
+        self._had_a_view[node.id] = self._had_a_view.get(node.id, 0) + 1
+        self._metrics.nodes.set(len(self._streams))
+
+    def disconnected(self, stream: int, node: Node) -> None:
+        """A stream has ended."""
+        log.info("node disconnected", node=node.id)
+        self._streams.discard(stream)
+        self._metrics.nodes.set(len(self._streams))
+        left = self._had_a_view.pop(node.id, 1) - 1
+        if left > 0:
+            self._had_a_view[node.id] = left
+        self._without(stream, None)
+
+    def pushed(self, type_url: str, size: int, resources: int) -> None:
+        """A response was sent."""
+        self._metrics.pushed(type_url, size, resources)
+
+    def acked(self, type_url: str, sequence: int) -> None:
+        """A response was acknowledged."""
+        self._metrics.acked(type_url)
+
+    def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
+        """A response was refused."""
+        self._metrics.nacked(type_url)
+        log.error(
+            "nack", node=node.id, type_url=type_url, nonce=refusal.nonce, resources=refusal.names, detail=refusal.detail
+        )
+
+    def settled(self, stream: int, sequence: int) -> None:
+        """A stream has everything up to a sequence number."""
+        self._without(stream, sequence)
+
+
+def _matches(selector: Labels, labels: Mapping[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in selector)

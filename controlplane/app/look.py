@@ -1,0 +1,157 @@
+"""What the admin API shows, gathered from the running parts. It changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from controlplane.app.fleet import Fleet
+from controlplane.app.intake import Intake
+from controlplane.compile.compiler import Compiler
+from controlplane.compile.offline import SHORT_NAMES, as_dict
+from controlplane.compile.views import part_of
+from controlplane.errors import Diagnostic
+from controlplane.names import GatewayName
+from controlplane.snapshot.store import Store
+from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
+from controlplane.xds.observer import StreamStatus, TypeStatus
+from controlplane.xds.server import XdsServer
+
+_SHORT = {url: name for name, url in SHORT_NAMES.items()}
+
+
+@dataclass(slots=True)
+class Running:
+    """Implements `admin.server.Look`."""
+
+    intake: Intake
+    compiler: Compiler
+    store: Store
+    fleet: Fleet
+    server: XdsServer
+    state_status: Callable[[], dict[str, Any]]
+    telemetry: Metrics
+    clock: Callable[[], float]
+
+    def ready(self) -> tuple[bool, str]:
+        """Ready after the first complete compile; says so when what is served comes from the state."""
+        if not self.fleet.ready:
+            waiting = [status.name for status in self.intake.sources.values() if not status.answered]
+            return False, "not ready: waiting for " + (", ".join(waiting) or "the first compile")
+        failed = [f"{status.name} ({status.failure})" for status in self.intake.sources.values() if status.failure]
+        return True, "ready; serving the last known good state of: " + ", ".join(failed) if failed else "ready"
+
+    def metrics(self) -> tuple[bytes, str]:
+        """Prometheus' text format."""
+        return self.telemetry.render(), CONTENT_TYPE
+
+    def gateways(self) -> list[dict[str, Any]]:
+        """Name, selector, version and size of every gateway."""
+        problems: dict[str, int] = {}
+        for one in self.intake.register.all():
+            problems[one.subject] = problems.get(one.subject, 0) + 1
+        return [
+            {
+                "name": gateway,
+                "selector": dict(row.labels),
+                "version": self._view(gateway).version(),
+                "resources": {_SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()},
+                "nodes": sum(1 for status in self.server.nodes() if status.parts and (gateway,) in status.parts),
+                "problems": problems.get(f"GatewaySpec {gateway}", 0),
+            }
+            for gateway, row in sorted(self.compiler.tables.gateways.rows.items())
+        ]
+
+    def snapshot(self, gateway: str, type_url: str | None, bodies: bool) -> dict[str, Any] | None:
+        """The resources of a gateway by type, sorted by name, with versions; secrets are redacted."""
+        name = GatewayName(gateway)
+        if name not in self.compiler.tables.gateways.rows:
+            return None
+        view = self._view(name)
+        wanted = SHORT_NAMES if type_url is None else {key: url for key, url in SHORT_NAMES.items() if type_url in (key, url)}
+        resources: dict[str, list[dict[str, Any]]] = {}
+        for short, url in wanted.items():
+            listed = resources[short] = []
+            for resource_name in sorted(view.names(url)):
+                resource = view.get(url, resource_name)
+                if resource is not None:
+                    entry: dict[str, Any] = {"name": resource.name, "version": resource.version}
+                    if bodies:
+                        entry["body"] = as_dict(resource)
+                    listed.append(entry)
+        return {"gateway": gateway, "version": view.version(), "sequence": view.sequence, "resources": resources}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Who is connected, what it sees, and where it stands by type."""
+        return [self._node(status) for status in self.server.nodes()]
+
+    def sources(self) -> list[dict[str, Any]]:
+        """Whether each source works, and how old its word is."""
+        now = time.monotonic()
+        return [
+            {
+                "name": status.name,
+                "synced": status.synced,
+                "failure": status.failure,
+                "ageSeconds": round(now - status.spoke, 3),
+            }
+            for status in self.intake.sources.values()
+        ]
+
+    def problems(self) -> list[dict[str, Any]]:
+        """Every diagnostic with its place."""
+        return [_diagnostic(one) for one in self.intake.register.all()]
+
+    def state(self) -> dict[str, Any]:
+        """The state on disk."""
+        return self.state_status()
+
+    def _view(self, gateway: GatewayName) -> Any:
+        return self.store.view([(gateway,), part_of((gateway,))])
+
+    def _node(self, status: StreamStatus) -> dict[str, Any]:
+        parts = status.parts or ()
+        return {
+            "id": status.node.id,
+            "cluster": status.node.cluster,
+            "labels": dict(status.node.labels),
+            "locality": asdict(status.node.locality),
+            "envoy": status.node.version,
+            "variant": str(status.variant),
+            "address": status.peer.address,
+            "authenticated": status.peer.authenticated,
+            "gateways": [part[0] for part in parts if isinstance(part, tuple) and len(part) == 1],
+            "connectedSeconds": round(self.clock() - status.connected, 3),
+            "settled": status.settled,
+            "sequence": self.store.sequence,
+            "types": [self._type(one) for one in status.types],
+        }
+
+    def _type(self, one: TypeStatus) -> dict[str, Any]:
+        return {
+            "type": _SHORT.get(one.type_url, one.type_url),
+            "state": str(one.state),
+            "sinceSeconds": round(self.clock() - one.since, 3),
+            "wildcard": one.wildcard,
+            "names": one.names,
+            "sentVersion": one.sent_version,
+            "ackedVersion": one.acked_version,
+            "nack": asdict(one.nack) if one.nack else None,
+        }
+
+
+def _diagnostic(one: Diagnostic) -> dict[str, Any]:
+    place = one.place
+    return {
+        "severity": str(one.severity),
+        "code": str(one.code),
+        "file": place.file if place else None,
+        "line": place.line if place else None,
+        "column": place.column if place else None,
+        "subject": one.subject,
+        "path": one.path,
+        "message": one.message,
+        "help": one.help,
+    }

@@ -1,0 +1,106 @@
+"""The commit loop: edits are gathered, one commit is swept at a time, and what it changed is handed on.
+
+The first edit after quiet goes at once; a storm is gathered until it pauses for `quiet`, at the latest after `max`.
+A long sweep shares the event loop with everything else: streams are served while it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import structlog
+
+from controlplane.compile.compiler import Commit, Compiler
+
+log = structlog.get_logger(__name__)
+
+Edit = Callable[[Compiler], None]
+
+SLICE_SECONDS = 0.004
+"""How long compiling may hold the event loop at a time."""
+
+
+class CommitLoop:
+    """Owns the compiler. Edits of the same key replace each other until they are committed: the newest counts."""
+
+    def __init__(
+        self, compiler: Compiler, on_commit: Callable[[Commit, float, float], None], *, quiet: float, longest: float
+    ) -> None:
+        """`on_commit(commit, event_time, build_seconds)` is called after every commit, with what it changed."""
+        self.compiler = compiler
+        self._on_commit = on_commit
+        self._quiet = quiet
+        self._longest = longest
+        self._edits: dict[Hashable, Edit] = {}
+        self._oldest: float | None = None
+        self._latest = 0.0
+        self._woken = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._ended = 0.0
+
+    def edit(self, key: Hashable, edit: Edit) -> None:
+        """Do this in the next commit, instead of an earlier edit with the same key."""
+        self._edits.pop(key, None)
+        self._edits[key] = edit
+
+    def flush(self, event_time: float) -> None:
+        """A consistent batch of edits ends here; `event_time` is when the cause of the oldest was noticed."""
+        if not self._edits:
+            return
+        self._oldest = event_time if self._oldest is None else min(self._oldest, event_time)
+        self._latest = time.monotonic()
+        self._idle.clear()
+        self._woken.set()
+
+    async def settled(self) -> None:
+        """Wait until everything flushed so far is committed."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit until cancelled."""
+        while True:
+            await self._woken.wait()
+            await self._gather()
+            self._woken.clear()
+            edits, self._edits = self._edits, {}
+            event_time, self._oldest = self._oldest or time.monotonic(), None
+            began = time.monotonic()
+            commit = await self._commit(edits)
+            self._ended = time.monotonic()
+            self._on_commit(commit, event_time, self._ended - began)
+            if not self._woken.is_set():
+                self._idle.set()
+
+    async def _gather(self) -> None:
+        """Nothing after quiet; in a storm, until it pauses."""
+        began = time.monotonic()
+        if began - self._ended >= self._quiet:
+            return
+        while True:
+            now = time.monotonic()
+            due = min(max(self._latest, self._ended) + self._quiet, began + self._longest)
+            if now >= due:
+                return
+            await asyncio.sleep(due - now)
+
+    async def _commit(self, edits: dict[Hashable, Edit]) -> Commit:
+        until = time.monotonic() + SLICE_SECONDS
+        for edit in edits.values():
+            edit(self.compiler)
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + SLICE_SECONDS
+        steps: Any = self.compiler.commit()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                commit: Commit = done.value
+                return commit
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + SLICE_SECONDS

@@ -1,0 +1,269 @@
+"""Putting the process together, starting it in order, and ending it without dropping anything.
+
+Start: state, then sources, then the first complete compile, and only then do proxies get an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from controlplane.admin.server import application, listen
+from controlplane.app.fleet import Fleet
+from controlplane.app.intake import Intake
+from controlplane.app.look import Running
+from controlplane.app.loop import CommitLoop
+from controlplane.app.memory import Memory
+from controlplane.compile.compiler import Commit, Compiler
+from controlplane.config import Configuration
+from controlplane.errors import ConfigurationError, Severity
+from controlplane.names import GatewayName, View
+from controlplane.pki.authority import Authority
+from controlplane.snapshot.store import Store
+from controlplane.sources.files import FileSource
+from controlplane.sources.secrets import SecretSource
+from controlplane.telemetry.metrics import Metrics
+from controlplane.xds.server import XdsServer, dynamic_credentials
+
+log = structlog.get_logger(__name__)
+
+DRAIN_SECONDS = 8.0
+"""How long streams may take to end; the process is gone within 10 s of SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a running control plane listens."""
+
+    xds: str
+    admin: str
+
+
+class ControlPlane:
+    """One process."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        """Open the state and wire the parts; nothing listens yet. Raises ConfigurationError."""
+        self._configuration = configuration
+        self._memory = Memory.open(configuration.state.path, configuration.state.key)
+        self._authority = (
+            None
+            if configuration.xds.insecure
+            else Authority.open(configuration.state.path, configuration.identity.trust_domain)
+        )
+        self._metrics = Metrics()
+        self._store = Store()
+        self._compiler = Compiler()
+        self._sources = self._make_sources()
+        self.intake = Intake(
+            [source.name for source in self._sources],
+            keep=self._memory.keep,
+            keep_secret=self._memory.keep_secret,
+            secrets_before=self._memory.secrets,
+        )
+        self._loop = CommitLoop(
+            self._compiler,
+            self._committed,
+            quiet=configuration.coalesce.quiet.total_seconds(),
+            longest=configuration.coalesce.max.total_seconds(),
+        )
+        self._fleet = Fleet(
+            self._store,
+            self._metrics,
+            trust_domain=self._authority.trust_domain if self._authority else None,
+            demand=self._demand,
+        )
+        replica = configuration.identity.replica
+        identifier = f"{configuration.identity.cluster}/{socket.gethostname() if replica == 'auto' else replica}"
+        self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier)
+        self._answered = asyncio.Event()
+        self._runners: list[Any] = []
+        self._observe()
+
+    async def run(self, started: Callable[[Addresses], None] = lambda _: None) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. `started` is called once everything listens."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        self.intake.attach(self._loop)
+        self.intake.changed = self._answered.set
+        tasks = [asyncio.create_task(self._loop.run(), name="commits")]
+        tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
+        tasks.append(asyncio.create_task(self._become_ready(), name="readiness"))
+        try:
+            started(await self._listen())
+            ending = asyncio.create_task(stop.wait())
+            await asyncio.wait([ending, *tasks[:-1]], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks[:-1]:
+                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                    raise error
+        finally:
+            log.info("draining", seconds=DRAIN_SECONDS)
+            await self._server.stop(DRAIN_SECONDS)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for runner in self._runners:
+                await runner.cleanup()
+            await asyncio.to_thread(self._memory.close)
+            log.info("stopped")
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    def _make_sources(self) -> list[Any]:
+        configuration = self._configuration
+        if not configuration.sources.files:
+            raise ConfigurationError("nothing to serve: name a folder of specs (--specs DIR, or sources.files)")
+        if len(configuration.sources.files) > 1:
+            raise ConfigurationError("one folder of specs is served for now; put the others under it, as links")
+        found: list[Any] = [FileSource(configuration.sources.files[0].path, last_good=self._memory.texts)]
+        if configuration.secrets is not None:
+            found.append(SecretSource(configuration.secrets.path, last_good=self._memory.secrets))
+        return found
+
+    async def _listen(self) -> Addresses:
+        configuration = self._configuration
+        running = Running(
+            self.intake,
+            self._compiler,
+            self._store,
+            self._fleet,
+            self._server,
+            self._memory.status,
+            self._metrics,
+            asyncio.get_running_loop().time,
+        )
+        admin = configuration.admin.listen
+        runner, admin_port = await listen(application(running), admin.host, admin.port)
+        self._runners.append(runner)
+        if configuration.metrics.listen is not None:
+            public = configuration.metrics.listen
+            runner, _ = await listen(application(running, public=True), public.host, public.port)
+            self._runners.append(runner)
+        address = configuration.xds.listen
+        try:
+            port = await self._server.start(str(address), self._credentials())
+        except RuntimeError as error:
+            raise ConfigurationError(f"xDS cannot listen on {address}: {error}") from None
+        addresses = Addresses(str(address._replace(port=port)), str(admin._replace(port=admin_port)))
+        log.info("listening", xds=addresses.xds, admin=f"http://{addresses.admin}", mtls=self._authority is not None)
+        return addresses
+
+    def _credentials(self) -> Any:
+        tls = self._configuration.xds.tls
+        if tls is not None:
+            return dynamic_credentials(
+                lambda: (tls.certificate.read_bytes(), tls.key.read_bytes(), tls.client_ca.read_bytes())
+            )
+        if self._authority is None:
+            return None
+        authority = self._authority
+        host = self._configuration.xds.listen.host
+        authority.server_certificate({host, socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
+        return dynamic_credentials(lambda: tuple(authority.server_credentials_material()))
+
+    async def _become_ready(self) -> None:
+        """Every source has answered, or the deadline has passed and there is something to serve."""
+        startup = self._configuration.startup
+        deadline = time.monotonic() + startup.deadline.total_seconds()
+        while not all(status.answered for status in self.intake.sources.values()):
+            self._answered.clear()
+            left = deadline - time.monotonic()
+            if left <= 0 and startup.on_deadline == "serve-last-known-good" and self.intake.objects:
+                log.warning("startup deadline passed; serving the last known good state")
+                break
+            try:
+                await asyncio.wait_for(self._answered.wait(), max(left, 1.0))
+            except TimeoutError:
+                continue
+        self._loop.flush(time.monotonic())
+        while not self._can_serve():
+            self._answered.clear()
+            await self._answered.wait()
+            self._loop.flush(time.monotonic())
+        await self._loop.settled()
+        gc.collect()
+        gc.freeze()  # what is loaded stays: later collections need not look at it
+        gc.set_threshold(50_000, 20, 50)
+        self._fleet.ready = True
+        self._metrics.ready.set(1)
+        failed = [status.name for status in self.intake.sources.values() if status.failure]
+        log.info("ready", gateways=len(self._compiler.tables.gateways.rows), last_known_good_of=failed or None)
+        self._server.changed()
+
+    def _can_serve(self) -> bool:
+        """An unreadable folder of specs and nothing remembered is no configuration."""
+        return bool(self.intake.objects) or all(status.synced for status in self.intake.sources.values())
+
+    # -- commits -------------------------------------------------------------------------------------------------
+
+    def _demand(self, view: View) -> None:
+        """A node sees a set of gateways that was not seen before."""
+        self._loop.edit(("view", view), lambda compiler: compiler.add_view(view))
+        self._loop.flush(time.monotonic())
+
+    def _committed(self, commit: Commit, event_time: float, build_seconds: float) -> None:
+        """What a commit changed goes out at once; everything else comes after."""
+        sequence = self._store.publish(commit.publication)
+        tables = self._compiler.tables
+        selectors = {gateway: row.labels for gateway, row in tables.gateways.rows.items()}
+        self._fleet.select(selectors, set(tables.views.rows))
+        gone = [key for key in commit.requirements if key not in tables.requirements.rows]
+        if self._fleet.ready:
+            self._fleet.published(sequence, event_time, (lambda: self._release(gone)) if gone else None)
+        self._server.changed()
+        self._metrics.build_seconds.observe(build_seconds)
+        self._metrics.sequence.set(sequence)
+        self._keep([key for key in commit.requirements if key in tables.requirements.rows])
+        self.intake.register.say_all(dict(commit.issues))
+        if commit.publication:
+            changed = sum(map(len, commit.publication.values()))
+            log.info("published", sequence=sequence, resources=changed, build_ms=round(build_seconds * 1000, 2))
+
+    def _keep(self, requirements: list[tuple[GatewayName, str]]) -> None:
+        """Routes on proxies name these from now on: they stay in the filter until no proxy names them."""
+        for gateway, name in requirements:
+            self._loop.edit(
+                ("requirement", gateway, name),
+                lambda compiler, gateway=gateway, name=name: compiler.keep_requirement(gateway, name, keep=True),
+            )
+        self._loop.flush(time.monotonic())
+
+    def _release(self, requirements: list[tuple[GatewayName, str]]) -> None:
+        """Every proxy has routes without these."""
+        for gateway, name in requirements:
+            if (gateway, name) not in self._compiler.tables.requirements.rows:
+                self._loop.edit(
+                    ("requirement", gateway, name),
+                    lambda compiler, gateway=gateway, name=name: compiler.keep_requirement(gateway, name, keep=False),
+                )
+        self._loop.flush(time.monotonic())
+
+    def _observe(self) -> None:
+        for table in self._compiler.tables.graph.tables:
+            self._metrics.rows.labels(table.name).set_function(lambda table=table: len(table.rows))
+        for severity in Severity:
+            count = self.intake.register.count
+            self._metrics.problems.labels(str(severity)).set_function(lambda severity=severity: count(severity))
+        for status in self.intake.sources.values():
+            self._metrics.watch_source(status.name, lambda status=status: time.monotonic() - status.spoke)
+
+
+def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> None:
+    """Run a control plane until it is told to stop. Raises ConfigurationError and OSError when it cannot start."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    asyncio.run(_serve(configuration, started))
+
+
+async def _serve(configuration: Configuration, started: Callable[[Addresses], None]) -> None:
+    await ControlPlane(configuration).run(started)
