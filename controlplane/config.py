@@ -14,7 +14,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from controlplane.errors import ConfigurationError, Diagnostic, InvalidInput, Place
 from controlplane.model.written import Flag, Name, PositiveDuration, Written
@@ -70,16 +78,24 @@ def _path(value: object, info: ValidationInfo) -> Path:
     return base / Path(value).expanduser()
 
 
-Location = Annotated[Path, BeforeValidator(_path)]
-Address = Annotated[Endpoint, BeforeValidator(Endpoint.parse)]
+Location = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "examples": ["./specs"]})]
+Address = Annotated[
+    Endpoint,
+    BeforeValidator(Endpoint.parse),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:18000"]}),
+]
 
 
 class ProcessIdentity(Written):
-    """Who this control plane is, in what it says to proxies, and the trust domain of the certificates it issues."""
+    """Who this control plane is, in what it says to proxies, and the trust domain of the certificates it issues.
+
+    The trust domain is chosen when the authority in the state folder is made; later it must be the same or absent.
+    """
 
     cluster: Name = "controlplane"
     replica: Annotated[str, Field(min_length=1, max_length=253)] = "auto"
-    trust_domain: Name = "gatewayspec.local"
+    trust_domain: Name | None = None
 
 
 class FilesSource(Written):

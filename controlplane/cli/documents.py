@@ -19,7 +19,7 @@ from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import duplicate
 from controlplane.sources.reading import is_spec_file, read_regular, scan
 from controlplane.spec.codes import Code
-from controlplane.spec.parse import MAX_FILE, decode, locate, parse_text, too_large
+from controlplane.spec.parse import MAX_FILE, decode, parse_text, too_large
 from controlplane.spec.rows import Kind, rows
 
 STDIN = "-"
@@ -52,7 +52,7 @@ def read(paths: Sequence[str]) -> Input:
             identity = file if file == STDIN else str(Path(file).resolve())
             if identity not in seen:
                 seen.add(identity)
-                _read_file(file, found)
+                _read_file(file, found, named=file == path)
     _refuse_duplicates(found)
     return found
 
@@ -84,24 +84,24 @@ def _files(path: str, found: Input) -> Iterator[str]:
         yield str(Path(path, name))
 
 
-def _bytes(file: str, shown: str) -> bytes:
+def _bytes(file: str, shown: str, *, named: bool) -> bytes:
     """The content of a file. Raises OSError and InvalidInput; never reads more than a spec file may have."""
     if file == STDIN:
         data = sys.stdin.buffer.read(MAX_FILE + 1)
-    elif Path(file).is_file() or not stat.S_ISFIFO(Path(file).stat().st_mode):
-        data, _ = read_regular(file, shown, MAX_FILE)
-    else:  # what a shell's <(…) is
+    elif named and stat.S_ISFIFO(Path(file).stat().st_mode):  # what a shell's <(…) is
         with Path(file).open("rb") as stream:
             data = stream.read(MAX_FILE + 1)
+    else:
+        data, _ = read_regular(file, shown, MAX_FILE)
     if len(data) > MAX_FILE:
         raise too_large(shown, len(data))
     return data
 
 
-def _read_file(file: str, found: Input) -> None:
+def _read_file(file: str, found: Input, *, named: bool) -> None:
     name = STDIN_NAME if file == STDIN else file
     try:
-        text = decode(_bytes(file, name), name)
+        text = decode(_bytes(file, name, named=named), name)
     except OSError as error:
         _unreadable(found, Code.UNREADABLE, name, f"the file cannot be read: {error.strerror or error}")
         return
@@ -126,7 +126,8 @@ def _refuse_duplicates(found: Input) -> None:
     for one in found.objects:
         incumbent = first.setdefault(one.ref, one)
         if incumbent is not one:
-            found.diagnostics.append(duplicate(one, Place(incumbent.file, incumbent.line)))
+            place = Place(one.file, one.line)
+            found.diagnostics.append(duplicate(one.ref, one.text, place, Place(incumbent.file, incumbent.line)))
     found.objects[:] = first.values()
 
 

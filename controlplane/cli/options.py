@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def node_labels(values: Sequence[str]) -> dict[str, str]:
         if labels.setdefault(key, text) != text:
             raise click.UsageError(f"--label {key} is given twice")
     return labels
+
+
+def duration(text: str) -> timedelta:
+    """A duration as in specs: `1h30m`. Raises UsageError."""
+    from controlplane.model.written import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.UsageError(f"{text}: {error}") from None
 
 
 class Folder(click.ParamType[Path]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -38,14 +40,22 @@ def command(terminal: Terminal, kind: str, output_format: str) -> None:
 def schema(kind: str = "all") -> dict[str, Any]:
     """The schema of a kind, or of any document."""
     from pydantic import TypeAdapter
+    from pydantic.json_schema import GenerateJsonSchema
 
-    from controlplane.spec.gateway import KINDS
+    from controlplane.config import Configuration, Endpoint
+    from controlplane.model.written import format_duration
+    from controlplane.spec.gateway import API_VERSION, KINDS
 
-    if kind == "Configuration":
-        from controlplane.config import Configuration
+    class Written(GenerateJsonSchema):
+        """Defaults as one would write them."""
 
-        return {"$schema": DIALECT, **Configuration.model_json_schema(by_alias=True)}
-    if kind in KINDS:
-        return {"$schema": DIALECT, **KINDS[kind].model_json_schema(by_alias=True)}
-    both: Any = KINDS["GatewaySpec"] | KINDS["RouteSpec"]
-    return {"$schema": DIALECT, "title": "gatewayspec.dev/v1alpha1", **TypeAdapter(both).json_schema(by_alias=True)}
+        def encode_default(self, dft: Any) -> Any:
+            if isinstance(dft, timedelta):
+                return format_duration(dft)
+            return str(dft) if isinstance(dft, Endpoint | Path) else super().encode_default(dft)
+
+    kinds: dict[str, Any] = {**KINDS, "Configuration": Configuration}
+    title = {} if kind in kinds else {"title": API_VERSION}
+    wanted = kinds.get(kind) or KINDS["GatewaySpec"] | KINDS["RouteSpec"]
+    generated = TypeAdapter(wanted).json_schema(by_alias=True, schema_generator=Written)
+    return {"$schema": DIALECT, **title, **generated}

@@ -1,8 +1,0 @@
-"""Placeholder."""
-
-import click
-
-
-@click.command()
-def command() -> None:
-    """Not yet."""

@@ -1,0 +1,32 @@
+"""`controlplane demo`: a control plane, a real Envoy and two backends on this machine, and requests that show it works.
+
+It uses the program as a user would: `serve` in a process of its own, files that are edited, an Envoy that knows only
+its bootstrap. Everything lives in one temporary folder; ports are free ones; nothing outside the machine is needed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from controlplane.cli.options import examples, speaking
+from controlplane.cli.terminal import Terminal
+
+
+@click.command(
+    epilog=examples(
+        "controlplane demo                        look around; Ctrl-C ends it and removes everything",
+        "controlplane demo --once                 only the checks, for scripts: exit code 0 or 1",
+        "controlplane demo --envoy /opt/envoy     with this Envoy",
+    )
+)
+@click.option("--once", is_flag=True, help="Run the checks and exit.")
+@click.option("--envoy", type=click.Path(path_type=Path), help="The Envoy to start (default: the installed wheel's).")
+@speaking
+def command(terminal: Terminal, once: bool, envoy: Path | None) -> int:
+    """Start everything locally, send real requests, edit a spec, break it, and show what happens."""
+    from controlplane.cli.demo.story import tell
+    from controlplane.cli.envoy import find
+
+    return tell(terminal, find(envoy), once=once)

@@ -1,0 +1,1 @@
+"""Logs and metrics: what the process says of itself while it runs."""

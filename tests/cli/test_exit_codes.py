@@ -1,0 +1,159 @@
+"""One table of exit codes, whatever the output format: scripts decide by them, and by nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from controlplane.cli.exit import MEANINGS, Exit, exit_code
+from controlplane.errors import Diagnostic, Severity
+from controlplane.spec.codes import Code
+from tests.cli.conftest import GATEWAY, Run
+
+INPUTS: dict[str, tuple[str | None, Exit]] = {
+    "valid": (GATEWAY, Exit.OK),
+    "unknown-field": (GATEWAY.replace("public: true", "public: true\n      retires: 3"), Exit.PROBLEMS),
+    "unknown-backend": (GATEWAY.replace("backend: web", "backend: wbe"), Exit.PROBLEMS),
+    "duplicate-key": (GATEWAY.replace("public: true", "public: true\n      public: true"), Exit.PROBLEMS),
+    "not-yaml": ("a: [1, 2\n", Exit.UNREADABLE),
+    "tab": ("a:\n\tb: 1\n", Exit.UNREADABLE),
+    "empty": ("", Exit.UNREADABLE),
+    "missing": (None, Exit.UNREADABLE),
+}
+FORMATS = {"validate": ("text", "json", "github", "sarif"), "compile": ("yaml", "json")}
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize(("command", "output_format"), [(c, f) for c, formats in FORMATS.items() for f in formats])
+def test_the_format_never_changes_the_exit_code(
+    run: Run, tmp_path: Path, command: str, output_format: str, name: str
+) -> None:
+    content, expected = INPUTS[name]
+    if content is not None:
+        (tmp_path / "spec.yaml").write_text(content)
+    result = run(command, "spec.yaml", "-o", output_format)
+    assert result.returncode == expected, result.stderr
+    if output_format in {"json", "sarif"} and result.stdout:
+        json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("output_format", FORMATS["validate"])
+def test_warnings_fail_when_asked_to(run: Run, tmp_path: Path, output_format: str) -> None:
+    """`web` takes everything with the shorter prefix of two equal matches in one entry list."""
+    shadowed = GATEWAY.replace("match: [{path: {prefix: /}}]", "match: [{path: {prefix: /}}, {path: {prefix: /}, methods: [GET]}]")
+    (tmp_path / "spec.yaml").write_text(shadowed)
+    arguments = ("validate", "spec.yaml", "-o", output_format)
+    found = run(*arguments)
+    if "0 problems" not in found.stderr:
+        assert found.returncode == Exit.OK
+        assert run(*arguments, "--fail-on", "warning").returncode == Exit.PROBLEMS
+
+
+def test_a_usage_error_is_64(run: Run) -> None:
+    for arguments in [
+        (),
+        ("nope",),
+        ("validate",),
+        ("validate", ".", "-o", "nope"),
+        ("compile", ".", "--type", "nope"),
+        ("completion", "tcsh"),
+        ("help", "nope"),
+        ("validate", ".", "--nope"),
+    ]:
+        result = run(*arguments)
+        assert result.returncode == Exit.USAGE, arguments
+        assert not result.stdout
+        assert result.stderr
+
+
+def test_stdin_is_read_like_a_file(run: Run) -> None:
+    assert run("validate", "-", stdin=GATEWAY).returncode == Exit.OK
+    broken = run("validate", "-", stdin="a: [")
+    assert broken.returncode == Exit.UNREADABLE
+    assert "<stdin>:" in broken.stderr
+    assert run("validate", "-", stdin=b"\xff\xfe\x00").returncode == Exit.UNREADABLE
+    assert run("compile", "-", stdin=GATEWAY).stdout.startswith("formatVersion")
+
+
+def test_a_folder_without_specs_is_no_success(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run("validate", "empty")
+    assert result.returncode == Exit.UNREADABLE
+    assert "no spec file" in result.stderr
+
+
+def test_one_unreadable_file_among_valid_ones_is_no_success(run: Run, specs: Path) -> None:
+    (specs / "z.yaml").write_bytes(b"\xc3\x28\n")
+    result = run("validate", "specs")
+    assert result.returncode == Exit.UNREADABLE
+    assert "specs/z.yaml:1:1" in result.stderr
+
+
+def test_a_link_to_nowhere_is_no_success(run: Run, specs: Path) -> None:
+    (specs / "z.yaml").symlink_to("gone")
+    assert run("validate", "specs").returncode == Exit.UNREADABLE
+
+
+def test_a_fifo_in_a_folder_is_named_and_not_waited_for(run: Run, specs: Path) -> None:
+    os.mkfifo(specs / "z.yaml")
+    result = run("validate", "specs")
+    assert result.returncode == Exit.UNREADABLE
+    assert "specs/z.yaml" in result.stderr
+
+
+def test_a_file_that_is_too_large_is_refused_without_reading_it(run: Run, specs: Path) -> None:
+    with (specs / "z.yaml").open("wb") as file:
+        file.truncate(100 * 1024 * 1024)
+    result = run("validate", "specs")
+    assert result.returncode == Exit.UNREADABLE
+    assert "MiB" in result.stderr
+
+
+def test_an_object_declared_twice_is_a_problem(run: Run, specs: Path) -> None:
+    (specs / "h.yaml").write_text(GATEWAY)
+    result = run("validate", "specs")
+    assert result.returncode == Exit.PROBLEMS
+    assert "specs/h.yaml:3" in result.stderr
+    assert "specs/gateway.yaml:1" in result.stderr
+
+
+def test_a_file_named_twice_is_read_once(run: Run, specs: Path) -> None:
+    result = run("validate", "specs", "specs/gateway.yaml")
+    assert result.returncode == Exit.OK
+    assert "1 file," in result.stderr
+
+
+def test_the_table_is_printed_and_complete(run: Run) -> None:
+    result = run("help", "exit-codes")
+    assert result.returncode == Exit.OK
+    for code, meaning in MEANINGS.items():
+        assert f"{code.value}  {meaning}" in result.stdout
+    assert set(MEANINGS) == set(Exit)
+
+
+def test_a_reader_that_goes_away_is_not_an_internal_error(run: Run, specs: Path, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m controlplane schema | head -c 1; echo \" ${{PIPESTATUS[0]}}\""
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.split()[-1] in {"0", "2"}
+    assert not result.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "severity", "fail_on", "expected"),
+    [
+        (Code.UNKNOWN_FIELD, Severity.ERROR, Severity.ERROR, Exit.PROBLEMS),
+        (Code.UNKNOWN_FIELD, Severity.WARNING, Severity.ERROR, Exit.OK),
+        (Code.UNKNOWN_FIELD, Severity.WARNING, Severity.WARNING, Exit.PROBLEMS),
+        (Code.SYNTAX, Severity.ERROR, Severity.ERROR, Exit.UNREADABLE),
+        (Code.NOT_A_FILE, Severity.WARNING, Severity.ERROR, Exit.UNREADABLE),
+    ],
+)
+def test_what_weighs_more(code: Code, severity: Severity, fail_on: Severity, expected: Exit) -> None:
+    assert exit_code([Diagnostic(code, "x", severity=severity)], fail_on) is expected
+    problem = Diagnostic(Code.MISSING_FIELD, "y")
+    assert exit_code([problem, Diagnostic(code, "x", severity=severity)], fail_on) >= Exit.PROBLEMS

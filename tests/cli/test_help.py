@@ -1,0 +1,95 @@
+"""`--help` of anything answers at once: nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from controlplane.cli.exit import Exit
+from controlplane.cli.main import COMMANDS
+from tests.cli.conftest import Run
+
+HEAVY = (
+    "aiohttp",
+    "cryptography",
+    "envoy",
+    "envoy_data_plane",
+    "google.protobuf",
+    "grpc",
+    "kubernetes",
+    "msgspec",
+    "prometheus_client",
+    "pydantic",
+    "structlog",
+    "watchfiles",
+    "xds",
+    "yaml",
+)
+
+PROBE = """
+import sys
+from controlplane.cli.main import run
+code = run(sys.argv[1:])
+heavy = {heavy!r}
+loaded = sorted(n for n in sys.modules if any(n == h or n.startswith(h + ".") for h in heavy))
+print("loaded:", *loaded, file=sys.stderr)
+sys.exit(code)
+"""
+
+LEAVES = [(), *((name,) for name in COMMANDS), ("pki", "show"), ("pki", "issue"), ("pki", "rotate")]
+
+
+@pytest.mark.parametrize("command", LEAVES, ids=" ".join)
+def test_help_loads_nothing_heavy(command: tuple[str, ...]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *command, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == Exit.OK
+    assert result.stdout.startswith("Usage: controlplane")
+    assert result.stderr.splitlines()[-1].strip() == "loaded:"
+
+
+@pytest.mark.parametrize("command", ["version", "completion"])
+def test_light_commands_stay_light(command: str) -> None:
+    arguments = {"version": ["version"], "completion": ["completion", "bash"]}[command]
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE.format(heavy=HEAVY), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert result.stderr.splitlines()[-1].strip() == "loaded:"
+
+
+def test_validate_needs_no_server(tmp_path: object) -> None:
+    """Only `serve` pays for grpc, kubernetes and the second codec."""
+    heavy = ("grpc", "kubernetes", "aiohttp", "envoy_data_plane", "watchfiles", "prometheus_client")
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE.format(heavy=heavy), "validate", "-"],
+        input="kind: nope\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == Exit.PROBLEMS
+    assert result.stderr.splitlines()[-1].strip() == "loaded:"
+
+
+@pytest.mark.parametrize("command", LEAVES[1:], ids=" ".join)
+def test_every_leaf_has_examples(run: Run, command: tuple[str, ...]) -> None:
+    text = run(*command, "--help").stdout
+    assert "Examples:" in text
+    assert "controlplane" in text.split("Examples:")[1]
+
+
+def test_help_of_a_command_is_its_help(run: Run) -> None:
+    assert run("help", "validate").stdout.split() == run("validate", "--help").stdout.split()
+    assert run("help").stdout.split() == run("--help").stdout.split()

@@ -1,0 +1,144 @@
+"""Logs: JSON unless somebody watches, and no secret in any of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from controlplane.model import secret
+from controlplane.model.secret import Secret
+from controlplane.names import SecretRef
+from controlplane.telemetry import log
+
+CANARY = "c4n4ry-9f8e7d6c5b4a"
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    out = io.StringIO()
+    yield out
+    structlog.reset_defaults()
+    logging.captureWarnings(False)
+    root.handlers[:], root.level = before
+
+
+def _lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_one_event_is_one_line_of_json(stream: io.StringIO) -> None:
+    log.configure(stream=stream)
+    structlog.get_logger().info("pushed", node="edge-1", resources=3)
+    (line,) = _lines(stream)
+    assert line["message"] == "pushed"
+    assert line["level"] == "info"
+    assert (line["node"], line["resources"]) == ("edge-1", 3)
+    assert line["timestamp"].endswith("Z")
+
+
+def test_a_newline_in_a_field_does_not_forge_a_line(stream: io.StringIO) -> None:
+    log.configure(stream=stream)
+    structlog.get_logger().info("nack", detail='x\n{"message": "forged"}')
+    assert len(_lines(stream)) == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"secret": Secret.of({"tls.key": CANARY.encode()})},
+        {"found": {"a": [Secret.of({"tls.key": CANARY.encode()})]}},
+        {"body": CANARY.encode()},
+        {"body": bytearray(CANARY.encode())},
+        {"parts": [CANARY.encode()]},
+        {"token": CANARY},
+        {"access_token": CANARY},
+        {"private_key": CANARY},
+        {"password": CANARY},
+        {"headers": {"authorization": CANARY, "Cookie": CANARY}},
+        {"detail": f"-----BEGIN EC PRIVATE KEY-----\n{CANARY}\n-----END EC PRIVATE KEY-----"},
+        {"detail": f"-----BEGIN PRIVATE KEY-----\n{CANARY}"},
+        {"detail": f"Authorization: Bearer {CANARY}"},
+        {"detail": f"eyJhbGciOiJub25lIn0.eyJ{CANARY.replace('-', '')}.{CANARY.replace('-', '')}"},
+    ],
+)
+def test_secrets_are_not_printed(stream: io.StringIO, fields: dict[str, Any]) -> None:
+    log.configure(stream=stream)
+    structlog.get_logger().warning("refused", **fields)
+    assert CANARY not in stream.getvalue()
+    assert CANARY.replace("-", "") not in stream.getvalue()
+    assert log.REDACTED in stream.getvalue()
+
+
+def test_bound_and_contextual_fields_are_redacted_too(stream: io.StringIO) -> None:
+    log.configure(stream=stream)
+    with structlog.contextvars.bound_contextvars(token=CANARY):
+        structlog.get_logger().bind(api_key=CANARY).info("served")
+    assert CANARY not in stream.getvalue()
+
+
+def test_a_reference_to_a_secret_is_printed(stream: io.StringIO) -> None:
+    """Its name is what an operator needs to find it."""
+    log.configure(stream=stream)
+    structlog.get_logger().warning("unreadable", secret=SecretRef("files", "platform", "shop-tls"))
+    assert _lines(stream)[0]["secret"] == "platform/shop-tls"
+
+
+def test_libraries_speak_through_the_same_chain(stream: io.StringIO) -> None:
+    log.configure(stream=stream)
+    logging.getLogger("grpc").warning("handshake failed: %s", f"Bearer {CANARY}")
+    logging.getLogger("grpc").info("chatter")
+    (line,) = _lines(stream)
+    assert line["logger"] == "grpc"
+    assert CANARY not in stream.getvalue()
+
+
+def test_an_exception_is_one_line_with_its_traceback(stream: io.StringIO) -> None:
+    log.configure(stream=stream)
+    try:
+        raise ValueError(f"-----BEGIN PRIVATE KEY-----{CANARY}")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    (line,) = _lines(stream)
+    assert "Traceback" in line["exception"]
+    assert CANARY not in stream.getvalue()
+
+
+def test_quiet_and_verbose(stream: io.StringIO) -> None:
+    log.configure(verbosity=-1, stream=stream)
+    structlog.get_logger().info("pushed")
+    assert not stream.getvalue()
+    log.configure(verbosity=1, stream=stream)
+    structlog.get_logger().debug("asked")
+    assert _lines(stream)[0]["message"] == "asked"
+
+
+def test_a_terminal_gets_lines_for_people(stream: io.StringIO) -> None:
+    screen = _Screen()
+    log.configure(stream=screen, color=False)
+    structlog.get_logger().info("pushed", node="edge-1", token=CANARY)
+    assert "node=edge-1" in screen.getvalue()
+    assert "\x1b" not in screen.getvalue()
+    assert CANARY not in screen.getvalue()
+
+
+def test_a_long_field_is_cut(stream: io.StringIO) -> None:
+    log.configure(stream=stream)
+    structlog.get_logger().info("nack", detail="x" * 100_000)
+    assert len(stream.getvalue()) < 5000
+
+
+def test_both_redactions_look_alike() -> None:
+    assert log.REDACTED == secret.REDACTED
