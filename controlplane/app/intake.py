@@ -36,6 +36,10 @@ class SourceStatus:
     failure: str | None = None
     spoke: float = field(default_factory=time.monotonic)
 
+    def age(self) -> float:
+        """Seconds since it spoke."""
+        return time.monotonic() - self.spoke
+
     @property
     def answered(self) -> bool:
         """It said everything once, or said that it cannot."""

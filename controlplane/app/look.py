@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,7 +56,9 @@ class Running:
                 "name": gateway,
                 "selector": dict(row.labels),
                 "version": self._view(gateway).version(),
-                "resources": {_SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()},
+                "resources": {
+                    _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
+                },
                 "nodes": sum(1 for status in self.server.nodes() if status.parts and (gateway,) in status.parts),
                 "problems": problems.get(f"GatewaySpec {gateway}", 0),
             }
@@ -70,7 +71,11 @@ class Running:
         if name not in self.compiler.tables.gateways.rows:
             return None
         view = self._view(name)
-        wanted = SHORT_NAMES if type_url is None else {key: url for key, url in SHORT_NAMES.items() if type_url in (key, url)}
+        wanted = (
+            SHORT_NAMES
+            if type_url is None
+            else {key: url for key, url in SHORT_NAMES.items() if type_url in {key, url}}
+        )
         resources: dict[str, list[dict[str, Any]]] = {}
         for short, url in wanted.items():
             listed = resources[short] = []
@@ -89,13 +94,12 @@ class Running:
 
     def sources(self) -> list[dict[str, Any]]:
         """Whether each source works, and how old its word is."""
-        now = time.monotonic()
         return [
             {
                 "name": status.name,
                 "synced": status.synced,
                 "failure": status.failure,
-                "ageSeconds": round(now - status.spoke, 3),
+                "ageSeconds": round(status.age(), 3),
             }
             for status in self.intake.sources.values()
         ]

@@ -79,6 +79,13 @@ class Problems:
         for one in listed[:LOGGED_AT_ONCE]:
             placed = self.placed(one)
             say = log.error if one.severity is Severity.ERROR else log.warning
-            say("problem", code=str(one.code), at=str(placed.place or ""), path=one.path, detail=one.message, help=one.help)
+            say(
+                "problem",
+                code=str(one.code),
+                at=str(placed.place or ""),
+                path=one.path,
+                detail=one.message,
+                help=one.help,
+            )
         if len(listed) > LOGGED_AT_ONCE:
             log.warning("more problems", count=len(listed) - LOGGED_AT_ONCE)

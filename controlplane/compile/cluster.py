@@ -39,7 +39,9 @@ def is_discovered(backend: Backend) -> bool:
 
 def cluster(name: str, backend: Backend, retry_budget: float | None, namespace: tuple[str, str]) -> Any:
     """The cluster; `retry_budget` is the gateway's (in percent), `namespace` where its secrets are."""
-    message = _base(name, backend.connect_timeout or CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT if retry_budget is None else retry_budget)
+    message = _base(
+        name, backend.connect_timeout or CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT if retry_budget is None else retry_budget
+    )
     message.lb_policy = _POLICIES[backend.load_balancer.policy]
     if is_discovered(backend):
         message.type = cluster_pb2.Cluster.EDS
@@ -60,7 +62,9 @@ def jwks_cluster(name: str, provider: JwtProvider, namespace: tuple[str, str]) -
     """Where Envoy fetches the keys of an issuer."""
     scheme, host, port = jwks_address(provider.jwks.uri or "")
     try:
-        member = Member.model_construct(static=Static.model_construct(address=str(ipaddress.ip_address(host)), port=port))
+        member = Member.model_construct(
+            static=Static.model_construct(address=str(ipaddress.ip_address(host)), port=port)
+        )
     except ValueError:
         member = Member.model_construct(dns=Dns.model_construct(host=host, port=port))
     tls = BackendTls.model_construct(sni=None if member.static else host, ca=provider.jwks.ca, san_match=(host,))

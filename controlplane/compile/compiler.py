@@ -6,9 +6,8 @@ commits, and gathers what changed by part of a snapshot. `app` and the offline c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from controlplane.compile.codes import FAILED
 from controlplane.compile.pipeline import Tables
@@ -21,8 +20,7 @@ from controlplane.names import ElementKey, GatewayName, ObjectRef, SecretRef, Vi
 from controlplane.resources import Resource
 from controlplane.spec.rows import GatewayRow, Kind, Row, RowKey
 
-Part = tuple[str, ...]
-Publication = dict[Part, list[tuple[str, str, Resource | None]]]
+Publication = dict[Hashable, list[tuple[str, str, Resource | None]]]
 """By part: type URL, name, and the resource as it is now (None: gone)."""
 
 
@@ -31,7 +29,7 @@ class Commit:
     """What one commit changed."""
 
     publication: Publication
-    issues: Mapping[tuple[str, Any], tuple[Diagnostic, ...]]
+    issues: Mapping[Hashable, tuple[Diagnostic, ...]]
     """By table and row: what is wrong with it now; empty when it was put right."""
     requirements: frozenset[tuple[GatewayName, str]]
     """The JWT requirements that routes began or ceased to name."""
@@ -161,9 +159,7 @@ def subject_of(row_key: object) -> ObjectRef | None:
     return row_key.object if isinstance(row_key, ElementKey) else None
 
 
-def _diagnostics(
-    table: str, key: object, notes: Iterable[object], failure: Exception | None
-) -> Iterable[Diagnostic]:
+def _diagnostics(table: str, key: object, notes: Iterable[object], failure: Exception | None) -> Iterable[Diagnostic]:
     for note in notes:
         assert isinstance(note, Issue)
         yield diagnostic(note)

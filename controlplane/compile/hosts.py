@@ -138,9 +138,7 @@ def shard_of_routes(
         yield _row(shard(key, _routes(read, tables, key, claim, entries)), key.gateway)
 
 
-def fallback_of_host(
-    read: Read, tables: Tables, scope: Scope, claim: Claim
-) -> Iterator[tuple[ResourceKey, Resource]]:
+def fallback_of_host(read: Read, tables: Tables, scope: Scope, claim: Claim) -> Iterator[tuple[ResourceKey, Resource]]:
     """A host's fallback shard: its floating routes, for paths whose segment has no shard."""
     gateway, group, host = scope
     if claim.owner == gateway:
@@ -194,5 +192,3 @@ def _redirect(read: Read, tables: Tables, gateway: GatewayName, ways_in: list[Ch
     element = read.get(tables.listeners, secure) if secure else None
     port = element.part.port if element and isinstance(element.part, Listener) else None
     return https_redirect(port, said.code if said else 308)
-
-

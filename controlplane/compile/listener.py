@@ -94,7 +94,7 @@ def _filter_chain(listener: str, chain: FilterChain) -> Any:
 
 def _filter(limits: str, http_filter: HttpFilter) -> Any:
     message = hcm_pb2.HttpFilter(name=http_filter.name)
-    if http_filter.delivered is None:
+    if http_filter.config is not None:
         message.typed_config.CopyFrom(http_filter.config())
     else:
         message.name = http_filter.resource_name(limits)
@@ -145,4 +145,3 @@ def connection_manager(listener: str, chain: FilterChain) -> Any:
         forward_client_cert_details=manager.SANITIZE,
         upgrade_configs=[manager.UpgradeConfig(upgrade_type="websocket", enabled=BoolValue(value=False))],
     )
-

@@ -50,7 +50,7 @@ def _scopes(chains: Iterable[Chain], host: str) -> Iterator[tuple[Chain, str]]:
         # ... and a wildcard host also stands for the narrower names that have a chain of their own.
         if host.startswith("*"):
             for pattern, chain in sorted(patterns.items()):
-                if pattern != host and pattern != best and covers(host, pattern):
+                if pattern not in {host, best} and covers(host, pattern):
                     yield chain, pattern
 
 

@@ -31,12 +31,32 @@ def provider_state(
         secret = read.get(tables.secrets, secret_ref)
         key_set = secret.get(provider.jwks.key) if secret else None
         if key_set is None:
-            missing = f'no secret "{secret_ref}"' if secret is None else f'secret "{secret_ref}" has no {provider.jwks.key}'
-            read.note(Issue(key, "jwks.secretRef", codes.UNKNOWN_SECRET, missing, "its routes answer 503 until it is there", section="identity.jwt"))
+            missing = (
+                f'no secret "{secret_ref}"' if secret is None else f'secret "{secret_ref}" has no {provider.jwks.key}'
+            )
+            read.note(
+                Issue(
+                    key,
+                    "jwks.secretRef",
+                    codes.UNKNOWN_SECRET,
+                    missing,
+                    "its routes answer 503 until it is there",
+                    section="identity.jwt",
+                )
+            )
             yield key, ProviderStatus(missing)
         elif problem := key_set_problem(key_set):
             message = f'secret "{secret_ref}", {provider.jwks.key}: {problem}'
-            read.note(Issue(key, "jwks.secretRef", codes.UNUSABLE_SECRET, message, "its routes answer 503", section="identity.jwt"))
+            read.note(
+                Issue(
+                    key,
+                    "jwks.secretRef",
+                    codes.UNUSABLE_SECRET,
+                    message,
+                    "its routes answer 503",
+                    section="identity.jwt",
+                )
+            )
             yield key, ProviderStatus(message)
         else:
             yield key, ProviderStatus(None, key_set.decode())

@@ -14,7 +14,15 @@ from envoy.config.route.v3 import route_components_pb2
 from google.protobuf.struct_pb2 import Struct
 
 from controlplane.compile import codes
-from controlplane.compile.action import direct_response, forward, redirect, retry_policy, rewrite_path, timeouts, websocket
+from controlplane.compile.action import (
+    direct_response,
+    forward,
+    redirect,
+    retry_policy,
+    rewrite_path,
+    timeouts,
+    websocket,
+)
 from controlplane.compile.match import order, preflight_match, route_match, segment, signature
 from controlplane.compile.placement import placements
 from controlplane.compile.rows import (
@@ -326,7 +334,9 @@ def _effective(problems: _Problems, route: Route, settings: Settings) -> _Effect
     return _Effective(request, idle, attempts or 0)
 
 
-def _act(message: Any, route: Route, match: Match, clusters: Mapping[str, int], settings: Settings, to: _Effective) -> None:
+def _act(
+    message: Any, route: Route, match: Match, clusters: Mapping[str, int], settings: Settings, to: _Effective
+) -> None:
     if route.respond is not None:
         message.direct_response.CopyFrom(direct_response(route.respond.status, route.respond.body))
         return

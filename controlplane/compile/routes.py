@@ -80,13 +80,17 @@ def compiled(
         yield key, row
 
 
-def requirement_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[tuple[GatewayName, str], bool]]:
+def requirement_of_route(
+    _: Read, __: ElementKey, route: CompiledRoute
+) -> Iterator[tuple[tuple[GatewayName, str], bool]]:
     """The JWT requirement that a route names; many routes name the same."""
     if route.requirement is not None:
         yield (route.gateway, route.requirement), True
 
 
-def limits_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[tuple[GatewayName, str, str], LocalLimit]]:
+def limits_of_route(
+    _: Read, __: ElementKey, route: CompiledRoute
+) -> Iterator[tuple[tuple[GatewayName, str, str], LocalLimit]]:
     """The limits whose buckets live in the filter, because the route stands in several shards."""
     for slot, identity, limit in route.limits:
         yield (route.gateway, slot, identity), limit

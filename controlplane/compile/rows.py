@@ -11,6 +11,7 @@ from controlplane.names import ElementKey, GatewayName, SecretRef
 from controlplane.spec.gateway import Defaults, Guardrails
 from controlplane.spec.listener import ListenerRedirect, Protocol
 
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The two outer layers of a gateway, apart from its selector."""

@@ -75,5 +75,7 @@ def served(read: Read, tables: Tables, use: SecretUse, _: bool) -> Iterator[tupl
         name = trust_name(use.secret, use.key)
         problem, message = trust_problem(secret, use.key), trust(secret, use.key, name)
     if problem:
-        raise InvalidInput([Diagnostic(codes.UNUSABLE_SECRET, f'secret "{use.secret}" {problem}', subject=str(use.secret))])
+        raise InvalidInput(
+            [Diagnostic(codes.UNUSABLE_SECRET, f'secret "{use.secret}" {problem}', subject=str(use.secret))]
+        )
     yield ResourceKey((use.gateway,), SECRET, name), Resource(SECRET, name, serialised(message), origin=use.secret)

@@ -38,7 +38,9 @@ def part_of(view: View) -> tuple[str, ...]:
     return ("view", *view)
 
 
-def _ports(read: Read, tables: Tables, view: View) -> Iterator[tuple[Port, list[tuple[ElementKey, Listener, GatewayName]]]]:
+def _ports(
+    read: Read, tables: Tables, view: View
+) -> Iterator[tuple[Port, list[tuple[ElementKey, Listener, GatewayName]]]]:
     """The listeners of the gateways by port. The first gateway on a port decides its protocol and client address."""
     ports: dict[Port, list[tuple[ElementKey, Listener, GatewayName]]] = {}
     for gateway in view:
@@ -47,20 +49,38 @@ def _ports(read: Read, tables: Tables, view: View) -> Iterator[tuple[Port, list[
             assert isinstance(spec, Listener)
             sharing = ports.setdefault((spec.address, spec.port), [])
             if sharing:
-                first, owner, _ = sharing[0][1], sharing[0][2], sharing[0][0]
+                _, first, owner = sharing[0]
                 where = f"{listener_name(spec.address, spec.port)} belongs to gateway {owner}"
                 if spec.protocol is not first.protocol:
                     help = f"use protocol: {first.protocol}, or another port"
-                    read.note(Issue(key, "protocol", codes.CONFLICT, f"{where}, which speaks {first.protocol}", help, section="listeners"))
+                    read.note(
+                        Issue(
+                            key,
+                            "protocol",
+                            codes.CONFLICT,
+                            f"{where}, which speaks {first.protocol}",
+                            help,
+                            section="listeners",
+                        )
+                    )
                     continue
                 if spec.client_ip != first.client_ip:
-                    read.note(Issue(key, "clientIP", codes.CONFLICT, f"{where}, which says another clientIP", "say the same", section="listeners"))
+                    read.note(
+                        Issue(
+                            key,
+                            "clientIP",
+                            codes.CONFLICT,
+                            f"{where}, which says another clientIP",
+                            "say the same",
+                            section="listeners",
+                        )
+                    )
                     continue
             sharing.append((key, spec, gateway))
     yield from sorted(ports.items())
 
 
-def listeners(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tuple[ResourceKey, Resource]]:
+def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[ResourceKey, Resource]]:
     """The Envoy listeners of a view."""
     for (address, port), sharing in _ports(read, tables, view):
         ways_in: dict[str, FilterChain] = {}
@@ -77,7 +97,10 @@ def listeners(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tuple
             message = listener(address, port, ways_in.values(), proxy_protocol=proxy_protocol)
             name = message.name
             origin = sharing[0][0]
-            yield ResourceKey(part_of(view), LISTENER, name), Resource(LISTENER, name, serialised(message), origin=origin)
+            yield (
+                ResourceKey(part_of(view), LISTENER, name),
+                Resource(LISTENER, name, serialised(message), origin=origin),
+            )
 
 
 def _way_in(
@@ -99,15 +122,22 @@ def _way_in(
     state = read.get(tables.certificate_states, chain.certificate)
     if state is None:
         message = f'no secret "{chain.certificate}"'
-        read.note(Issue(chain.listener, path, codes.UNKNOWN_SECRET, message, "its hosts are left out until it is there", section="listeners"))
+        read.note(
+            Issue(
+                chain.listener,
+                path,
+                codes.UNKNOWN_SECRET,
+                message,
+                "its hosts are left out until it is there",
+                section="listeners",
+            )
+        )
     elif state.problem:
         message = f'secret "{chain.certificate}" {state.problem}'
         read.note(Issue(chain.listener, path, codes.UNUSABLE_SECRET, message, section="listeners"))
     if state is None or state.problem or not hosts:
         return None
-    return FilterChain(
-        chain.group, _limits_name(chain), tuple(hosts), chain.certificate, min_tls, spec.client_ip
-    )
+    return FilterChain(chain.group, _limits_name(chain), tuple(hosts), chain.certificate, min_tls, spec.client_ip)
 
 
 def _limits_name(chain: Chain) -> str:
@@ -117,7 +147,7 @@ def _limits_name(chain: Chain) -> str:
     return f"{chain.listener.object.full_name}/{chain.listener.element}"
 
 
-def extensions(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tuple[ResourceKey, Resource]]:
+def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[ResourceKey, Resource]]:
     """The filter configurations that come by ECDS: a change reaches open connections, and no listener drains."""
     yield _extension(view, filter_chain.JWT, _jwt(read, tables, view))
     headers = {header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()}
@@ -133,7 +163,9 @@ def extensions(read: Read, tables: Tables, view: View, _: bool) -> Iterator[tupl
         for key, spec, gateway in sharing:
             for chain in read.get(tables.gateway_chains, gateway) or ():
                 if chain.listener == key:
-                    limits.setdefault(_limits_name(chain), {}).update(_listener_limits(read, tables, key, spec, gateway))
+                    limits.setdefault(_limits_name(chain), {}).update(
+                        _listener_limits(read, tables, key, spec, gateway)
+                    )
     for name, found in sorted(limits.items()):
         config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.shared({}, ())
         yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)
@@ -172,7 +204,16 @@ def _listener_limits(
         policy = policies[0][1].part if policies else None
         if not isinstance(policy, Policy):
             message = f'no policy "{name}"'
-            read.note(Issue(key, f"use[{index}]", codes.UNKNOWN_POLICY, message, nearest(name, (key.element for key, _ in read.find(tables.policies_by_gateway, gateway))), section="listeners"))
+            read.note(
+                Issue(
+                    key,
+                    f"use[{index}]",
+                    codes.UNKNOWN_POLICY,
+                    message,
+                    nearest(name, (key.element for key, _ in read.find(tables.policies_by_gateway, gateway))),
+                    section="listeners",
+                )
+            )
         elif policy.rate_limit is None or policy.cors is not None:
             message = f'policy "{name}" is not for listeners: only rateLimit is'
             read.note(Issue(key, f"use[{index}]", codes.IMPOSSIBLE, message, section="listeners"))

@@ -98,7 +98,9 @@ _NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 
 def _name(text: str) -> str:
     if not re.fullmatch(_NAME, text):
-        raise ValueError("a name has lower-case letters, digits, '-' and '.', and begins and ends with one of the former")
+        raise ValueError(
+            "a name has lower-case letters, digits, '-' and '.', and begins and ends with one of the former"
+        )
     return text
 
 
@@ -158,7 +160,7 @@ ChangedHeaderName = Annotated[str, AfterValidator(_own_header_name)]
 def _header_value(text: str) -> str:
     if len(text) > 8192:
         raise ValueError("a header value has at most 8192 characters")
-    if any(ord(character) < 0x20 and character != "\t" or ord(character) == 0x7F for character in text):
+    if any((ord(character) < 0x20 and character != "\t") or ord(character) == 0x7F for character in text):
         raise ValueError("a header value has no control characters")
     return text
 

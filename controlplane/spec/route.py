@@ -143,7 +143,7 @@ class PathChange(Written):
 
 
 class RegexReplace(Written):
-    """RE2 pattern and substitution (`\\1` is the first group)."""
+    r"""RE2 pattern and substitution (`\1` is the first group)."""
 
     pattern: Regex
     substitution: Annotated[str, Field(max_length=1024)]
@@ -276,7 +276,7 @@ class Route(Written):
         if (self.public is None) == (self.auth is None):
             raise ValueError("say who may call: auth, or public: true for everybody (one of them)")
         action = one_of(self, "to", "redirect", "respond")
-        if action != "to" and (self.websocket or self.transform and self.transform.request != RequestTransform()):
+        if action != "to" and (self.websocket or (self.transform and self.transform.request != RequestTransform())):
             raise ValueError("websocket and transform.request need a backend (to)")
         if self.to is not None:
             if len({destination.backend for destination in self.to}) != len(self.to):
@@ -284,5 +284,3 @@ class Route(Written):
             if sum(destination.weight for destination in self.to) == 0:
                 raise ValueError("at least one weight must be above 0")
         return self
-
-

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -55,11 +56,7 @@ class ControlPlane:
         """Open the state and wire the parts; nothing listens yet. Raises ConfigurationError."""
         self._configuration = configuration
         self._memory = Memory.open(configuration.state.path, configuration.state.key)
-        self._authority = (
-            None
-            if configuration.xds.insecure
-            else Authority.open(configuration.state.path, configuration.identity.trust_domain)
-        )
+        self._authority = self._open_authority()
         self._metrics = Metrics()
         self._store = Store()
         self._compiler = Compiler()
@@ -79,7 +76,7 @@ class ControlPlane:
         self._fleet = Fleet(
             self._store,
             self._metrics,
-            trust_domain=self._authority.trust_domain if self._authority else None,
+            trust_domain=None if configuration.xds.insecure else self._trust_domain(),
             demand=self._demand,
         )
         replica = configuration.identity.replica
@@ -88,6 +85,16 @@ class ControlPlane:
         self._answered = asyncio.Event()
         self._runners: list[Any] = []
         self._observe()
+
+    def _open_authority(self) -> Authority | None:
+        """The state folder's own authority, unless certificates are given or nobody shows any."""
+        configuration = self._configuration
+        if configuration.xds.insecure or configuration.xds.tls is not None:
+            return None
+        return Authority.open(configuration.state.path, configuration.identity.trust_domain)
+
+    def _trust_domain(self) -> str:
+        return self._authority.trust_domain if self._authority else self._configuration.identity.trust_domain
 
     async def run(self, started: Callable[[Addresses], None] = lambda _: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. `started` is called once everything listens."""
@@ -156,7 +163,7 @@ class ControlPlane:
         except RuntimeError as error:
             raise ConfigurationError(f"xDS cannot listen on {address}: {error}") from None
         addresses = Addresses(str(address._replace(port=port)), str(admin._replace(port=admin_port)))
-        log.info("listening", xds=addresses.xds, admin=f"http://{addresses.admin}", mtls=self._authority is not None)
+        log.info("listening", xds=addresses.xds, admin=f"http://{addresses.admin}", mtls=not configuration.xds.insecure)
         return addresses
 
     def _credentials(self) -> Any:
@@ -170,7 +177,7 @@ class ControlPlane:
         authority = self._authority
         host = self._configuration.xds.listen.host
         authority.server_certificate({host, socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
-        return dynamic_credentials(lambda: tuple(authority.server_credentials_material()))
+        return dynamic_credentials(authority.server_credentials_material)
 
     async def _become_ready(self) -> None:
         """Every source has answered, or the deadline has passed and there is something to serve."""
@@ -233,36 +240,34 @@ class ControlPlane:
     def _keep(self, requirements: list[tuple[GatewayName, str]]) -> None:
         """Routes on proxies name these from now on: they stay in the filter until no proxy names them."""
         for gateway, name in requirements:
-            self._loop.edit(
-                ("requirement", gateway, name),
-                lambda compiler, gateway=gateway, name=name: compiler.keep_requirement(gateway, name, keep=True),
-            )
+            self._edit_requirement(gateway, name, keep=True)
         self._loop.flush(time.monotonic())
 
     def _release(self, requirements: list[tuple[GatewayName, str]]) -> None:
         """Every proxy has routes without these."""
         for gateway, name in requirements:
             if (gateway, name) not in self._compiler.tables.requirements.rows:
-                self._loop.edit(
-                    ("requirement", gateway, name),
-                    lambda compiler, gateway=gateway, name=name: compiler.keep_requirement(gateway, name, keep=False),
-                )
+                self._edit_requirement(gateway, name, keep=False)
         self._loop.flush(time.monotonic())
+
+    def _edit_requirement(self, gateway: GatewayName, name: str, *, keep: bool) -> None:
+        edit = partial(Compiler.keep_requirement, gateway=gateway, requirement=name, keep=keep)
+        self._loop.edit(("requirement", gateway, name), edit)
 
     def _observe(self) -> None:
         for table in self._compiler.tables.graph.tables:
-            self._metrics.rows.labels(table.name).set_function(lambda table=table: len(table.rows))
+            self._metrics.rows.labels(table.name).set_function(partial(len, table.rows))
         for severity in Severity:
-            count = self.intake.register.count
-            self._metrics.problems.labels(str(severity)).set_function(lambda severity=severity: count(severity))
+            self._metrics.problems.labels(str(severity)).set_function(partial(self.intake.register.count, severity))
         for status in self.intake.sources.values():
-            self._metrics.watch_source(status.name, lambda status=status: time.monotonic() - status.spoke)
+            self._metrics.watch_source(status.name, status.age)
 
 
-def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> None:
-    """Run a control plane until it is told to stop. Raises ConfigurationError and OSError when it cannot start."""
+def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> int:
+    """Run a control plane until it is told to stop; the exit code. Raises ConfigurationError and OSError when it cannot start."""
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     asyncio.run(_serve(configuration, started))
+    return 0
 
 
 async def _serve(configuration: Configuration, started: Callable[[Addresses], None]) -> None:
