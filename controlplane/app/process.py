@@ -28,7 +28,7 @@ from controlplane.compile.compiler import Commit, Compiler
 from controlplane.config import Configuration
 from controlplane.errors import ConfigurationError, Severity
 from controlplane.names import GatewayName, View
-from controlplane.pki.authority import Authority
+from controlplane.pki.authority import DEFAULT_TRUST_DOMAIN, Authority
 from controlplane.snapshot.store import Store
 from controlplane.sources.files import FileSource
 from controlplane.sources.secrets import SecretSource
@@ -94,7 +94,9 @@ class ControlPlane:
         return Authority.open(configuration.state.path, configuration.identity.trust_domain)
 
     def _trust_domain(self) -> str:
-        return self._authority.trust_domain if self._authority else self._configuration.identity.trust_domain
+        if self._authority is not None:
+            return self._authority.trust_domain
+        return self._configuration.identity.trust_domain or DEFAULT_TRUST_DOMAIN
 
     async def run(self, started: Callable[[Addresses], None] = lambda _: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. `started` is called once everything listens."""

@@ -72,6 +72,9 @@ class Surroundings(Protocol):
     def provider(self, gateway: GatewayName, name: str) -> ProviderStatus | None:
         """The state of a JWT provider by name."""
 
+    def token_places(self, gateway: GatewayName, name: str) -> list[str]:
+        """Where a JWT provider takes its tokens from, in words."""
+
     def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
         """The headers that providers of the gateway set."""
 
@@ -190,6 +193,8 @@ def _resolve(
                 )  # fmt: skip
             elif status.problem:
                 problems.error(codes.UNUSABLE_SECRET, path, f'JWT provider "{mechanism.jwt}": {status.problem}')
+        if route.auth.all_of is not None:
+            _check_places(around, problems, gateway, sorted({mechanism.jwt for mechanism in route.auth.all_of}))
         resolved.requirement = jwt.requirement_name(gateway, route.auth)
     for index, name in enumerate(route.use):
         policy = around.policy(gateway, name)
@@ -208,6 +213,20 @@ def _resolve(
         for number, limit in enumerate(policy.rate_limit.local if policy.rate_limit else ()):
             resolved.limits[f"{route_name(key)}/{name}/{number}"] = limit
     return resolved
+
+
+def _check_places(around: Surroundings, problems: _Problems, gateway: GatewayName, names: list[str]) -> None:
+    """Each of several required tokens must come from a place of its own: Envoy shows every token to every provider."""
+    taken: dict[str, str] = {}
+    for name in names:
+        for place in around.token_places(gateway, name):
+            if (other := taken.setdefault(place, name)) != name:
+                problems.error(
+                    codes.IMPOSSIBLE,
+                    "auth.allOf",
+                    f'"{other}" and "{name}" both take their token from {place}: no request can satisfy both',
+                    "give one of them another place (identity.jwt[].from)",
+                )
 
 
 def _check_matches(around: Surroundings, problems: _Problems, gateway: GatewayName, route: Route) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from controlplane.compile.route import compiled_route
 from controlplane.compile.rows import Chain, CompiledRoute, Issue, ProviderStatus, Settings
+from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.graph.engine import Read
 from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName
@@ -54,6 +55,10 @@ class _Surroundings:
     def provider(self, gateway: GatewayName, name: str) -> ProviderStatus | None:
         found = self._own(self._tables.providers_by_name, gateway, name)
         return self._read.get(self._tables.provider_states, found[0]) if found else None
+
+    def token_places(self, gateway: GatewayName, name: str) -> list[str]:
+        found = self._own(self._tables.providers_by_name, gateway, name)
+        return found[1].part.token_places() if found and isinstance(found[1].part, JwtProvider) else []
 
     def known(self, kind: str, gateway: GatewayName) -> list[str]:
         index = {

@@ -139,5 +139,3 @@ def filter_config(providers: Mapping[str, Any], requirement_names: Iterable[str]
             strip_failure_response=True,
         )
     )
-
-

@@ -8,7 +8,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.model.written import ChangedHeaderName, Duration, Flag, HeaderName, Name, PositiveDuration, Written, one_of
+from controlplane.model.written import (
+    ChangedHeaderName,
+    Duration,
+    Flag,
+    HeaderName,
+    Name,
+    PositiveDuration,
+    Written,
+    one_of,
+)
 
 
 class SecretKey(Written):
@@ -90,10 +99,25 @@ class JwtProvider(Written):
     issuer: Annotated[str, Field(min_length=1, max_length=1024)]
     audiences: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     jwks: Jwks
-    claims_to_headers: dict[Annotated[str, Field(pattern=r"^[^\s]{1,128}$")], ChangedHeaderName] = Field(default_factory=dict)
+    claims_to_headers: dict[Annotated[str, Field(pattern=r"^[^\s]{1,128}$")], ChangedHeaderName] = Field(
+        default_factory=dict
+    )
     from_: Annotated[tuple[TokenPlace, ...], Field(alias="from")] = ()
     forward: Flag = False
     clock_skew: Duration | None = None
+
+    def token_places(self) -> list[str]:
+        """Where a request may carry the token, in words; without `from`, where Envoy looks by itself."""
+        if not self.from_:
+            return ["header authorization (Bearer)", "query access_token"]
+        return [
+            f"header {place.header} ({place.prefix.strip() or 'bare'})"
+            if place.header
+            else f"cookie {place.cookie}"
+            if place.cookie
+            else f"query {place.query}"
+            for place in self.from_
+        ]
 
     @model_validator(mode="after")
     def _skew_is_small(self) -> JwtProvider:
