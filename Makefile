@@ -16,9 +16,8 @@ help: ## what can be made
 setup: $(READY) ## install the locked dependencies and this package into .venv
 
 # The installer itself comes from the same lock, by hash. Where the index is only known to pip, pip installs the rest too.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (or say which: make PYTHON=/path/to/python)" >&2; exit 2; }
-	@rm -rf .venv
 	@$(PYTHON) -m venv .venv || { echo "'$(PYTHON) -m venv' failed (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 2; }
 	@awk '/^uv==/ { found = 1 } found { print } found && !/\\$$/ { exit }' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/uv.lock
