@@ -31,7 +31,7 @@ class Limits:
     message_bytes: int = 16 << 20
     names: int = 100_000
     """Names of one type that a stream may subscribe to, and that one request may hold."""
-    name_bytes: int = 4096
+    name_characters: int = 4096
     types: int = 32
     detail_characters: int = 2000
     """Of a NACK's message, that are kept."""

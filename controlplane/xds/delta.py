@@ -23,7 +23,8 @@ class DeltaSession(Session):
         """Take in one request: its ACK or NACK, then the names it subscribes, then those it unsubscribes."""
         request = delta_request(data)
         progress, first = self._open(request, now)
-        self._check_names(progress, request.subscribe, request.unsubscribe, request.initial_versions)
+        for names in (request.subscribe, request.unsubscribe, request.initial_versions):
+            self._check_names(names)
         if not first and request.nonce:
             # A stale nonce acknowledges nothing, but the subscription in the request counts all the same.
             self._acknowledge(progress, request.nonce, request.error, now)
@@ -33,6 +34,7 @@ class DeltaSession(Session):
             if self.view is not None:
                 self._compare(progress, self.view, now)
         self._unsubscribe(progress, request)
+        self._subscribed(progress, now)
 
     @staticmethod
     def _subscribe(progress: Progress, request: DeltaRequest, *, first: bool) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from controlplane.resources import Resource
+from controlplane.snapshot.store import View
 from controlplane.xds import types
 from controlplane.xds.bounds import Timing
 from controlplane.xds.progress import Progress, Push
@@ -47,18 +48,25 @@ class Order:
         self.of_additions = sorted(self._types.values(), key=lambda each: types.push_rank(each.kind.url))
         self.of_removals = sorted(self._types.values(), key=lambda each: types.removal_rank(each.kind.url))
 
-    def begin(self) -> None:
-        """Forget the deadline: the session asks about everything that waits anew."""
+    def begin(self, view: View | None) -> None:
+        """Forget the deadline, for the session asks about everything that waits anew, and what cannot come any more."""
         self.deadline = None
+        if self.expected and view is not None:
+            for name in [name for name in self.expected if view.get(types.LOAD_ASSIGNMENT, name) is None]:
+                del self.expected[name]
 
     def holds_additions(self, progress: Progress, now: float) -> bool:
-        """Whether the additions and changes of this type must wait."""
+        """Whether the additions and changes of this type must wait.
+
+        A first answer waits for changes under way, but not for other first answers: a client may ask for all types at
+        once and acknowledge later.
+        """
         lane = progress.additions
         held = self._windowed(progress, now)
         if now >= lane.cap or not self._aggregated:
             return held
         for url in progress.kind.after:
-            if (other := self._types.get(url)) is not None:
+            if (other := self._types.get(url)) is not None and not (progress.whole and other.additions.answering):
                 held |= self._until(other.additions.blocks(lane.wanted, now), lane.cap)
         if types.LOAD_ASSIGNMENT in progress.kind.after:
             held |= self._unwarmed(lane.cap, now)

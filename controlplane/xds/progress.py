@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import inf
 
 from controlplane.resources import Resource
-from controlplane.xds.observer import Refusal
+from controlplane.xds.observer import Refusal, State, TypeStatus
 from controlplane.xds.subscription import Subscription
 from controlplane.xds.types import ResourceType
 
@@ -23,12 +23,13 @@ class Lane:
     A tick counts what came in on the stream: requests and changes.
     """
 
-    __slots__ = ("acked", "cap", "limit", "pushed", "removal_limit", "wanted")
+    __slots__ = ("acked", "answer", "cap", "limit", "pushed", "removal_limit", "wanted")
 
     def __init__(self) -> None:
         self.wanted = 0
         self.pushed = 0
         self.acked = 0
+        self.answer = False  # what was pushed last is an answer to a first request, which the client had nothing for
         self.cap = inf  # what waits in this lane goes out then, whatever blocks it
         self.limit = inf  # from then on nobody's additions wait for the ACK of what was pushed
         self.removal_limit = inf  # likewise for removals
@@ -38,9 +39,10 @@ class Lane:
         self.wanted = tick
         self.cap = min(self.cap, cap)
 
-    def push(self, tick: int, limit: float) -> None:
+    def push(self, tick: int, limit: float, *, answer: bool = False) -> None:
         """All that waited has been sent."""
         self.wanted = self.pushed = tick
+        self.answer = answer
         self.cap = inf
         self.limit = self.removal_limit = limit
 
@@ -48,6 +50,11 @@ class Lane:
         """What was wanted and not pushed is not wanted any more."""
         self.wanted = self.pushed
         self.cap = inf
+
+    @property
+    def answering(self) -> bool:
+        """Whether all that is under way is the answer to a first request."""
+        return self.answer and self.wanted == self.pushed
 
     def blocks(self, before: int, now: float) -> float | None:
         """Until when it holds up additions that were wanted at tick `before`; None when it does not."""
@@ -134,7 +141,31 @@ class Progress:
 
     def relax(self) -> None:
         """Nobody waits for a lane in which nothing is left."""
-        if not self.changed:
+        if not self.changed and not self.whole:
             self.additions.nothing()
         if not self.gone:
             self.removals.nothing()
+
+    def status(self) -> TypeStatus:
+        """Where the stream stands with this type, for people."""
+        if self.refusal is not None:
+            state = State.NACK
+        elif not self.sent_nonce:
+            state = State.NOT_SENT
+        elif self.in_flight or self.changed or self.gone:
+            state = State.PENDING
+        else:
+            state = State.SYNCED
+        return TypeStatus(
+            type_url=self.kind.url,
+            state=state,
+            since=self.since,
+            wildcard=self.subscription.wildcard,
+            names=len(self.subscription.names),
+            sent_nonce=self.sent_nonce,
+            sent_version=self.sent_version,
+            acked_nonce=self.acked_nonce,
+            acked_version=self.acked_version,
+            settled=self.settled,
+            nack=self.refusal,
+        )

@@ -13,7 +13,7 @@ is bounded (`Timing`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from controlplane.resources import Resource
@@ -21,7 +21,7 @@ from controlplane.snapshot.store import View
 from controlplane.xds import types
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.nodes import Ended, Node, Status
-from controlplane.xds.observer import Observer, Refusal, SilentObserver, State, TypeStatus, Variant
+from controlplane.xds.observer import Observer, Refusal, SilentObserver, TypeStatus, Variant
 from controlplane.xds.order import Order
 from controlplane.xds.progress import Progress, Push
 from controlplane.xds.warming import Warming, warming
@@ -126,21 +126,27 @@ class Session(ABC):
         self._tick += 1
         if (progress := self._types.get(type_url)) is not None:
             return progress, False
-        if len(self._types) >= self._limits.types or len(type_url) > self._limits.name_bytes:
+        self._check_names((type_url,))
+        if len(self._types) >= self._limits.types:
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.types} types on one stream")
         progress = self._types[type_url] = Progress(types.resource_type(type_url), now)
         self._order.sort()
         return progress, True
 
-    def _check_names(self, progress: Progress, *groups: Iterable[str]) -> None:
-        count = len(progress.subscription.names)
-        for names in groups:
-            for name in names:
-                count += 1
-                if len(name) > self._limits.name_bytes:
-                    raise Ended(Status.INVALID_ARGUMENT, f"a name is longer than {self._limits.name_bytes} characters")
-        if count > 2 * self._limits.names:
+    def _check_names(self, names: Collection[str]) -> None:
+        """What one list of a request may hold."""
+        if len(names) > self._limits.names:
+            raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} names in one request")
+        if any(len(name) > self._limits.name_characters for name in names):
+            reason = f"a name is longer than {self._limits.name_characters} characters"
+            raise Ended(Status.INVALID_ARGUMENT, reason)
+
+    def _subscribed(self, progress: Progress, now: float) -> None:
+        """The subscription of a request has been taken in."""
+        if len(progress.subscription.names) > self._limits.names:
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} names of one type")
+        if progress.whole:
+            progress.additions.want(self._tick, now + self._timing.answer)
 
     # -- what a stream lacks -------------------------------------------------------------------------------------
 
@@ -221,7 +227,7 @@ class Session(ABC):
 
     def poll(self, now: float) -> list[bytes]:
         """The responses that may go out now, at most two of a type. Recorded as sent: write them all, in order."""
-        self._order.begin()
+        self._order.begin(self.view)
         if self.view is None:
             return []
         additions = [self._poll_additions(progress, self.view, now) for progress in self._order.of_additions]
@@ -231,24 +237,27 @@ class Session(ABC):
 
     def _poll_additions(self, progress: Progress, view: View, now: float) -> bytes | None:
         url = progress.kind.url
-        free = bool(progress.changed) and not self._order.holds_additions(progress, now)
-        due = progress.finish and not progress.changed and not progress.gone
-        if not (progress.asked or progress.whole or free or due):
+        waits = bool(progress.changed or progress.whole)
+        free = waits and not self._order.holds_additions(progress, now)
+        due = progress.finish and not progress.changed and not progress.gone and not progress.whole
+        if not (progress.asked or free or due):
             return None
-        names = set(progress.changed) if free or progress.whole else set()
+        whole = free and progress.whole
+        names = set(progress.changed) if free else set()
         differing = frozenset(names & progress.changed.keys())
         created = frozenset(name for name in names if progress.changed.get(name) == "")
         removed: list[str] = []
         for name in progress.asked:
             (removed.append if view.get(url, name) is None else names.add)(name)
-        if progress.whole:
+        if whole:
             names.update(progress.subscription.wanted(view.names(url)))
         resources = [resource for name in sorted(names) if (resource := view.get(url, name)) is not None]
         removed.sort()
-        answer = bool(progress.asked or progress.whole or progress.finish)
+        answer = bool(progress.asked or whole or progress.finish)
         draft = self._compose(progress, resources, removed, answer=answer)
         progress.asked.clear()
-        progress.whole = progress.finish = False
+        if not progress.whole or whole:
+            progress.whole = progress.finish = False
         for resource in resources:
             progress.changed.pop(resource.name, None)
         for name in removed:
@@ -259,9 +268,9 @@ class Session(ABC):
         bound = self._timing.answer if answer else self._timing.phase
         push = self._record(progress, draft, resources, removed, now, bound)
         push.created = created
-        if not progress.changed:
+        if not progress.changed and not progress.whole:
             push.additions_tick = self._tick
-            progress.additions.push(self._tick, push.limit)
+            progress.additions.push(self._tick, push.limit, answer=answer and not differing)
         if url == types.CLUSTER and differing:
             self._warm(push, [resource for resource in resources if resource.name in differing], view, now)
         elif url == types.LOAD_ASSIGNMENT:
@@ -330,7 +339,7 @@ class Session(ABC):
         return push
 
     def _finish(self, progress: Progress, push: Push, draft: Draft) -> bytes:
-        push.complete = not (progress.changed or progress.gone)
+        push.complete = not (progress.changed or progress.gone or progress.whole)
         data = draft.encode(push.nonce)
         self._observer.pushed(progress.kind.url, len(data), draft.resources)
         return data
@@ -341,10 +350,8 @@ class Session(ABC):
         """An ACK or NACK of the response with that nonce, and thereby of those before it."""
         if all(push.nonce != nonce for push in progress.in_flight):
             return  # stale, or of another stream: it says nothing about what is under way
-        while True:
-            push = progress.in_flight.popleft()
-            if push.nonce == nonce:
-                break
+        while (push := progress.in_flight.popleft()).nonce != nonce:
+            self._order.acked(progress, push, now)  # passed over: the client is past it
         progress.since = now
         if error is not None:
             self._refused(progress, push, error)
@@ -385,28 +392,4 @@ class Session(ABC):
 
     def status(self) -> tuple[TypeStatus, ...]:
         """Where the stream stands, type by type in push order."""
-        return tuple(self._status(progress) for progress in self._order.of_additions)
-
-    @staticmethod
-    def _status(progress: Progress) -> TypeStatus:
-        if progress.refusal is not None:
-            state = State.NACK
-        elif not progress.sent_nonce:
-            state = State.NOT_SENT
-        elif progress.in_flight or progress.changed or progress.gone:
-            state = State.PENDING
-        else:
-            state = State.SYNCED
-        return TypeStatus(
-            type_url=progress.kind.url,
-            state=state,
-            since=progress.since,
-            wildcard=progress.subscription.wildcard,
-            names=len(progress.subscription.names),
-            sent_nonce=progress.sent_nonce,
-            sent_version=progress.sent_version,
-            acked_nonce=progress.acked_nonce,
-            acked_version=progress.acked_version,
-            settled=progress.settled,
-            nack=progress.refusal,
-        )
+        return tuple(progress.status() for progress in self._order.of_additions)

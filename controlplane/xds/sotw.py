@@ -23,7 +23,7 @@ class SotwSession(Session):
         """Take in one request: its ACK or NACK, and the subscription as it is from now on."""
         request = sotw_request(data)
         progress, first = self._open(request, now)
-        self._check_names(progress, request.names)
+        self._check_names(request.names)
         if not first and request.nonce:
             if request.nonce != progress.sent_nonce:
                 # Stale: a newer response is on its way, and its ACK repeats the whole subscription.
@@ -31,6 +31,7 @@ class SotwSession(Session):
                 return
             self._acknowledge(progress, request.nonce, request.error, now)
         self._subscribe(progress, request)
+        self._subscribed(progress, now)
 
     @staticmethod
     def _subscribe(progress: Progress, request: SotwRequest) -> None:

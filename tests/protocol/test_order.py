@@ -1,0 +1,346 @@
+"""Make before break on one stream: what is used is there before its user, and stays until nothing uses it."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.resources import Resource
+from tests.protocol.dialogue import (
+    CDS,
+    ECDS,
+    EDS,
+    LDS,
+    RDS,
+    SDS,
+    SRDS,
+    Delta,
+    Sotw,
+    cluster,
+    eds_cluster,
+    removed,
+    resource,
+)
+
+NAMED = [EDS, SDS, ECDS, RDS]
+
+
+def synced(*extra: str) -> Delta:
+    """A stream that holds one resource of every type."""
+    urls = [CDS, EDS, SDS, LDS, ECDS, RDS, SRDS]
+    client = Delta(*(resource(url, "a") for url in urls))
+    for url in urls:
+        client.send(url, ["a", *extra] if url in NAMED else [])
+        client.ack(client.expect(url))
+    client.expect_nothing()
+    return client
+
+
+def test_a_change_of_all_types_goes_out_in_order_each_after_the_acks_it_needs() -> None:
+    client = synced()
+    client.publish(*(resource(url, "a", "2") for url in (CDS, EDS, SDS, LDS, ECDS, RDS, SRDS)))
+    clusters, assignments = client.expect_names(CDS, ["a"]), client.expect_names(EDS, ["a"])
+    client.take(SDS, ["a"])
+    client.expect_nothing()
+    client.ack(clusters)
+    client.expect_nothing()
+    client.ack(assignments)
+    listeners, extensions = client.expect_names(LDS, ["a"]), client.expect_names(ECDS, ["a"])
+    client.expect_nothing()
+    client.ack(extensions)
+    client.expect_nothing()
+    client.ack(listeners)
+    client.take(RDS, ["a"])
+    client.take(SRDS, ["a"])
+    client.expect_nothing()
+
+
+@pytest.mark.parametrize("url", [CDS, EDS, SDS, LDS, ECDS, RDS, SRDS])
+def test_a_change_of_one_type_waits_for_nothing(url: str) -> None:
+    client = synced()
+    client.publish(resource(url, "a", "2"))
+    client.take(url, ["a"])
+    client.expect_nothing()
+
+
+def test_routes_wait_for_the_load_assignment_of_a_new_cluster() -> None:
+    """Envoy asks for it once it has the cluster; before that a route to it would answer 503."""
+    client = synced()
+    client.publish(eds_cluster("b"), resource(EDS, "b"), resource(SRDS, "b"))
+    client.take(CDS, ["b"])
+    client.expect_nothing()
+    client.send(EDS, ["b"])
+    assignment = client.expect_names(EDS, ["b"])
+    client.expect_nothing()
+    client.ack(assignment)
+    client.take(SRDS, ["b"])
+
+
+def test_the_client_may_ask_for_the_load_assignment_before_it_acknowledges_the_cluster() -> None:
+    client = synced()
+    client.publish(eds_cluster("b", service="elsewhere"), resource(EDS, "elsewhere"), resource(SRDS, "b"))
+    clusters = client.expect_names(CDS, ["b"])
+    client.send(EDS, ["elsewhere"])
+    client.take(EDS, ["elsewhere"])
+    client.expect_nothing()
+    client.ack(clusters)
+    client.take(SRDS, ["b"])
+
+
+def test_the_wait_for_a_load_assignment_that_nobody_asks_for_is_short() -> None:
+    client = synced()
+    client.publish(eds_cluster("b"), resource(EDS, "b"), resource(SRDS, "b"))
+    client.take(CDS, ["b"])
+    client.advance(0.4)
+    client.expect_nothing()
+    client.advance(0.2)
+    client.take(SRDS, ["b"])
+
+
+def test_changed_clusters_get_their_load_assignments_again() -> None:
+    """A changed cluster warms anew, and Envoy does not ask for the assignment it already has."""
+    client = Delta(eds_cluster("a"), eds_cluster("b"), *(resource(EDS, name) for name in "abc"))
+    client.send(CDS)
+    client.take(CDS, ["a", "b"])
+    client.send(EDS, ["a", "b", "c"])
+    client.take(EDS, ["a", "b", "c"])
+    client.publish(eds_cluster("a", "2"), eds_cluster("b", "2"), resource(EDS, "b", "2"))
+    client.take(CDS, ["a", "b"])
+    client.take(EDS, ["a", "b"])
+    client.expect_nothing()
+
+
+def test_changed_clusters_get_their_load_assignments_again_sotw() -> None:
+    client = Sotw(eds_cluster("a"), eds_cluster("b"), resource(EDS, "a", "a1"), resource(EDS, "b", "b1"))
+    client.send(CDS)
+    client.take(CDS, cluster("a", kind="EDS"), cluster("b", kind="EDS"))
+    client.send(EDS, ["a", "b"])
+    client.take(EDS, b"a1", b"b1", names=["a", "b"])
+    client.publish(eds_cluster("a", "2"))
+    client.take(CDS, cluster("a", kind="EDS", content="2"), cluster("b", kind="EDS"))
+    client.take(EDS, b"a1", names=["a", "b"])
+    client.expect_nothing()
+
+
+def test_a_resume_whose_cluster_changed_gets_its_unchanged_load_assignment() -> None:
+    client = Delta(eds_cluster("a", "2"), resource(EDS, "a"))
+    client.send(CDS, initial={"a": "old"})
+    clusters = client.expect_names(CDS, ["a"])
+    client.send(EDS, ["a"], initial={"a": client.version(EDS, "a")})
+    client.take(EDS, ["a"])
+    client.ack(clusters)
+    client.expect_nothing()
+
+
+def test_routes_wait_a_moment_for_names_to_resolve() -> None:
+    """An ACK of a cluster is not "warm", and Envoy does not say when it is."""
+    client = synced()
+    dns = Resource(CDS, "dns", cluster("dns", kind="STRICT_DNS"))
+    client.publish((CDS, "dns", dns), resource(SRDS, "b"))
+    client.take(CDS, ["dns"])
+    client.advance(0.2)
+    client.expect_nothing()
+    client.advance(0.1)
+    client.take(SRDS, ["b"])
+
+
+def test_removals_go_last_routes_first_and_parents_before_their_children() -> None:
+    client = synced()
+    client.publish(*(removed(url, "a") for url in (CDS, EDS, SDS, LDS, ECDS, RDS, SRDS)), resource(SRDS, "b"))
+    client.take(SRDS, ["b"])
+    for url in (SRDS, LDS, RDS, ECDS, CDS, EDS, SDS):
+        last = client.expect_names(url, removed=["a"])
+        client.expect_nothing()
+        client.ack(last)
+    client.expect_nothing()
+
+
+def test_a_backend_is_swapped_without_a_gap() -> None:
+    client = synced()
+    client.publish(removed(CDS, "a"), resource(CDS, "b"), resource(SRDS, "a", "to b"))
+    added = client.expect_names(CDS, ["b"])
+    client.expect_nothing()
+    client.ack(added)
+    routes = client.expect_names(SRDS, ["a"])
+    client.expect_nothing()
+    client.ack(routes)
+    client.take(CDS, removed=["a"])
+
+
+def test_a_child_that_the_client_dropped_with_its_parent_is_not_mentioned() -> None:
+    client = synced()
+    client.publish(removed(CDS, "a"), removed(EDS, "a"))
+    clusters = client.expect_names(CDS, removed=["a"])
+    client.send(EDS, unsubscribe=["a"])
+    client.ack(clusters)
+    client.expect_nothing()
+
+
+def test_the_newest_state_wins_over_what_waited() -> None:
+    client = synced()
+    client.publish(resource(CDS, "a", "2"), resource(SRDS, "a", "2"))
+    first = client.expect_names(CDS, ["a"])
+    client.publish(resource(CDS, "b"), resource(SRDS, "a", "3"))
+    second = client.expect_names(CDS, ["b"])
+    client.ack(first)
+    client.expect_nothing()  # the routes as they are now need b
+    client.ack(second)
+    routes = client.take(SRDS, ["a"])
+    assert routes.resources[0].resource.value == b"3"
+    client.expect_nothing()
+
+
+def test_what_was_removed_and_came_back_is_not_removed() -> None:
+    client = synced()
+    client.publish(removed(CDS, "a"), resource(SRDS, "a", "2"))
+    routes = client.expect_names(SRDS, ["a"])
+    client.publish(resource(CDS, "a"))
+    client.ack(routes)
+    client.advance(1000)
+    client.expect_nothing()
+
+
+def test_a_change_taken_back_while_another_is_under_way_leaves_nothing_waiting() -> None:
+    client = synced()
+    client.publish(resource(CDS, "a", "2"))
+    first = client.expect_names(CDS, ["a"])
+    client.publish(resource(LDS, "a", "2"), resource(SRDS, "b"))
+    client.publish(resource(LDS, "a"))  # taken back before it could go
+    client.ack(first)
+    client.take(SRDS, ["b"])
+    client.expect_nothing()
+
+
+def test_a_silent_client_is_not_waited_for_longer_than_the_bound() -> None:
+    client = synced()
+    client.publish(resource(CDS, "b"), resource(LDS, "b"), resource(SRDS, "b"), removed(CDS, "a"))
+    client.expect_names(CDS, ["b"])
+    client.advance(4.9)
+    client.expect_nothing()
+    client.advance(0.2)
+    client.expect_names(LDS, ["b"])
+    client.advance(5)
+    client.expect_names(SRDS, ["b"])
+    client.advance(5)
+    client.expect_names(CDS, removed=["a"])
+    client.expect_nothing()
+    client.publish(resource(SRDS, "b", "2"))  # and then it is not waited for again
+    client.expect_names(SRDS, ["b"])
+
+
+def test_endpoints_do_not_wait_behind_an_answer_that_is_missing() -> None:
+    client = synced()
+    for content in "23456":
+        client.publish(resource(EDS, "a", content))
+        client.expect_names(EDS, ["a"])
+    assert client.session.deadline is None
+
+
+def test_a_client_that_never_answers_gets_the_newest_state_at_a_bounded_pace() -> None:
+    client = synced()
+    sent = 0
+    for content in range(100):
+        client.publish(resource(EDS, "a", f"v{content}"))
+        sent += len(client.inbox)
+        client.inbox.clear()
+    assert sent == 8  # then it waits for an ACK
+    client.advance(5.1)
+    assert client.expect_names(EDS, ["a"]).resources[0].resource.value == b"v99"
+    client.expect_nothing()
+
+
+def test_routes_do_not_starve_behind_busy_endpoints() -> None:
+    client = synced()
+    client.publish(resource(EDS, "a", "e0"), resource(SRDS, "a", "2"))
+    waiting = client.expect_names(EDS, ["a"])
+    for round_ in range(1, 20):
+        client.publish(resource(EDS, "a", f"e{round_}"))
+        client.ack(waiting)
+        urls = [message.type_url for message in client.inbox]
+        if SRDS in urls:
+            break
+        waiting = client.expect_names(EDS, ["a"])
+    else:
+        pytest.fail("the routes never went out")
+    assert round_ <= 2
+
+
+def test_after_a_nack_the_others_go_on_but_nothing_is_removed() -> None:
+    """The client goes on with the routes it has: what they lead to must stay."""
+    client = synced()
+    client.publish(resource(SRDS, "a", "bad"), resource(CDS, "b"), removed(CDS, "a"))
+    client.take(CDS, ["b"])
+    client.nack(client.expect_names(SRDS, ["a"]))
+    client.advance(20)
+    client.expect_nothing()
+    client.publish(resource(CDS, "c"))
+    client.take(CDS, ["c"])
+    client.publish(resource(SRDS, "a", "good"))
+    client.take(SRDS, ["a"])
+    client.take(CDS, removed=["a"])
+    client.expect_nothing()
+
+
+def test_a_nack_cannot_pin_what_is_removed_for_ever() -> None:
+    client = synced()
+    client.publish(resource(SRDS, "a", "bad"), removed(CDS, "a"))
+    client.nack(client.expect_names(SRDS, ["a"]))
+    client.advance(301)
+    client.take(CDS, removed=["a"])
+
+
+def test_a_refused_cluster_holds_its_routes_for_the_bound_only() -> None:
+    client = synced()
+    client.publish(resource(CDS, "a", "bad"), resource(SRDS, "a", "2"))
+    client.nack(client.expect_names(CDS, ["a"]))
+    client.advance(4)
+    client.expect_nothing()
+    client.advance(1.1)
+    client.take(SRDS, ["a"])
+    client.publish(resource(SRDS, "a", "3"))  # later ones do not pay again
+    client.take(SRDS, ["a"])
+
+
+def test_a_refused_cluster_put_right_lets_its_routes_go() -> None:
+    client = synced()
+    client.publish(resource(CDS, "a", "bad"), resource(SRDS, "a", "2"))
+    client.nack(client.expect_names(CDS, ["a"]))
+    client.publish(resource(CDS, "a", "good"))
+    client.take(CDS, ["a"])
+    client.take(SRDS, ["a"])
+
+
+def test_a_resume_is_gated_too_but_briefly() -> None:
+    client = Delta(resource(CDS, "a", "2"), resource(SRDS, "a", "2"))
+    client.send(CDS, initial={"a": "old"})
+    client.send(SRDS, initial={"a": "old"})
+    clusters = client.expect_names(CDS, ["a"])
+    client.expect_nothing()
+    client.ack(clusters)
+    client.take(SRDS, ["a"])
+
+    silent = Delta(store=client.store)
+    silent.send(CDS, initial={"a": "old"})
+    silent.send(SRDS, initial={"a": "old"})
+    silent.expect_names(CDS, ["a"])
+    silent.advance(0.6)
+    silent.expect_names(SRDS, ["a"])
+
+
+def test_asking_is_answered_while_changes_wait() -> None:
+    client = synced("late")
+    client.publish(resource(CDS, "b"), resource(ECDS, "a", "2"))
+    clusters = client.expect_names(CDS, ["b"])
+    client.send(ECDS, ["x"])
+    client.take(ECDS, removed=["x"])
+    client.expect_nothing()
+    client.ack(clusters)
+    client.take(ECDS, ["a"])
+
+
+def test_rotation_pushes_one_secret() -> None:
+    client = Delta(resource(SDS, "a"), resource(SDS, "b"))
+    client.send(SDS, ["a", "b"])
+    client.take(SDS, ["a", "b"])
+    client.publish(resource(SDS, "b", "2"))
+    client.take(SDS, ["b"])
+    client.expect_nothing()

@@ -1,0 +1,172 @@
+"""The state-of-the-world variant, rule by rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.protocol.dialogue import CDS, ECDS, EDS, LDS, RDS, SDS, SRDS, Sotw, cluster, removed, resource
+
+
+@pytest.mark.parametrize("url", [LDS, SRDS])
+@pytest.mark.parametrize("names", [[], ["*"]], ids=["legacy", "explicit"])
+def test_wildcard_gets_everything_and_again_everything(url: str, names: list[str]) -> None:
+    client = Sotw(resource(url, "a", "a1"), resource(url, "b", "b1"))
+    client.send(url, names)
+    first = client.take(url, b"a1", b"b1", names=names)
+    client.expect_nothing()
+    client.publish(resource(url, "a", "a2"))
+    second = client.take(url, b"a2", b"b1", names=names)
+    assert second.version_info != first.version_info
+    client.publish(resource(url, "a", "a1"))
+    third = client.take(url, b"a1", b"b1", names=names)
+    assert third.version_info == first.version_info  # versions come from content
+    client.publish(removed(url, "b"))
+    client.take(url, b"a1", names=names)
+    client.publish(removed(url, "a"))
+    client.take(url, names=names)
+    client.expect_nothing()
+
+
+def test_an_empty_wildcard_is_answered() -> None:
+    client = Sotw(resource(EDS, "x"))
+    client.send(CDS)
+    client.take(CDS)
+
+
+@pytest.mark.parametrize("url", [EDS, RDS, SDS, ECDS])
+def test_no_names_of_a_named_type_means_nothing(url: str) -> None:
+    client = Sotw(resource(url, "a"))
+    client.send(url)
+    client.expect_nothing()
+
+
+def test_named_listeners_are_answered_alone_and_deleted_by_omission() -> None:
+    """A gRPC client begins with exactly one listener name."""
+    client = Sotw(resource(LDS, "mine", "m"), resource(LDS, "other", "o"))
+    client.send(LDS, ["mine"])
+    client.take(LDS, b"m", names=["mine"])
+    client.publish(resource(LDS, "other", "o2"))
+    client.expect_nothing()
+    client.publish(removed(LDS, "mine"))
+    client.take(LDS, names=["mine"])
+
+
+def test_absent_listeners_are_answered_by_an_empty_set() -> None:
+    client = Sotw(resource(LDS, "other"))
+    client.send(LDS, ["missing"])
+    client.take(LDS, names=["missing"])
+    client.publish(resource(LDS, "missing", "m"))
+    client.take(LDS, b"m", names=["missing"])
+
+
+def test_a_changed_assignment_is_sent_alone() -> None:
+    client = Sotw(resource(EDS, "a", "a1"), resource(EDS, "b", "b1"), resource(EDS, "c", "c1"))
+    client.send(EDS, ["a", "b"])
+    client.take(EDS, b"a1", b"b1", names=["a", "b"])
+    client.publish(resource(EDS, "a", "a2"), resource(EDS, "c", "c2"))
+    client.take(EDS, b"a2", names=["a", "b"])
+
+
+def test_a_new_name_is_answered_and_a_dropped_one_is_silent() -> None:
+    client = Sotw(resource(EDS, "a", "a1"), resource(EDS, "b", "b1"))
+    client.send(EDS, ["a"])
+    first = client.expect_bodies(EDS, b"a1")
+    client.ack(first, ["a", "b"])
+    client.take(EDS, b"b1", names=["b"])
+    client.expect_nothing()
+    client.publish(resource(EDS, "a", "a2"))
+    client.expect_nothing()
+    client.send(EDS, ["a", "b"], nonce=client.status(EDS).sent_nonce)  # asked for anew: answered, changed or not
+    client.take(EDS, b"a2", names=["a", "b"])
+
+
+def test_absence_of_a_named_resource_is_silent() -> None:
+    """Deletion is expressed by the parent; an invented empty response would take endpoints from live routes."""
+    client = Sotw(resource(EDS, "a", "a1"))
+    client.send(EDS, ["a", "missing"])
+    client.take(EDS, b"a1", names=["a", "missing"])
+    client.publish(removed(EDS, "a"))
+    client.expect_nothing()
+    client.publish(resource(EDS, "missing", "m"))
+    client.take(EDS, b"m", names=["a", "missing"])
+
+
+def test_names_beside_the_wildcard_and_the_way_back() -> None:
+    client = Sotw(resource(LDS, "a", "a"), resource(LDS, "b", "b"))
+    client.send(LDS)
+    client.take(LDS, b"a", b"b")
+    nonce = client.status(LDS).sent_nonce
+    client.send(LDS, ["*", "a"], nonce=nonce)
+    client.take(LDS, b"a", b"b", names=["*", "a"])
+    client.send(LDS, ["a"], nonce=client.status(LDS).sent_nonce)
+    client.expect_nothing()
+    client.publish(resource(LDS, "b", "b2"))
+    client.expect_nothing()
+    client.send(LDS, [], nonce=client.status(LDS).sent_nonce)  # not the wildcard any more: nothing is wanted
+    client.publish(resource(LDS, "a", "a2"))
+    client.expect_nothing()
+    client.send(LDS, ["*"], nonce=client.status(LDS).sent_nonce)
+    client.take(LDS, b"a2", b"b2", names=["*"])
+
+
+def test_a_stale_nonce_is_ignored() -> None:
+    client = Sotw(resource(EDS, "a", "a1"), resource(EDS, "b", "b1"))
+    client.send(EDS, ["a"])
+    first = client.take(EDS, b"a1", names=["a"])
+    client.publish(resource(EDS, "a", "a2"))
+    second = client.expect_bodies(EDS, b"a2")
+    client.send(EDS, ["a", "b"], nonce=first.nonce, error="late")
+    client.expect_nothing()
+    assert client.status(EDS).state == "pending"
+    client.ack(second, ["a", "b"])
+    client.take(EDS, b"b1", names=["a", "b"])
+
+
+def test_a_nack_is_known_by_its_error_detail_alone() -> None:
+    client = Sotw(resource(EDS, "a", "a1"), resource(EDS, "b", "b1"))
+    client.send(EDS, ["a"])
+    first = client.expect_bodies(EDS, b"a1")
+    client.send(EDS, ["a", "b"], version="older", nonce=first.nonce)  # a subscription change, not a NACK
+    assert client.status(EDS).nack is None
+    second = client.expect_bodies(EDS, b"b1")
+    client.nack(second, ["a", "b"], "bad")
+    status = client.status(EDS)
+    assert status.nack is not None
+    assert (status.nack.version, status.nack.names) == (second.version_info, ("b",))
+    client.advance(1000)
+    client.expect_nothing()
+    client.publish(resource(EDS, "b", "b2"))
+    client.take(EDS, b"b2", names=["a", "b"])
+    assert client.status(EDS).nack is None
+
+
+def test_the_first_request_is_answered_whatever_version_it_claims() -> None:
+    client = Sotw(resource(EDS, "a", "a1"))
+    client.send(EDS, ["a"], version="from another stream", nonce="from another stream")
+    client.take(EDS, b"a1", names=["a"])
+
+
+def test_a_republication_is_silent() -> None:
+    client = Sotw(resource(CDS, "a"))
+    client.send(CDS)
+    client.take(CDS, cluster("a"))
+    client.publish(resource(CDS, "a"))
+    client.changed()
+    client.expect_nothing()
+
+
+def test_what_is_removed_stays_in_the_set_until_the_routes_are_acknowledged() -> None:
+    client = Sotw(resource(CDS, "old"), resource(SRDS, "r", "old"))
+    client.send(CDS)
+    client.take(CDS, cluster("old"))
+    client.send(SRDS)
+    client.take(SRDS, b"old")
+    client.publish(removed(CDS, "old"), resource(CDS, "new"), resource(SRDS, "r", "new"))
+    both = client.expect_bodies(CDS, cluster("old"), cluster("new"))
+    client.expect_nothing()
+    client.ack(both)
+    routes = client.expect_bodies(SRDS, b"new")
+    client.expect_nothing()
+    client.ack(routes)
+    client.take(CDS, cluster("new"))
+    client.expect_nothing()
