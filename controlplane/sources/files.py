@@ -101,7 +101,8 @@ class FileSource:
         self._due: dict[str, tuple[float, frozenset[Change]]] = {}
         self._failure: str | None = None
         self._synced = False
-        self._folders_said: set[str] = set()
+        self._folders_said: dict[str, tuple[Diagnostic, ...]] = {}
+        self._dirty = False
         self._slice_began = 0.0
 
     async def run(self, sink: Sink) -> None:
@@ -220,7 +221,8 @@ class FileSource:
     async def _settle(self, sink: Sink, at: float) -> None:
         doubt = bool(self._tree.troubles)
         await self._restore(doubt=doubt)
-        said = self._declared.settle(sink, doubt=doubt)
+        said = self._declared.settle(sink, doubt=doubt) or self._dirty
+        self._dirty = False
         if not self._synced:
             self._synced = said = True
             if self._failure is not None:
@@ -239,12 +241,15 @@ class FileSource:
             await self._breathe()
 
     def _say_folders(self, sink: Sink) -> None:
-        troubles = {self._path(folder): error for folder, error in self._tree.troubles.items()}
-        for folder, error in troubles.items():
-            sink.problems(self.name, folder, [unreadable(folder, error)])
-        for folder in self._folders_said - troubles.keys():
-            sink.problems(self.name, folder, ())
-        self._folders_said = set(troubles)
+        said = {
+            self._path(folder): (unreadable(self._path(folder), error),)
+            for folder, error in self._tree.troubles.items()
+        }
+        for folder in said.keys() | self._folders_said.keys():
+            if said.get(folder, ()) != self._folders_said.get(folder, ()):
+                sink.problems(self.name, folder, said.get(folder, ()))
+                self._dirty = True
+        self._folders_said = said
 
     async def _read(self, name: str, how: frozenset[Change], *, patient: bool) -> None:
         """Read one file and say what it declares now; `patient`: wait for somebody who is writing it."""

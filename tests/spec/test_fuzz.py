@@ -1,6 +1,7 @@
 """No input, however broken, raises anything but InvalidInput or takes long."""
 
 import time
+from contextlib import suppress
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -31,12 +32,8 @@ def read(text: str) -> None:
 @BOUNDED
 @given(st.binary(max_size=2000))
 def test_arbitrary_bytes(data: bytes) -> None:
-    try:
-        text = decode(data, "f")
-    except InvalidInput as error:
-        assert error.diagnostics
-    else:
-        read(text)
+    with suppress(InvalidInput):
+        read(decode(data, "f"))
 
 
 @BOUNDED

@@ -69,8 +69,10 @@ def test_all_errors_of_all_documents_come_at_once_with_their_places() -> None:
     assert said(file(broken, "kind: [a\n", routes("api").replace("public: true", "public: yes"))) == [
         "GW0105 shop.yaml:8:13: spec.listeners[https].port: must be at most 65535",
         'GW0102 shop.yaml:12:11: spec.listeners[https].tls[0].certificate: missing field "secretRef"',
-        "GW0101 shop.yaml:12:25: spec.listeners[https].tls[0].certificate: "
-        'unknown field "secretref" (did you mean "secretRef"?)',
+        (
+            'GW0101 shop.yaml:12:25: spec.listeners[https].tls[0].certificate: unknown field "secretref" '
+            '(did you mean "secretRef"?)'
+        ),
         'GW0101 shop.yaml:34:11: spec.routes[web].match[0]: unknown field "methodz" (did you mean "methods"?)',
         'GW0106 shop.yaml:37:27: spec.routes[web].timeouts.request: a duration is a text such as "250ms", "15s", "1h30m"',
         "GW0005 shop.yaml:41:7: what is opened here with [ is not closed",
