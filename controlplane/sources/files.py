@@ -241,7 +241,7 @@ class FileSource:
             await self._breathe()
 
     def _say_folders(self, sink: Sink) -> None:
-        said = {
+        said: dict[str, tuple[Diagnostic, ...]] = {
             self._path(folder): (unreadable(self._path(folder), error),)
             for folder, error in self._tree.troubles.items()
         }
