@@ -60,6 +60,11 @@ class Declared:
         """What was last said of a file."""
         return self._files.get(file)
 
+    def all_elsewhere(self, file: str) -> bool:
+        """Whether other files declare every object of this one too: it was renamed, or its content moved."""
+        content = self._files.get(file, _NOTHING)
+        return not content.doubt and all(len(self._claims[ref]) > 1 for ref in content.objects)
+
     def update(self, file: str, content: Content | None) -> None:
         """A file as it is now; None when it is certainly gone."""
         old = self._files.get(file, _NOTHING)

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -25,8 +25,9 @@ from watchfiles import Change
 
 from controlplane.errors import Diagnostic, InvalidInput, Place
 from controlplane.names import ObjectRef
-from controlplane.sources.base import Sink, SpecObject
-from controlplane.sources.declared import RESTING, Content, Declared, duplicate
+from controlplane.sources.base import Sink
+from controlplane.sources.belief import Document, File, believed, read_document
+from controlplane.sources.declared import Content, Declared
 from controlplane.sources.reading import (
     Signature,
     Tree,
@@ -39,13 +40,14 @@ from controlplane.sources.reading import (
 )
 from controlplane.sources.watching import Wake, wakes
 from controlplane.spec.codes import Code
-from controlplane.spec.parse import MAX_FILE, Parsed, Piece, decode, parse_piece, split
-from controlplane.spec.rows import rows
+from controlplane.spec.parse import MAX_FILE, Piece, decode, parse_piece, split
 
 log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 0.3
 """How long a file that was written in place must rest before what it lacks is believed."""
+GONE_SECONDS = 0.02
+"""How long a file must be missing: editors rename the old one away before they write the new one."""
 WRITER_SECONDS = 10.0
 """A file that is open for writing but was not written to for so long is read all the same."""
 _LOOK_FOR_WRITER_SECONDS = 0.02
@@ -58,23 +60,6 @@ RESTORED = "(last good state)"
 """The file of objects that come from the state of the previous process."""
 
 _NO_CHANGE: frozenset[Change] = frozenset()
-
-
-@dataclass(slots=True)
-class _Document:
-    """One document of a file: the object it declares, or its errors."""
-
-    parsed: Parsed
-    spec: SpecObject | None
-
-
-@dataclass(slots=True)
-class _File:
-    """What was last read of a file. `signature` is None when it could not be read."""
-
-    signature: Signature | None = None
-    documents: list[_Document] = field(default_factory=list)
-    in_place: bool = False
 
 
 class FileSource:
@@ -96,9 +81,10 @@ class FileSource:
         self._settle_seconds = settle_seconds
         self._look_again = look_again
         self._declared = Declared(name, self._last_good)
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, File] = {}
         self._tree = Tree()
         self._due: dict[str, tuple[float, frozenset[Change]]] = {}
+        self._gone: dict[str, float] = {}
         self._failure: str | None = None
         self._synced = False
         self._folders_said: dict[str, tuple[Diagnostic, ...]] = {}
@@ -219,6 +205,7 @@ class FileSource:
         sink.flush(at)
 
     async def _settle(self, sink: Sink, at: float) -> None:
+        self._forget_gone()
         doubt = bool(self._tree.troubles)
         await self._restore(doubt=doubt)
         said = self._declared.settle(sink, doubt=doubt) or self._dirty
@@ -232,10 +219,22 @@ class FileSource:
         if said:
             sink.flush(at)
 
+    def _forget_gone(self) -> None:
+        """Files that are gone declare nothing, unless they come back at once: some editors save by such a detour."""
+        now = time.monotonic()
+        for name, since in list(self._gone.items()):
+            shown = self._path(name)
+            if now - since >= GONE_SECONDS or self._declared.all_elsewhere(shown):
+                del self._gone[name], self._files[name]
+                self._due.pop(name, None)
+                self._declared.update(shown, None)
+            else:
+                self._due[name] = (since + GONE_SECONDS, _NO_CHANGE)
+
     async def _restore(self, *, doubt: bool) -> None:
         for ref in self._declared.needed(doubt=doubt):
             text = self._last_good[ref]
-            document = _read_document(parse_piece(Piece(text, 1), RESTORED, self.name), RESTORED)
+            document = read_document(parse_piece(Piece(text, 1), RESTORED, self.name), RESTORED)
             spec = document.spec if document.spec is not None and document.spec.ref == ref else None
             self._declared.restore(ref, spec)
             await self._breathe()
@@ -260,6 +259,8 @@ class FileSource:
                 self._due[name] = (time.monotonic() + _LOOK_FOR_WRITER_SECONDS, how)
                 return
             data, signature = await self._bytes(shown, large=not patient)
+            if self._gone.pop(name, None) is not None:
+                how |= {Change.deleted}
             if known is not None and known.signature == signature:
                 if name not in self._due:  # it rested, or nothing happened
                     self._believe(name, known, rested=True)
@@ -269,16 +270,14 @@ class FileSource:
             if not is_gone(shown):  # a symlink to nothing
                 self._cannot(name, [unreadable(shown, error)])
             elif known is not None:
-                del self._files[name]
-                self._due.pop(name, None)
-                self._declared.update(shown, None)
+                self._gone.setdefault(name, time.monotonic())
         except OSError as error:
             self._cannot(name, [unreadable(shown, error)])
         except InvalidInput as error:
             self._cannot(name, error.diagnostics)
         else:
             replaced = known is None or known.signature is None or known.signature.file != signature.file
-            file = _File(signature, documents, in_place=known is not None and (not replaced or Change.deleted in how))
+            file = File(signature, documents, in_place=known is not None and (not replaced or Change.deleted in how))
             self._files[name] = file
             self._believe(name, file, rested=False)
 
@@ -290,14 +289,15 @@ class FileSource:
     def _cannot(self, name: str, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
         """The file cannot be read: what it declared stays."""
         shown = self._path(name)
-        known = self._files.setdefault(name, _File())
+        self._gone.pop(name, None)
+        known = self._files.setdefault(name, File())
         known.signature = None
         old = self._declared.content(shown) or Content()
         is_file = all(diagnostic.code != Code.NOT_A_FILE for diagnostic in diagnostics)
         doubt = "it cannot be read" if is_file or old.objects else ""
         self._declared.update(shown, replace(old, doubt=doubt, diagnostics=tuple(diagnostics)))
 
-    async def _documents(self, text: str, shown: str, known: list[_Document]) -> list[_Document]:
+    async def _documents(self, text: str, shown: str, known: list[Document]) -> list[Document]:
         """The documents of a file; those whose text was known are not parsed again."""
         pieces = await asyncio.to_thread(split, text, shown) if len(text) > _LARGE else split(text, shown)
         by_text = {document.parsed.text: document for document in known}
@@ -309,20 +309,20 @@ class FileSource:
                 continue
             if old is not None and old.spec is not None:
                 parsed = replace(old.parsed, line=piece.line)
-                documents.append(_Document(parsed, replace(old.spec, line=piece.line)))
+                documents.append(Document(parsed, replace(old.spec, line=piece.line)))
                 continue
             if len(piece.text) > _LARGE:
                 parsed = await asyncio.to_thread(parse_piece, piece, shown, self.name)
             else:
                 parsed = parse_piece(piece, shown, self.name)
-            documents.append(_read_document(parsed, shown))
+            documents.append(read_document(parsed, shown))
             await self._breathe()
         return documents
 
-    def _believe(self, name: str, file: _File, *, rested: bool) -> None:
+    def _believe(self, name: str, file: File, *, rested: bool) -> None:
         """Say what a file declares, as far as it can be believed; come back when that is less than it says."""
         shown = self._path(name)
-        content, wait = _content(shown, file, self._declared.content(shown) or Content(), rested=rested)
+        content, wait = believed(shown, file, self._declared.content(shown) or Content(), rested=rested)
         self._declared.update(shown, content)
         self._due.pop(name, None)
         if wait:
@@ -332,55 +332,3 @@ class FileSource:
         if time.monotonic() - self._slice_began > _SLICE_SECONDS:
             await asyncio.sleep(0)
             self._slice_began = time.monotonic()
-
-
-def _read_document(parsed: Parsed, shown: str) -> _Document:
-    if parsed.document is None or parsed.ref is None:
-        return _Document(parsed, None)
-    spec = SpecObject(parsed.ref, rows(parsed.ref, parsed.document), parsed.text, shown, parsed.line)
-    return _Document(replace(parsed, document=None), spec)
-
-
-def _content(shown: str, file: _File, old: Content, *, rested: bool) -> tuple[Content, bool]:
-    """What can be believed of a file, and whether that will be more when it has rested."""
-    unsure = file.in_place and not rested
-    wait = False
-    objects: dict[ObjectRef, SpecObject] = {}
-    broken: set[ObjectRef] = set()
-    unknown = False
-    diagnostics: list[Diagnostic] = []
-    for document in file.documents:
-        parsed, spec = document.parsed, document.spec
-        diagnostics += parsed.diagnostics
-        ref = parsed.ref
-        if ref is None:
-            unknown = True
-        elif ref in objects or ref in broken:
-            first = next(other.parsed for other in file.documents if other.parsed.ref == ref)
-            diagnostics.append(duplicate(ref, parsed.text, Place(shown, parsed.line), Place(shown, first.line)))
-        elif spec is None:
-            broken.add(ref)
-            if (before := old.objects.get(ref)) is not None:
-                objects[ref] = before
-        elif unsure and document is file.documents[-1] and _is_less(spec, old.objects.get(ref)):
-            objects[ref] = old.objects[ref]
-            wait = True
-        else:
-            objects[ref] = spec
-    if unknown:
-        doubt = "one of its documents does not say which object it is"
-    elif file.in_place and broken:
-        doubt = "one of its documents is broken"
-    elif unsure and (old.doubt or old.objects.keys() - objects.keys()):
-        doubt = RESTING
-        wait = True
-    else:
-        doubt = ""
-    return Content(objects, frozenset(broken), doubt, tuple(diagnostics)), wait
-
-
-def _is_less(now: SpecObject, before: SpecObject | None) -> bool:
-    """Whether the end of a file looks cut off."""
-    if before is None or now.text == before.text:
-        return False
-    return bool(before.rows.keys() - now.rows.keys()) or before.text.startswith(now.text)

@@ -95,6 +95,27 @@ def test_a_renamed_file_keeps_its_objects_in_force(tmp_path: Path) -> None:
             (tmp_path / "a.yaml").rename(tmp_path / "z.yaml")
             await sink.until(lambda: sink.objects[ref("a")].file.endswith("z.yaml"))
             assert "remove a" not in sink.calls
+            await sink.until(lambda: sink.said == {})
+
+    asyncio.run(scenario())
+
+
+def test_an_editor_that_renames_the_old_file_away_loses_nothing(tmp_path: Path) -> None:
+    """vim saves like this: for a moment the file does not exist, then it exists in part."""
+
+    async def scenario() -> None:
+        path = tmp_path / "a.yaml"
+        path.write_text(file(routes("a"), routes("b")))
+        async with running(FileSource(tmp_path)) as sink:
+            for number in range(9000, 9050):
+                path.rename(tmp_path / "a.yaml~")
+                await asyncio.sleep(0)
+                path.write_text(file(routes("a", number), routes("b", number)))
+                if number % 5 == 0:
+                    await sink.until(lambda number=number: sink.port("b") == number)  # type: ignore[misc]
+            await sink.until(lambda: sink.port("b") == 9049)
+            assert not [call for call in sink.calls if call.startswith("remove")]
+            assert sink.said == {}
 
     asyncio.run(scenario())
 

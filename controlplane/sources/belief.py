@@ -1,0 +1,86 @@
+"""How far the content of a file of specs can be believed: what it says counts, what it lacks may not.
+
+`files` calls `believed` for every file that it read; `declared` takes the result. Nothing here reads or waits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from controlplane.errors import Diagnostic, Place
+from controlplane.names import ObjectRef
+from controlplane.sources.base import SpecObject
+from controlplane.sources.declared import RESTING, Content, duplicate
+from controlplane.sources.reading import Signature
+from controlplane.spec.parse import Parsed
+from controlplane.spec.rows import rows
+
+
+@dataclass(slots=True)
+class Document:
+    """One document of a file: the object it declares, or its errors."""
+
+    parsed: Parsed
+    spec: SpecObject | None
+
+
+@dataclass(slots=True)
+class File:
+    """What was last read of a file. `signature` is None when it could not be read."""
+
+    signature: Signature | None = None
+    documents: list[Document] = field(default_factory=list)
+    in_place: bool = False
+
+
+def read_document(parsed: Parsed, shown: str) -> Document:
+    """A document of the file `shown`, divided into rows."""
+    if parsed.document is None or parsed.ref is None:
+        return Document(parsed, None)
+    spec = SpecObject(parsed.ref, rows(parsed.ref, parsed.document), parsed.text, shown, parsed.line)
+    return Document(replace(parsed, document=None), spec)
+
+
+def believed(shown: str, file: File, old: Content, *, rested: bool) -> tuple[Content, bool]:
+    """What can be believed of a file, and whether that will be more when it has rested."""
+    unsure = file.in_place and not rested
+    wait = False
+    objects: dict[ObjectRef, SpecObject] = {}
+    broken: set[ObjectRef] = set()
+    unknown = False
+    diagnostics: list[Diagnostic] = []
+    for document in file.documents:
+        parsed, spec = document.parsed, document.spec
+        diagnostics += parsed.diagnostics
+        ref = parsed.ref
+        if ref is None:
+            unknown = True
+        elif ref in objects or ref in broken:
+            first = next(other.parsed for other in file.documents if other.parsed.ref == ref)
+            diagnostics.append(duplicate(ref, parsed.text, Place(shown, parsed.line), Place(shown, first.line)))
+        elif spec is None:
+            broken.add(ref)
+            if (before := old.objects.get(ref)) is not None:
+                objects[ref] = before
+        elif unsure and document is file.documents[-1] and _is_less(spec, old.objects.get(ref)):
+            objects[ref] = old.objects[ref]
+            wait = True
+        else:
+            objects[ref] = spec
+    if unknown:
+        doubt = "one of its documents does not say which object it is"
+    elif file.in_place and broken:
+        doubt = "one of its documents is broken"
+    elif unsure and (old.doubt or old.objects.keys() - objects.keys()):
+        doubt = RESTING
+        wait = True
+    else:
+        doubt = ""
+    return Content(objects, frozenset(broken), doubt, tuple(diagnostics)), wait
+
+
+def _is_less(now: SpecObject, before: SpecObject | None) -> bool:
+    """Whether the end of a file looks cut off."""
+    if before is None or now.text == before.text:
+        return False
+    return bool(before.rows.keys() - now.rows.keys()) or before.text.startswith(now.text)
