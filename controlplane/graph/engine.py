@@ -226,14 +226,14 @@ class Graph:
     def commit(self) -> Generator[None, None, Changes]:
         """Sweep once, yielding after every run so that a large commit can share its thread; returns the changes.
 
-        Rows must not be written between the first step and the last.
+        Rows must not be written between the first step and the last. A commit that is closed halfway is taken up by
+        the next one.
         """
         for table in self._computed():
-            while table.dirty:
-                batch, table.dirty = table.dirty, set()
-                for key in sorted(batch) if len(batch) > 1 else batch:
-                    self._run(table, key)
-                    yield
+            for key in sorted(table.dirty):
+                table.dirty.discard(key)
+                self._run(table, key)
+                yield
         changes, self._changes = self._changes, {}
         return {name: kept for name, rows in changes.items() if (kept := _really_changed(rows))}
 
