@@ -85,7 +85,7 @@ def too_large(file: str, size: int) -> InvalidInput:
     return InvalidInput([Diagnostic(Code.TOO_LARGE, message, help="split it", place=Place(file))])
 
 
-_MARK = re.compile(r"^(---|\.\.\.)(?=[ \t\r\n]|\Z)([ \t]*(?:#[^\n]*|\r)?(?:\n|\Z))?", re.MULTILINE)
+_MARK = re.compile(r"(---|\.\.\.)(?=[ \t\r\n]|\Z)([ \t]*(?:#[^\n]*|\r)?(?:\n|\Z))?")
 
 
 def split(text: str, file: str) -> list[Piece]:
@@ -112,7 +112,7 @@ def _pieces(text: str) -> Iterator[Piece]:
     start = 0  # of the piece that is being collected
     line = 1
     marked = False  # it begins with "---"
-    for match in _MARK.finditer(text):
+    for match in _marks(text):
         begin = match.start()
         piece = text[start:begin]
         if match[1] == "---" and not marked and _is_directives(piece):
@@ -128,6 +128,22 @@ def _pieces(text: str) -> Iterator[Piece]:
     piece = text[start:]
     if not _is_blank(piece):
         yield Piece(piece, line)
+
+
+def _marks(text: str) -> Iterator[re.Match[str]]:
+    """The marks of a text in order; searching for plain text is ten times quicker than for a pattern."""
+    position = -1  # of the line break before the line that is looked at
+    dashes = dots = 0
+    while True:
+        if match := _MARK.match(text, position + 1):
+            yield match
+        if 0 <= dashes <= position or position < 0:
+            dashes = text.find("\n---", position + 1)
+        if 0 <= dots <= position or position < 0:
+            dots = text.find("\n...", position + 1)
+        if dashes < 0 and dots < 0:
+            return
+        position = min(found for found in (dashes, dots) if found >= 0)
 
 
 _MAY_BE_BLANK = frozenset(("", "#", " ", "\t", "\r", "\n", "\f", "\v"))
