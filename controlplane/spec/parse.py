@@ -131,7 +131,7 @@ def _pieces(text: str) -> Iterator[Piece]:
 
 
 def _marks(text: str) -> Iterator[re.Match[str]]:
-    """The marks of a text in order; searching for plain text is ten times quicker than for a pattern."""
+    """The marks of a text in order; found by plain search, which is quicker than a pattern."""
     position = -1  # of the line break before the line that is looked at
     dashes = dots = 0
     while True:
