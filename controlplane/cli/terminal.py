@@ -54,8 +54,11 @@ class Terminal:
         return f"{paint}{text}{Paint.RESET}" if has_color(stream or sys.stderr, self.color) else text
 
     def data(self, text: str) -> None:
-        """What was asked for, on stdout."""
-        sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+        """What was asked for, on stdout; nothing for an empty text."""
+        if not text:
+            return
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """A message for people, on stderr; not with `-q`."""

@@ -45,7 +45,9 @@ def test_the_format_never_changes_the_exit_code(
 @pytest.mark.parametrize("output_format", FORMATS["validate"])
 def test_warnings_fail_when_asked_to(run: Run, tmp_path: Path, output_format: str) -> None:
     """`web` takes everything with the shorter prefix of two equal matches in one entry list."""
-    shadowed = GATEWAY.replace("match: [{path: {prefix: /}}]", "match: [{path: {prefix: /}}, {path: {prefix: /}, methods: [GET]}]")
+    shadowed = GATEWAY.replace(
+        "match: [{path: {prefix: /}}]", "match: [{path: {prefix: /}}, {path: {prefix: /}, methods: [GET]}]"
+    )
     (tmp_path / "spec.yaml").write_text(shadowed)
     arguments = ("validate", "spec.yaml", "-o", output_format)
     found = run(*arguments)
@@ -137,8 +139,10 @@ def test_the_table_is_printed_and_complete(run: Run) -> None:
 
 
 def test_a_reader_that_goes_away_is_not_an_internal_error(run: Run, specs: Path, tmp_path: Path) -> None:
-    command = f"{sys.executable} -m controlplane schema | head -c 1; echo \" ${{PIPESTATUS[0]}}\""
-    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    command = f'{sys.executable} -m controlplane schema | head -c 1; echo " ${{PIPESTATUS[0]}}"'
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
     assert result.stdout.split()[-1] in {"0", "2"}
     assert not result.stderr
 

@@ -12,6 +12,9 @@ from typing import Self
 class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "sample"
+    # Headers and body in one packet: in two, the second waits 40 ms for the acknowledgement of the first.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         assert isinstance(self.server, Backend)

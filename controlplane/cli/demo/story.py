@@ -54,7 +54,7 @@ def tell(terminal: Terminal, binary: Path, *, once: bool) -> Exit:
         good = all(one.holds for one in found)
         good &= _edit(terminal, scene)
         good &= _break(terminal, scene)
-        terminal.data("")
+        terminal.data("\n")
         verdict = "every check held" if good else "some checks failed"
         terminal.data(terminal.paint(verdict, Paint.GOOD if good else Paint.ERROR))
         if not once:

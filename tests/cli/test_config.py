@@ -1,0 +1,138 @@
+"""The process's own configuration: every field has a default, nothing is accepted that nothing obeys."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from controlplane.config import Configuration, Endpoint, Flags, read, with_flags
+from controlplane.errors import ConfigurationError, InvalidInput
+
+EVERYTHING = """\
+identity: {cluster: edge-control, replica: cp-1, trustDomain: example.internal}
+sources:
+  files: [{path: ./specs}, {path: /etc/specs}]
+secrets: {path: secrets}
+startup: {deadline: 10s, onDeadline: wait}
+xds: {listen: "0.0.0.0:18000", tls: {certificate: server.pem, key: server.key, clientCA: fleet.pem}}
+admin: {listen: "[::1]:18080"}
+metrics: {listen: "0.0.0.0:9100"}
+state: {path: ./state, key: ~/key}
+coalesce: {quiet: 5ms, max: 100ms}
+"""
+
+
+def _write(folder: Path, text: str) -> Path:
+    file = folder / "controlplane.yaml"
+    file.write_text(text)
+    return file
+
+
+def _problems(folder: Path, text: str) -> list[str]:
+    with pytest.raises(InvalidInput) as caught:
+        read(_write(folder, text))
+    return [str(diagnostic) for diagnostic in caught.value.diagnostics]
+
+
+def test_paths_of_the_file_are_relative_to_it(tmp_path: Path) -> None:
+    found = read(_write(tmp_path, EVERYTHING))
+    assert [source.path for source in found.sources.files] == [tmp_path / "specs", Path("/etc/specs")]
+    assert found.secrets is not None
+    assert found.secrets.path == tmp_path / "secrets"
+    assert found.xds.tls is not None
+    assert found.xds.tls.certificate == tmp_path / "server.pem"
+    assert found.state.key == Path("~/key").expanduser()
+    assert (found.xds.listen, found.admin.listen) == (Endpoint("0.0.0.0", 18000), Endpoint("::1", 18080))
+    assert found.startup.deadline == timedelta(seconds=10)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    found = read(_write(tmp_path, "# nothing yet\n"))
+    assert found.xds == Configuration().xds
+    assert found.state.path == tmp_path / "state"
+
+
+def test_flags_override_the_file(tmp_path: Path) -> None:
+    flags = Flags((Path("a"),), Path("b"), Path("c"), "127.0.0.1:0", "localhost:1", insecure=True)
+    found = with_flags(read(_write(tmp_path, EVERYTHING)), flags)
+    assert [source.path for source in found.sources.files] == [Path("a")]
+    assert found.state.path == Path("c")
+    assert found.state.key == Path("~/key").expanduser()
+    assert (found.xds.listen.port, found.xds.tls, found.xds.insecure) == (0, None, True)
+    assert found.admin.listen == Endpoint("localhost", 1)
+    assert found.coalesce.max == timedelta(milliseconds=100)
+
+
+def test_no_flag_changes_nothing(tmp_path: Path) -> None:
+    found = read(_write(tmp_path, EVERYTHING))
+    assert with_flags(found, Flags()) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("xds:\n  lisen: 127.0.0.1:1\n", 'controlplane.yaml:2:3: xds: unknown field "lisen" (did you mean "listen"?)'),
+        ("sources: {kubernetes: []}\n", 'unknown field "kubernetes"'),
+        ("xds: {listen: nowhere}\n", "controlplane.yaml:1:15: xds.listen: an address is HOST:PORT"),
+        ("xds: {listen: '127.0.0.1:99999'}\n", "xds.listen"),
+        ("xds: {listen: '0.0.0.0:1', insecure: true}\n", "insecure works on a loopback address only"),
+        ("admin: {listen: '0.0.0.0:1'}\n", "a loopback address is needed"),
+        ("coalesce: {quiet: 5}\n", "coalesce.quiet"),
+        ("coalesce: {quiet: 2s, max: 1s}\n", "max must be at least quiet"),
+        ("state: {path: 7}\n", "state.path: a path is a text"),
+        ("- a\n", "the configuration is a mapping"),
+        ("a: 1\na: 2\n", "a"),
+        ("a: [\n", "controlplane.yaml:"),
+    ],
+)
+def test_what_is_wrong_has_its_place(tmp_path: Path, text: str, problem: str) -> None:
+    found = "\n".join(_problems(tmp_path, text))
+    assert str(tmp_path / "controlplane.yaml") in found
+    assert problem in found
+
+
+def test_all_errors_come_at_once(tmp_path: Path) -> None:
+    assert len(_problems(tmp_path, "xds: {lisen: x}\nadmin: {listen: x}\nstat: {}\n")) == 3
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        Flags(xds="nowhere"),
+        Flags(xds="0.0.0.0:1", insecure=True),
+        Flags(admin="0.0.0.0:1"),
+        Flags(admin="127.0.0.1:70000"),
+    ],
+)
+def test_flags_are_checked_like_the_file(flags: Flags) -> None:
+    with pytest.raises(ConfigurationError):
+        with_flags(Configuration(), flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint", "is_loopback"),
+    [
+        ("127.0.0.1:18000", Endpoint("127.0.0.1", 18000), True),
+        ("127.8.8.8:1", Endpoint("127.8.8.8", 1), True),
+        ("[::1]:0", Endpoint("::1", 0), True),
+        ("[2001:DB8::1]:5", Endpoint("2001:db8::1", 5), False),
+        ("localhost:1", Endpoint("localhost", 1), True),
+        ("cp.example.com:18000", Endpoint("cp.example.com", 18000), False),
+        ("0.0.0.0:1", Endpoint("0.0.0.0", 1), False),
+    ],
+)
+def test_endpoints(text: str, endpoint: Endpoint, is_loopback: bool) -> None:
+    found = Endpoint.parse(text)
+    assert found == endpoint
+    assert found.is_loopback == is_loopback
+    assert Endpoint.parse(str(found)) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":1", "host", "host:", "::1:80", "[::1]", "[127.0.0.1]:1", "a b:1", "h:123456", 7, None]
+)
+def test_no_endpoints(text: object) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  the message is for people
+        Endpoint.parse(text)
