@@ -7,7 +7,7 @@ authentication fails closed. Sources' ages and failures are kept here for whoeve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -55,9 +55,10 @@ class Intake:
         *,
         keep: Callable[[SpecObject | ObjectRef], None],
         keep_secret: Callable[[SecretRef, Secret | None], None],
+        objects_before: Iterable[ObjectRef],
         secrets_before: Mapping[SecretRef, Secret],
     ) -> None:
-        """`keep` and `keep_secret` write behind to the state on disk; `secrets_before` were in force before."""
+        """`keep` and `keep_secret` write behind to the state on disk, which holds what was in force before."""
         self.objects: dict[ObjectRef, SpecObject] = {}
         self.register = Problems(self.objects.get)
         self.sources = {name: SourceStatus(name) for name in sources}
@@ -67,6 +68,7 @@ class Intake:
         self._keep = keep
         self._keep_secret = keep_secret
         self._secrets: dict[SecretRef, Secret] = dict(secrets_before)
+        self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
 
     def attach(self, loop: CommitLoop) -> None:
         """Where edits go. Secrets that were in force before come first, so that they are the last good ones."""
@@ -77,6 +79,7 @@ class Intake:
     def put(self, spec: SpecObject) -> None:
         """An object as it is now."""
         self.objects[spec.ref] = spec
+        self._unconfirmed.discard(spec.ref)
         self.register.know(spec.ref)
         self._loop.edit(spec.ref, lambda compiler: compiler.put(spec.ref, spec.rows))
         self._keep(spec)
@@ -90,6 +93,7 @@ class Intake:
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """A secret as it is now. A pair that cannot be used does not replace one that can."""
+        self._unconfirmed.discard(ref)
         self._secrets[ref] = secret
         self._edit_secret(ref, secret)
         problem = certificate_status(secret).problem if secret.get("tls.crt") is not None else None
@@ -114,8 +118,10 @@ class Intake:
         self.register.say((source, subject), diagnostics)
 
     def synced(self, source: str) -> None:
-        """The source has said everything."""
+        """The source has said everything: what was in force before and is not now was removed in the meantime."""
         status = self.sources[source]
+        if not status.synced:
+            self._forget_unconfirmed(ObjectRef if source == "files" else SecretRef)
         status.synced, status.failure, status.spoke = True, None, time.monotonic()
         self.changed()
 
@@ -133,6 +139,14 @@ class Intake:
             if status.failure is None:
                 status.spoke = time.monotonic()
         self._loop.flush(event_time)
+
+    def _forget_unconfirmed(self, kind: type[ObjectRef | SecretRef]) -> None:
+        for ref in [ref for ref in self._unconfirmed if isinstance(ref, kind)]:
+            self._unconfirmed.discard(ref)
+            if isinstance(ref, SecretRef):
+                self.remove_secret(ref)
+            else:
+                self._keep(ref)
 
     def _edit_secret(self, ref: SecretRef, secret: Secret) -> None:
         self._loop.edit(ref, lambda compiler: compiler.put_secret(ref, secret))

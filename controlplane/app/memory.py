@@ -1,29 +1,76 @@
-"""What survives a restart, as the running process uses it: inputs that were in force, written behind."""
+"""What survives a restart, as the running process uses it: inputs that were in force, written behind.
+
+Reads everything once at the start and only writes afterwards. Failing to write never stops serving: it is said, in the
+log and in the status.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import structlog
 
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef
 from controlplane.sources.base import SpecObject
+from controlplane.state.content import StateChanges, StoredObject
+from controlplane.state.store import State
+
+log = structlog.get_logger(__name__)
 
 
 class Memory:
-    """Nothing is remembered yet."""
+    """The state folder of one process."""
 
-    def __init__(self) -> None:
-        self.texts: dict[ObjectRef, str] = {}
-        self.secrets: dict[SecretRef, Secret] = {}
+    def __init__(self, state: State) -> None:
+        """Take over what the previous process left."""
+        self._state = state
+        loaded = state.load()
+        for problem in loaded.problems:
+            log.warning("state", problem=problem)
+        self.texts = {ref: stored.text for ref, stored in loaded.objects.items()}
+        """The text of every object that was in force."""
+        self.secrets = loaded.secrets
+        """Every secret that was in force."""
+        self._served = {name: served.version for name, served in loaded.served.items()}
 
     @classmethod
-    def open(cls, path: Path, key: Path | None) -> Memory:
-        return cls()
+    def open(cls, folder: Path, key_file: Path | None) -> Memory:
+        """The state of a folder. Raises ConfigurationError when its key cannot be used."""
+        return cls(State.open(folder, key_file))
 
-    def keep(self, spec: SpecObject | ObjectRef) -> None: ...
-    def keep_secret(self, ref: SecretRef, secret: Secret | None) -> None: ...
+    def keep(self, spec: SpecObject | ObjectRef) -> None:
+        """The object is in force; an ObjectRef: it is gone."""
+        if isinstance(spec, SpecObject):
+            self._state.write(StateChanges(objects={spec.ref: StoredObject(spec.text, spec.file, spec.line)}))
+        else:
+            self._state.write(StateChanges(objects={spec: None}))
+
+    def keep_secret(self, ref: SecretRef, secret: Secret | None) -> None:
+        """The secret is in force; None: it is gone."""
+        self._state.write(StateChanges(secrets={ref: secret}))
+
+    def served(self, versions: dict[str, str]) -> None:
+        """The versions of what is served now, by view."""
+        changed: dict[str, str | None] = {
+            name: version for name, version in versions.items() if self._served.get(name) != version
+        }
+        changed |= dict.fromkeys(self._served.keys() - versions.keys())
+        self._served = versions
+        if changed:
+            self._state.write(StateChanges(served=changed))
+
     def status(self) -> dict[str, Any]:
-        return {}
+        """How the state on disk is."""
+        status = asdict(self._state.status())
+        return {key: str(value) if isinstance(value, Path) else _plain(value) for key, value in status.items()}
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what waits."""
+        self._state.close()
+
+
+def _plain(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

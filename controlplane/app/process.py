@@ -25,10 +25,12 @@ from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
 from controlplane.compile.compiler import Commit, Compiler
+from controlplane.compile.views import part_of
 from controlplane.config import Configuration
 from controlplane.errors import ConfigurationError, Severity
 from controlplane.names import GatewayName, View
-from controlplane.pki.authority import DEFAULT_TRUST_DOMAIN, Authority
+from controlplane.pki.authority import Authority
+from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN
 from controlplane.snapshot.store import Store
 from controlplane.sources.files import FileSource
 from controlplane.sources.secrets import SecretSource
@@ -37,6 +39,8 @@ from controlplane.xds.server import XdsServer, dynamic_credentials
 
 log = structlog.get_logger(__name__)
 
+MANIFEST_SECONDS = 5.0
+"""How often the versions that are served are noted on disk."""
 DRAIN_SECONDS = 8.0
 """How long streams may take to end; the process is gone within 10 s of SIGTERM."""
 
@@ -65,6 +69,7 @@ class ControlPlane:
             [source.name for source in self._sources],
             keep=self._memory.keep,
             keep_secret=self._memory.keep_secret,
+            objects_before=self._memory.texts,
             secrets_before=self._memory.secrets,
         )
         self._loop = CommitLoop(
@@ -108,20 +113,21 @@ class ControlPlane:
         self.intake.changed = self._answered.set
         tasks = [asyncio.create_task(self._loop.run(), name="commits")]
         tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
-        tasks.append(asyncio.create_task(self._become_ready(), name="readiness"))
+        tasks.append(asyncio.create_task(self._remember_served(), name="manifest"))
+        readiness = asyncio.create_task(self._become_ready(), name="readiness")
         try:
             started(await self._listen())
             ending = asyncio.create_task(stop.wait())
-            await asyncio.wait([ending, *tasks[:-1]], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks[:-1]:
-                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                    raise error
+            await asyncio.wait([ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()  # none of them ends by itself: this raises what went wrong
         finally:
             log.info("draining", seconds=DRAIN_SECONDS)
             await self._server.stop(DRAIN_SECONDS)
-            for task in tasks:
+            for task in (readiness, *tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(readiness, *tasks, return_exceptions=True)
             for runner in self._runners:
                 await runner.cleanup()
             await asyncio.to_thread(self._memory.close)
@@ -213,6 +219,18 @@ class ControlPlane:
     def _can_serve(self) -> bool:
         """An unreadable folder of specs and nothing remembered is no configuration."""
         return bool(self.intake.objects) or all(status.synced for status in self.intake.sources.values())
+
+    async def _remember_served(self) -> None:
+        """Keep the manifest of what is served up to date, off the hot path."""
+        written = 0
+        while True:
+            await asyncio.sleep(MANIFEST_SECONDS)
+            if self._fleet.ready and written != self._store.sequence:
+                written = self._store.sequence
+                gateways = self._compiler.tables.gateways.rows
+                self._memory.served(
+                    {name: self._store.view([(name,), part_of((name,))]).version() for name in gateways}
+                )
 
     # -- commits -------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ class Compiler:
     def put(self, ref: ObjectRef, rows: Mapping[RowKey, Row]) -> None:
         """The object as it is now."""
         before = self.objects.get(ref, {})
+        if before is rows:
+            return
         for key in before.keys() - rows.keys():
             self._delete(key)
         for key, row in rows.items():

@@ -73,8 +73,6 @@ PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 
 
 def _percent(text: object) -> float:
-    if isinstance(text, float):
-        return text
     match = re.fullmatch(r"(\d{1,3}(?:\.\d{1,2})?)%", text) if isinstance(text, str) else None
     if match is None or not 0 <= float(match[1]) <= 100:
         raise ValueError('a percentage is a text such as "20%" or "0.5%", at most "100%"')

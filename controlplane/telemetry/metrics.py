@@ -35,7 +35,7 @@ class Metrics:
     """Every metric. One instance belongs to one process (or to one test)."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series beside each counter, which nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which nobody asks for
         self.registry = registry = CollectorRegistry(auto_describe=True)
         self.pushes = Counter("controlplane_pushes", "Responses sent to proxies.", ["type"], registry=registry)
         self.resources = Counter(
