@@ -1,0 +1,63 @@
+"""What is kept and what is said about it: values of the state store, free of SQLite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from controlplane.model.secret import Secret
+from controlplane.names import ObjectRef, SecretRef
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One accepted document: its text, and the file and line (from 1) on which the text began."""
+
+    text: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a view was served last: the snapshot's version, and since when."""
+
+    version: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanges:
+    """What to keep from now on; None forgets. `served` maps a view's name to the version of its snapshot."""
+
+    objects: Mapping[ObjectRef, StoredObject | None] = field(default_factory=dict)
+    secrets: Mapping[SecretRef, Secret | None] = field(default_factory=dict)
+    served: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the previous process left, and everything that could not be read, each in a sentence."""
+
+    objects: dict[ObjectRef, StoredObject]
+    secrets: dict[SecretRef, Secret]
+    served: dict[str, Served]
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the store is.
+
+    `degraded` says why something is not kept on disk (None: everything is); `pending` counts rows that wait to be
+    written, `bytes` those of the database with its log. `last_write` is None before the first.
+    """
+
+    path: Path
+    degraded: str | None
+    rows: int
+    bytes: int
+    pending: int
+    last_write: datetime | None

@@ -1,0 +1,343 @@
+"""The SQLite file: three tables of checksummed rows, opened whatever its condition, rebuilt when it is damaged.
+
+Used by `store` alone, under its lock. Rows are tuples of bytes and numbers here; what they mean, `store` knows.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import sqlite3
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from controlplane.errors import ControlPlaneError
+
+SCHEMA = 1
+"""The version of the tables. One that is not this is not read: state is a cache of sources that say it all again."""
+
+APPLICATION_ID = 0x67775354
+"""`gwST`, in the header of the file: another program's database is never touched."""
+
+DAMAGED = ".damaged"
+"""The suffix of a damaged file that was put aside. Only the last one is kept, so that disks do not fill."""
+
+_WAL_BYTES = 4 * 1024 * 1024
+_HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\0"
+_BUSY_SECONDS = 5.0
+
+Value = bytes | int | float
+Key = tuple[bytes, ...]
+
+
+class Table(NamedTuple):
+    """A table: its name, the columns of its key and the others."""
+
+    name: str
+    key: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+OBJECTS = Table(
+    "object", ("source", "kind", "namespace", "name"), ("text", "file", "line", "accepted_at", "content_schema")
+)
+SECRETS = Table("secret", ("source", "namespace", "name"), ("sealed", "accepted_at"))
+SERVED = Table("served", ("view",), ("version", "served_at"))
+TABLES = (OBJECTS, SECRETS, SERVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row; `values` None means that it is to be removed."""
+
+    table: Table
+    key: Key
+    values: tuple[Value, ...] | None
+
+
+class Unusable(ControlPlaneError):
+    """The file cannot be used and must stay as it is; the message says why."""
+
+
+class Scan(NamedTuple):
+    """Everything in the file: rows whose checksum holds, the names of those where it does not, and other damage."""
+
+    rows: list[Row]
+    dropped: list[str]
+    damage: str
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file itself is broken."""
+    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether there is no room: on the disk, or below the bound of the file."""
+    return _code(error) == sqlite3.SQLITE_FULL
+
+
+class Database:
+    """An open file. `writable` is False when it can be read only; all methods raise sqlite3.Error."""
+
+    def __init__(self, file: Path, connection: sqlite3.Connection, *, writable: bool) -> None:
+        """Use `open_file`."""
+        self.file = file
+        self.writable = writable
+        self._connection = connection
+
+    def scan(self) -> Scan:
+        """Read and verify everything; never raises for damage, which is reported."""
+        rows: list[Row] = []
+        dropped: list[str] = []
+        damage = ""
+        try:
+            # Rows can also vanish without a trace in those that remain: SQLite's own bookkeeping knows.
+            (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+            damage = "" if found == b"ok" else found.decode(errors="replace")
+        except sqlite3.Error as error:
+            damage = str(error)
+        for table in TABLES:
+            try:
+                for row, intact in self._rows(table):
+                    if intact:
+                        rows.append(row)
+                    else:
+                        dropped.append(f"{table.name} {_shown(row.key)}")
+            except sqlite3.Error as error:
+                damage = damage or str(error)
+        return Scan(rows, dropped, damage)
+
+    def apply(self, rows: Iterable[Row]) -> None:
+        """Put and remove rows in one transaction."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for row in rows:
+                if row.values is None:
+                    connection.execute(_delete(row.table), row.key)
+                else:
+                    digest = _digest(row.table, row.key, row.values)
+                    connection.execute(_put(row.table), (*row.key, *row.values, digest))
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the file; SQLite folds its log into it."""
+        self._connection.close()
+
+    def _rows(self, table: Table) -> Iterator[tuple[Row, bool]]:
+        """Every row with whether its checksum holds."""
+        width = len(table.key)
+        columns = ", ".join((*table.key, *table.values, "digest"))
+        for found in self._connection.execute(f"SELECT {columns} FROM {table.name}"):  # noqa: S608  our own names
+            *content, digest = found
+            key, values = tuple(content[:width]), tuple(content[width:])
+            yield Row(table, key, values), digest == _digest(table, key, values)
+
+
+def open_file(file: Path, max_bytes: int) -> tuple[Database, list[str]]:
+    """Open or make the file, with what there is to say about it; raises Unusable, and OSError or sqlite3.Error."""
+    problems: list[str] = []
+    _refuse_foreign(file)
+    try:
+        return _open_writable(file, max_bytes), problems
+    except sqlite3.Error as error:
+        if is_damage(error):
+            put_aside(file)
+            problems.append(f"{file}: {error}; kept as {file.name}{DAMAGED}, started clean")
+            return _open_writable(file, max_bytes), problems
+        if _code(error) not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+            raise
+        return _open_read_only(file), problems
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS} or not file.exists():
+            raise
+        return _open_read_only(file), problems
+
+
+def rebuild(file: Path, rows: Sequence[Row], max_bytes: int) -> Database:
+    """Put a damaged (closed) file aside and make a clean one of these rows."""
+    fresh = file.with_name(f"{file.name}.new")
+    _remove(fresh)
+    with closing(_open_writable(fresh, max_bytes)) as database:
+        database.apply(rows)
+    put_aside(file)
+    fresh.rename(file)
+    return _open_writable(file, max_bytes)
+
+
+def put_aside(file: Path) -> None:
+    """Rename a database and its log, so that a damaged one can be looked at and never meets a new one."""
+    aside = file.with_name(f"{file.name}{DAMAGED}")
+    _remove(aside)
+    for suffix in ("-wal", "-shm", ""):
+        part = file.with_name(f"{file.name}{suffix}")
+        if part.exists():
+            part.rename(aside.with_name(f"{aside.name}{suffix}"))
+
+
+def size(file: Path) -> int:
+    """The bytes of the file and its log."""
+    return sum(_length(file.with_name(f"{file.name}{suffix}")) for suffix in ("", "-wal"))
+
+
+def _open_writable(file: Path, max_bytes: int) -> Database:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # its log takes the same mode
+    connection = _connect(str(file))
+    try:
+        _prepare(connection, file, max_bytes)
+    except BaseException:
+        connection.close()
+        raise
+    return Database(file, connection, writable=True)
+
+
+def _prepare(connection: sqlite3.Connection, file: Path, max_bytes: int) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    # After a power cut the last transactions may be missing, never half there; no fsync per transaction.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {max(1, max_bytes // page_bytes)}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version not in {0, SCHEMA}:
+            raise Unusable(_other_version(file, version))
+        if version == 0:
+            for table in TABLES:
+                key, values = ", ".join(table.key), ", ".join((*table.key, *table.values, "digest"))
+                connection.execute(f"CREATE TABLE {table.name} ({values}, PRIMARY KEY ({key})) WITHOUT ROWID")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    if version == 0:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the version is in the file's header, where others look
+
+
+def _open_read_only(file: Path) -> Database:
+    """Read what another process wrote into a folder that is not ours to write."""
+    if _length(file.with_name(f"{file.name}-wal")) == 0:
+        connection = _connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        return _reading(file, connection)
+    # Its log must be applied, which takes a folder that can be written. Secrets in it are encrypted.
+    with tempfile.TemporaryDirectory(prefix="state-") as folder:
+        copy = Path(folder) / file.name
+        for suffix in ("-wal", ""):
+            shutil.copyfile(file.with_name(f"{file.name}{suffix}"), copy.with_name(f"{copy.name}{suffix}"))
+        connection = _connect(":memory:")
+        with closing(_connect(str(copy))) as original:
+            original.backup(connection)
+    return _reading(file, connection)
+
+
+def _reading(file: Path, connection: sqlite3.Connection) -> Database:
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != SCHEMA:
+            raise Unusable(_other_version(file, version))
+    except BaseException:
+        connection.close()
+        raise
+    return Database(file, connection, writable=False)
+
+
+def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(name, _BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri)
+    # Damaged text must fail its checksum, not the reading of its table.
+    connection.text_factory = bytes
+    connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    return connection
+
+
+def _refuse_foreign(file: Path) -> None:
+    """Raise Unusable for another program's or version's database, before SQLite changes a byte of it.
+
+    https://www.sqlite.org/fileformat2.html#the_database_header
+    """
+    try:
+        with file.open("rb") as source:
+            header = source.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        return  # empty or damaged: SQLite says which
+    (version,) = struct.unpack_from(">I", header, 60)
+    (application,) = struct.unpack_from(">I", header, 68)
+    if application == APPLICATION_ID and version not in {0, SCHEMA}:
+        raise Unusable(_other_version(file, version))
+    if application not in {0, APPLICATION_ID}:
+        raise Unusable(f"{file}: a database of another program; left alone, started clean from sources")
+
+
+def _other_version(file: Path, version: int) -> str:
+    age = "newer" if version > SCHEMA else "older"
+    return (
+        f"{file}: written by a {age} version of this program (schema {version}, this one knows {SCHEMA}); "
+        "left alone, started clean from sources"
+    )
+
+
+def _digest(table: Table, key: Sequence[object], values: Sequence[object]) -> bytes:
+    """A checksum over the table, the key and all values, with their types and lengths."""
+    digest = hashlib.blake2b(table.name.encode(), digest_size=16)
+    for value in (*key, *values):
+        match value:
+            case bytes():
+                digest.update(b"b" + struct.pack(">Q", len(value)))
+                digest.update(value)
+            case int():
+                digest.update(b"i%d;" % value)
+            case float():
+                digest.update(b"f" + struct.pack(">d", value))
+            case _:
+                digest.update(b"n")
+    return digest.digest()
+
+
+def _put(table: Table) -> str:
+    columns = (*table.key, *table.values, "digest")
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT OR REPLACE INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608  our own names
+
+
+def _delete(table: Table) -> str:
+    return f"DELETE FROM {table.name} WHERE {' AND '.join(f'{column} = ?' for column in table.key)}"  # noqa: S608  the same
+
+
+def _shown(key: Sequence[object]) -> str:
+    """A key for people; its bytes may be damaged."""
+    return "/".join(part.decode(errors="replace") if isinstance(part, bytes) else repr(part) for part in key)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary result code. https://www.sqlite.org/rescode.html."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _length(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+def _remove(file: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):
+        file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
