@@ -16,7 +16,9 @@ def _origin(text: str) -> str:
     if text == "*":
         return text
     if not re.fullmatch(r"[a-z][a-z0-9+.-]*://(\*\.)?[a-z0-9.-]+(:\d{1,5})?|null", text):
-        raise ValueError('an origin is scheme and host such as "https://shop.example.com", "https://*.example.com" or "*"')
+        raise ValueError(
+            'an origin is scheme and host such as "https://shop.example.com", "https://*.example.com" or "*"'
+        )
     return text
 
 

@@ -140,9 +140,7 @@ def _script(source: str, wildcards: Iterable[str] = ()) -> Any:
         ("WILDCARDS", ", ".join(f'["{wildcard}"] = true' for wildcard in sorted(set(wildcards)))),
     ):
         source = source.replace(f"@{name}@", value)
-    return packed(
-        lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=source), stat_prefix="gatewayspec")
-    )
+    return packed(lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=source), stat_prefix="gatewayspec"))
 
 
 def rekey() -> Any:
@@ -193,9 +191,7 @@ def scope_key_builder() -> Any:
     return builder(
         fragments=[
             builder.FragmentBuilder(header_value_extractor=extractor(name=HOST_HEADER, index=0)),
-            builder.FragmentBuilder(
-                header_value_extractor=extractor(name=PATH_HEADER, element_separator="/", index=1)
-            ),
+            builder.FragmentBuilder(header_value_extractor=extractor(name=PATH_HEADER, element_separator="/", index=1)),
         ]
     )
 
