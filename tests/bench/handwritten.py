@@ -1,0 +1,167 @@
+"""An Envoy configuration as a person would write it for one machine: plain virtual hosts, nothing from a control plane.
+
+It does what the compiled configuration of `dataplane` does (same filters, limits, timeouts, access log), so that the
+difference in cost is that of shards and of filters that are delivered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+_TYPE = "type.googleapis.com/envoy."
+_HTTP = "extensions.filters.http"
+_ACCESS_LOG = {
+    "time": "%START_TIME%",
+    "method": "%REQ(:METHOD)%",
+    "host": "%REQ(:AUTHORITY)%",
+    "path": "%PATH(NQ)%",
+    "protocol": "%PROTOCOL%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "detail": "%RESPONSE_CODE_DETAILS%",
+    "durationMs": "%DURATION%",
+    "bytesIn": "%BYTES_RECEIVED%",
+    "bytesOut": "%BYTES_SENT%",
+    "clientIP": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "requestId": "%REQ(X-REQUEST-ID)%",
+    "route": "%METADATA(ROUTE:gatewayspec:route)%",
+    "spec": "%METADATA(ROUTE:gatewayspec:spec)%",
+    "cluster": "%UPSTREAM_CLUSTER%",
+    "endpoint": "%UPSTREAM_HOST%",
+}
+
+
+def configuration(port: int, backend_port: int, hosts: Iterable[str], key_set: str) -> str:
+    """The whole of it; each host has a route for /api and one for everything else."""
+    document = {
+        "static_resources": {"listeners": [_listener(port, hosts, key_set)], "clusters": [_cluster(backend_port)]}
+    }
+    return json.dumps(document)
+
+
+def _any(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"@type": _TYPE + kind, **fields}
+
+
+def _listener(port: int, hosts: Iterable[str], key_set: str) -> dict[str, Any]:
+    limit = {
+        "name": "envoy.filters.network.connection_limit",
+        "typed_config": _any(
+            "extensions.filters.network.connection_limit.v3.ConnectionLimit", stat_prefix="all", max_connections=10_000
+        ),
+    }
+    manager = {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": _manager(hosts, key_set),
+    }
+    return {
+        "name": "all",
+        "address": _address(port),
+        "per_connection_buffer_limit_bytes": 32768,
+        "filter_chains": [{"filters": [limit, manager]}],
+    }
+
+
+def _manager(hosts: Iterable[str], key_set: str) -> dict[str, Any]:
+    virtual_hosts = [{"name": host, "domains": [host], "routes": _routes()} for host in hosts]
+    return _any(
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="all",
+        route_config={"virtual_hosts": virtual_hosts, "ignore_port_in_host_matching": True},
+        http_filters=_filters(key_set),
+        access_log=[
+            {
+                "name": "envoy.access_loggers.stdout",
+                "typed_config": _any(
+                    "extensions.access_loggers.stream.v3.StdoutAccessLog", log_format={"json_format": _ACCESS_LOG}
+                ),
+            }
+        ],
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
+        strip_any_host_port=True,
+        strip_trailing_host_dot=True,
+        common_http_protocol_options={
+            "idle_timeout": "3600s",
+            "max_headers_count": 100,
+            "headers_with_underscores_action": "REJECT_REQUEST",
+        },
+        max_request_headers_kb=60,
+        request_headers_timeout="10s",
+        request_timeout="300s",
+        stream_idle_timeout="300s",
+        server_header_transformation="PASS_THROUGH",
+        upgrade_configs=[{"upgrade_type": "websocket", "enabled": False}],
+    )
+
+
+def _filters(key_set: str) -> list[dict[str, Any]]:
+    provider = {"issuer": "https://id.example.com/", "audiences": ["app"], "local_jwks": {"inline_string": key_set}}
+    rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "corp"}}]
+    removed = {"request_mutations": [{"remove": "x-user-id"}]}
+    configurations = {
+        "identity": _any(f"{_HTTP}.header_mutation.v3.HeaderMutation", mutations=removed),
+        "cors": _any(f"{_HTTP}.cors.v3.Cors"),
+        "jwt": _any(f"{_HTTP}.jwt_authn.v3.JwtAuthentication", providers={"corp": provider}, rules=rules),
+        "limit": _any(f"{_HTTP}.local_ratelimit.v3.LocalRateLimit", stat_prefix="limit"),
+        "headers": _any(f"{_HTTP}.header_mutation.v3.HeaderMutation"),
+        "router": _any(f"{_HTTP}.router.v3.Router", suppress_envoy_headers=True),
+    }
+    return [{"name": name, "typed_config": configured} for name, configured in configurations.items()]
+
+
+def _routes() -> list[dict[str, Any]]:
+    edge = {"append": {"header": {"key": "x-edge", "value": "one"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    always = {"default_value": {"numerator": 100}}
+    each = {
+        "cors": _any(
+            f"{_HTTP}.cors.v3.CorsPolicy",
+            allow_origin_string_match=[{"exact": "https://app.example.com"}],
+            allow_methods="GET",
+        ),
+        "jwt": _any(f"{_HTTP}.jwt_authn.v3.PerRouteConfig", disabled=True),
+        "limit": _any(
+            f"{_HTTP}.local_ratelimit.v3.LocalRateLimit",
+            stat_prefix="limit",
+            token_bucket={"max_tokens": 1_000_000, "tokens_per_fill": 1_000_000, "fill_interval": "1s"},
+            filter_enabled=always,
+            filter_enforced=always,
+        ),
+        "headers": _any(f"{_HTTP}.header_mutation.v3.HeaderMutationPerRoute", mutations={"request_mutations": [edge]}),
+    }
+    gets = {"name": ":method", "string_match": {"exact": "GET"}}
+    return [
+        {
+            "name": name,
+            "match": match,
+            "metadata": {"filter_metadata": {"gatewayspec": {"route": name, "spec": "GatewaySpec bench/bench"}}},
+            "route": {"cluster": "app", "timeout": "15s"},
+            "typed_per_filter_config": each,
+        }
+        for name, match in (
+            ("api", {"path_separated_prefix": "/api", "headers": [gets]}),
+            ("all", {"prefix": "/", "headers": [gets]}),
+        )
+    ]
+
+
+def _cluster(port: int) -> dict[str, Any]:
+    return {
+        "name": "app",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "lb_policy": "LEAST_REQUEST",
+        "per_connection_buffer_limit_bytes": 32768,
+        "load_assignment": {
+            "cluster_name": "app",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(port)}}]}],
+        },
+    }
+
+
+def _address(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
