@@ -11,8 +11,6 @@ import click
 from controlplane.cli.options import examples, output, speaking
 from controlplane.cli.terminal import Terminal
 
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
 
 @click.command(
     epilog=examples(
@@ -34,17 +32,24 @@ def command(terminal: Terminal, kind: str, output_format: str) -> None:
     """Print the JSON Schema of a kind."""
     from controlplane.cli.documents import structured
 
-    terminal.data(structured(schema(kind), output_format))
+    terminal.data(structured(_of_configuration() if kind == "Configuration" else _of_documents(kind), output_format))
 
 
-def schema(kind: str = "all") -> dict[str, Any]:
-    """The schema of a kind, or of any document."""
-    from pydantic import TypeAdapter
+def _of_documents(kind: str) -> dict[str, Any]:
+    from controlplane.spec.schema import schema
+
+    found = schema()
+    if kind == "all":
+        return found
+    return {**{key: value for key, value in found.items() if key != "oneOf"}, "$ref": f"#/$defs/{kind}"}
+
+
+def _of_configuration() -> dict[str, Any]:
     from pydantic.json_schema import GenerateJsonSchema
 
     from controlplane.config import Configuration, Endpoint
     from controlplane.model.written import format_duration
-    from controlplane.spec.gateway import API_VERSION, KINDS
+    from controlplane.spec.schema import DIALECT
 
     class Written(GenerateJsonSchema):
         """Defaults as one would write them."""
@@ -54,8 +59,4 @@ def schema(kind: str = "all") -> dict[str, Any]:
                 return format_duration(dft)
             return str(dft) if isinstance(dft, Endpoint | Path) else super().encode_default(dft)
 
-    kinds: dict[str, Any] = {**KINDS, "Configuration": Configuration}
-    title = {} if kind in kinds else {"title": API_VERSION}
-    wanted = kinds.get(kind) or KINDS["GatewaySpec"] | KINDS["RouteSpec"]
-    generated = TypeAdapter(wanted).json_schema(by_alias=True, schema_generator=Written)
-    return {"$schema": DIALECT, **title, **generated}
+    return {"$schema": DIALECT, **Configuration.model_json_schema(by_alias=True, schema_generator=Written)}
