@@ -219,7 +219,7 @@ def _prepare(connection: sqlite3.Connection, file: Path, max_bytes: int) -> None
         if version == 0:
             for table in TABLES:
                 key, values = ", ".join(table.key), ", ".join((*table.key, *table.values, "digest"))
-                connection.execute(f"CREATE TABLE {table.name} ({values}, PRIMARY KEY ({key})) WITHOUT ROWID")
+                connection.execute(f"CREATE TABLE {table.name} ({values}, PRIMARY KEY ({key}))")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")
