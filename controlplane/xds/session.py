@@ -27,6 +27,9 @@ from controlplane.xds.progress import Progress, Push
 from controlplane.xds.warming import Warming, warming
 from controlplane.xds.wire import Encoder, Request
 
+_UNKNOWN = "?"
+"""The version of what a client may hold or not: no resource has it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -192,12 +195,12 @@ class Session(ABC):
         named = [name for name in subscription.names if name in initial]
         existing = [*view.names(url), *initial] if subscription.enumerates else named
         cap = now + self._timing.answer
+        progress.whole = False
         for name in dict.fromkeys(existing):
             if url == types.LOAD_ASSIGNMENT and name in self._order.expected:
                 continue  # its cluster was just sent and waits for it, unchanged or not
             self._note(progress, view, name, initial.get(name, ""), cap)
             progress.asked.discard(name)
-        progress.whole = False
         if self._only is None:
             progress.grace = now + self._timing.grace
         progress.relax()
@@ -205,7 +208,10 @@ class Session(ABC):
     def _note(self, progress: Progress, view: View, name: str, before: str, cap: float) -> None:
         """Compare what the client holds of one name (`before`, unless noted otherwise already) with the view."""
         held = progress.changed.get(name)
-        if held is None:
+        if progress.whole:
+            # All there is will be sent; of the rest the client may hold what it was sent before.
+            held = _UNKNOWN if progress.sent_nonce else ""
+        elif held is None:
             held = progress.gone.get(name, before)
         resource = view.get(progress.kind.url, name)
         if resource is None:
@@ -381,8 +387,7 @@ class Session(ABC):
             return
         settled = self._cursor
         for progress in self._order.of_additions:
-            if progress.idle:
-                progress.settled = self._cursor
+            progress.settled = self._cursor if progress.idle else progress.settled
             settled = min(settled, progress.settled)
         if settled > self.settled:
             self.settled = settled

@@ -138,7 +138,7 @@ class DeltaEnvoy(EnvoyLike):
 
     def connect(self) -> None:
         self.client = Delta(store=self.store)
-        self.started = SRDS in self.held
+        self.started = SRDS in self.held and bool(self.held[CDS])  # with nothing, it begins as if for the first time
         for url in (CDS, EDS, LDS, SRDS) if self.started else (CDS, EDS):
             held = self.held.get(url, {})
             initial = {name: Resource(url, name, body).version for name, body in held.items()}

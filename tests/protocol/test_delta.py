@@ -321,3 +321,26 @@ def test_a_name_dropped_before_its_content_was_sent_is_not_sent() -> None:
     client.send(RDS, unsubscribe=["r"])
     client.ack(clusters)
     client.expect_nothing()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_what_goes_and_returns_before_the_first_answer_is_sent(again: bool) -> None:
+    """A first answer may wait for a change under way; what is then sent is not what was there when it was asked for."""
+    client = Delta(resource(CDS, "c"), resource(SRDS, "r"))
+    client.send(CDS)
+    client.take(CDS, ["c"])
+    if again:
+        client.send(SRDS)
+        client.take(SRDS, ["r"])
+        client.send(SRDS, unsubscribe=["*"])
+    client.publish(resource(CDS, "c", "2"))
+    clusters = client.expect_names(CDS, ["c"])
+    client.send(SRDS, ["*"])
+    client.expect_nothing()
+    client.publish(removed(SRDS, "r"))
+    client.ack(clusters)
+    client.take(SRDS)
+    client.publish(resource(SRDS, "r"))
+    while client.inbox:
+        client.ack(message := client.inbox.popleft())
+    assert [each.name for each in message.resources] == ["r"]
