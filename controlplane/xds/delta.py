@@ -8,9 +8,9 @@ from __future__ import annotations
 from controlplane.resources import Resource
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
-from controlplane.xds.session import Draft, Session
+from controlplane.xds.session import Session
 from controlplane.xds.types import WILDCARD
-from controlplane.xds.wire import DeltaRequest, delta_request
+from controlplane.xds.wire import DeltaRequest, Draft, delta_request
 
 
 class DeltaSession(Session):

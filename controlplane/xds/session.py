@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 
 from controlplane.resources import Resource
 from controlplane.snapshot.store import View
@@ -25,19 +24,10 @@ from controlplane.xds.observer import Observer, Refusal, SilentObserver, TypeSta
 from controlplane.xds.order import Order
 from controlplane.xds.progress import Progress, Push
 from controlplane.xds.warming import Warming, warming
-from controlplane.xds.wire import Encoder, Request
+from controlplane.xds.wire import Draft, Encoder, Request
 
 _UNKNOWN = "?"
 """The version of what a client may hold or not: no resource has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A response without its nonce: its bytes for a nonce, its version, and how many resources it holds."""
-
-    encode: Callable[[str], bytes]
-    version: str
-    resources: int
 
 
 class Session(ABC):

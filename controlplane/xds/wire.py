@@ -110,6 +110,15 @@ def set_version(resources: Iterable[Resource]) -> str:
     return digest.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A response without its nonce: its bytes for a nonce, its version, and how many resources it holds."""
+
+    encode: Callable[[str], bytes]
+    version: str
+    resources: int
+
+
 class Encoder:
     """Makes responses. One for all streams of a server: it holds what they share.
 
