@@ -107,7 +107,7 @@ class FilesSource(Written):
 class Sources(Written):
     """Where gateway specs come from."""
 
-    files: tuple[FilesSource, ...] = ()
+    files: Annotated[tuple[FilesSource, ...], Field(max_length=1)] = ()
 
 
 class SecretsFolder(Written):

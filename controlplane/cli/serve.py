@@ -18,7 +18,7 @@ from controlplane.cli.terminal import Terminal, has_color
         "controlplane serve --config controlplane.yaml",
     )
 )
-@click.option("--specs", type=DIRECTORY, multiple=True, help="A folder of specs; repeat it for several.")
+@click.option("--specs", type=DIRECTORY, help="The folder of specs.")
 @click.option("--secrets", type=DIRECTORY, help="The folder of secrets: NAMESPACE/NAME/tls.crt and so on.")
 @click.option("--config", type=click.Path(path_type=Path), help="The process's own configuration; flags override it.")
 @click.option("--state", type=DIRECTORY, help="The folder that survives a restart (default: state).")
@@ -28,7 +28,7 @@ from controlplane.cli.terminal import Terminal, has_color
 @speaking
 def command(
     terminal: Terminal,
-    specs: tuple[Path, ...],
+    specs: Path | None,
     secrets: Path | None,
     config: Path | None,
     state: Path | None,
@@ -42,7 +42,9 @@ def command(
 
     configuration = read(config) if config is not None else Configuration()
     try:
-        configuration = with_flags(configuration, Flags(specs, secrets, state, xds, admin, insecure))
+        configuration = with_flags(
+            configuration, Flags((specs,) if specs else (), secrets, state, xds, admin, insecure)
+        )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     if not configuration.sources.files:

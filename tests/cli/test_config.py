@@ -13,8 +13,8 @@ from controlplane.errors import ConfigurationError, InvalidInput
 EVERYTHING = """\
 identity: {cluster: edge-control, replica: cp-1, trustDomain: example.internal}
 sources:
-  files: [{path: ./specs}, {path: /etc/specs}]
-secrets: {path: secrets}
+  files: [{path: ./specs}]
+secrets: {path: /run/secrets}
 startup: {deadline: 10s, onDeadline: wait}
 xds: {listen: "0.0.0.0:18000", tls: {certificate: server.pem, key: server.key, clientCA: fleet.pem}}
 admin: {listen: "[::1]:18080"}
@@ -38,9 +38,9 @@ def _problems(folder: Path, text: str) -> list[str]:
 
 def test_paths_of_the_file_are_relative_to_it(tmp_path: Path) -> None:
     found = read(_write(tmp_path, EVERYTHING))
-    assert [source.path for source in found.sources.files] == [tmp_path / "specs", Path("/etc/specs")]
+    assert [source.path for source in found.sources.files] == [tmp_path / "specs"]
     assert found.secrets is not None
-    assert found.secrets.path == tmp_path / "secrets"
+    assert found.secrets.path == Path("/run/secrets")
     assert found.xds.tls is not None
     assert found.xds.tls.certificate == tmp_path / "server.pem"
     assert found.state.key == Path("~/key").expanduser()
