@@ -2,7 +2,8 @@
 
 `app` opens it, loads what the previous process left, and hands over every accepted change. `write` only notes what
 changed; the thread encrypts and writes it some moments later, so that no fsync and no full disk is ever on the path of
-a change. Whatever goes wrong on disk is said once in the log and in `status`, and the process goes on from memory.
+a change. Whatever goes wrong on disk is said once (what `load` finds by its caller, what happens later in the log), stays
+in `status`, and the process goes on from memory.
 
 What survives: kill -9 loses the last moments (`linger`), a power cut some seconds, and neither leaves half a
 transaction. A row whose checksum does not hold is dropped by name; a damaged file is put aside and rebuilt of the rest.
@@ -38,9 +39,6 @@ LINGER_SECONDS = 0.1
 
 RETRY_SECONDS = 30.0
 """Between attempts while the disk is full or read-only."""
-
-_LOGGED_PROBLEMS = 20
-"""Problems of a start that are logged one by one."""
 
 _FULL_ATTEMPTS = 3
 """Rows that do not fit, in a row, before the rest waits as well."""
@@ -95,10 +93,7 @@ class State:
         key = given_key(key_file) if key_file else None
         state._own_key = key is None
         try:
-            state._database, problems = database.open_file(state._file, max_bytes)
-            for problem in problems:
-                state._problems.append(problem)
-                log.warning("state not readable", path=str(state._file), problem=problem)
+            state._database, state._problems = database.open_file(state._file, max_bytes)
             if not state._database.writable:
                 state._give_up(f"{folder} is read-only: nothing is kept")
         except database.Unusable as error:
@@ -114,7 +109,7 @@ class State:
         return state
 
     def load(self) -> Loaded:
-        """Everything that the previous process left intact. Call it before the first `write`."""
+        """Everything that the previous process left intact. Call it before the first `write`, and say its problems."""
         loaded = Loaded({}, {}, {}, list(self._problems))
         with self._file_lock:
             if self._database is None:
@@ -125,11 +120,6 @@ class State:
                 loaded.problems.append(self._rebuild(self._database, scan))
             for row in scan.rows:
                 self._take(row, loaded)
-        found = loaded.problems[len(self._problems) :]
-        for problem in found[:_LOGGED_PROBLEMS]:
-            log.warning("state not readable", path=str(self._file), problem=problem)
-        if len(found) > _LOGGED_PROBLEMS:
-            log.warning("state not readable", path=str(self._file), more=len(found) - _LOGGED_PROBLEMS)
         return loaded
 
     def write(self, changes: StateChanges) -> None:
@@ -327,7 +317,6 @@ class State:
         self._passing = f"not written: {reason}"
 
     def _give_up(self, reason: str) -> None:
-        """Say once what is not kept until a restart."""
+        """Something is not kept until a restart."""
         self._permanent = reason
         self._problems.append(reason)
-        log.warning("state degraded", path=str(self._file), reason=reason)
