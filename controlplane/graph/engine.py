@@ -13,9 +13,12 @@ The theorem the tests hold this file to: *incremental equals from scratch*.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any, Generic, TypeVar, cast
+
+from controlplane.graph.givers import Givers
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -94,7 +97,7 @@ class _Computed(_Table[K, V]):
         super().__init__(name)
         self.dirty: set[Any] = set()
         self.tasks: dict[Any, _Task] = {}
-        self.givers: dict[K, set[Any]] = {}  # row key -> the task keys that give it
+        self.givers: dict[K, _Task | Givers] = {}  # by row key; most rows have one giver
 
     def origin(self) -> _Table[Any, Any]:
         """The table whose rows make the task keys."""
@@ -190,9 +193,15 @@ class Read:
         self._notes.append(note)
 
     def _record(self, table: _Table[Any, Any], readers: _Readers, key: Any) -> None:
-        if table.order >= self._task.table.order:
+        if not 0 <= table.order < self._task.table.order:
             raise WiringError(f"{self._task.table.name} reads {table.name}, which is not declared before it")
-        readers.setdefault(key, set()).add(self._task)
+        tasks = readers.get(key)
+        if tasks is None:
+            readers[key] = {self._task}
+        elif self._task in tasks:
+            return
+        else:
+            tasks.add(self._task)
         self._task.reads.append((readers, key))
 
 
@@ -204,13 +213,19 @@ class Graph:
     """Tables in the order in which they are swept; parents and everything read come before their readers."""
 
     def __init__(self, tables: Iterable[_Table[Any, Any]]) -> None:
-        """Fix the order, and check that every parent precedes its children."""
+        """Fix the order, and check that every parent precedes its children and that none of these is missing."""
         self.tables = tuple(tables)
+        if repeated := [name for name, count in Counter(table.name for table in self.tables).items() if count > 1]:
+            raise WiringError(f"several tables have the name {repeated[0]}")
         for order, table in enumerate(self.tables):
             table.order = order
         for computed in self._computed():
             if not 0 <= computed.origin().order < computed.order:
                 raise WiringError(f"{computed.name} must be declared after {computed.origin().name}")
+        for table in self.tables:
+            for child in (*table.children, *(child for index in table.indexes for child in index.children)):
+                if child not in self.tables:
+                    raise WiringError(f"{child.name} is missing: {table.name} is its parent")
         self._changes: dict[str, dict[Any, tuple[Any, Any]]] = {}
         self._noted: dict[tuple[str, Any], tuple[tuple[object, ...], Exception | None]] = {}
         self.runs = 0
@@ -269,7 +284,6 @@ class Graph:
         return (table for table in self.tables if isinstance(table, _Computed))
 
     def _run(self, table: _Computed[Any, Any], task_key: Any) -> None:
-        self.runs += 1
         task = table.tasks.get(task_key) or _Task(table, task_key)
         task.forget_reads()
         former = task.given
@@ -280,6 +294,7 @@ class Graph:
             task.given, task.notes, task.failure = {}, (), None
         else:
             table.tasks[task_key] = task
+            self.runs += 1
             read = Read(task)
             try:
                 task.given = dict(table.run(read, task_key))
@@ -294,20 +309,36 @@ class Graph:
                 self._noted[table.name, task_key] = (notes, None)
             task.notes, task.failure = notes, None
         for key in former.keys() - task.given.keys():
-            self._withdraw(table, task_key, key)
-        for key in task.given:
-            givers = table.givers.setdefault(key, set())
-            givers.add(task_key)
-            self._write(table, key, table.tasks[min(givers)].given[key])
+            self._withdraw(table, task, key)
+        for key, value in task.given.items():
+            if key in former and former[key] == value:
+                task.given[key] = former[key]
+            else:
+                self._give(table, task, key)
 
-    def _withdraw(self, table: _Computed[Any, Any], task_key: Any, key: Any) -> None:
+    def _give(self, table: _Computed[Any, Any], task: _Task, key: Any) -> None:
+        givers = table.givers.setdefault(key, task)
+        if isinstance(givers, Givers):
+            givers.add(task.key)
+        elif givers is not task:
+            table.givers[key] = Givers(givers.key, task.key)
+        self._write_winner(table, key)
+
+    def _withdraw(self, table: _Computed[Any, Any], task: _Task, key: Any) -> None:
         givers = table.givers[key]
-        givers.discard(task_key)
-        if givers:
-            self._write(table, key, table.tasks[min(givers)].given[key])
+        if isinstance(givers, Givers):
+            givers.discard(task.key)
+            if len(givers) == 1:
+                table.givers[key] = table.tasks[givers.smallest()]
+            self._write_winner(table, key)
         else:
             del table.givers[key]
             self._write(table, key, None)
+
+    def _write_winner(self, table: _Computed[Any, Any], key: Any) -> None:
+        giver = table.givers[key]
+        task = table.tasks[giver.smallest()] if isinstance(giver, Givers) else giver
+        self._write(table, key, task.given[key])
 
     def _write(self, table: _Table[Any, Any], key: Any, value: Any) -> None:
         former = table.rows.get(key)

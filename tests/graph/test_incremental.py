@@ -20,7 +20,7 @@ def _write(wired: Wired, writes: list[tuple[int, int, int | None]]) -> None:
             wired.graph.set(wired.tables[table], key, value)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_incremental_equals_from_scratch(data: st.DataObject) -> None:
     plan = data.draw(plans())
@@ -63,7 +63,7 @@ def test_incremental_equals_from_scratch(data: st.DataObject) -> None:
     assert held(wired.graph, wired.tables) == {}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_order_of_arrival_means_nothing(data: st.DataObject) -> None:
     """As long as nothing failed: a failing row keeps what history gave it."""
@@ -83,7 +83,7 @@ def test_order_of_arrival_means_nothing(data: st.DataObject) -> None:
         assert [dict(table.rows) for table in slowly.tables] == [dict(table.rows) for table in at_once.tables]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_abandoned_commit_is_finished_by_the_next(data: st.DataObject) -> None:
     plan = data.draw(plans())
