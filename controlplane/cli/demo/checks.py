@@ -1,14 +1,20 @@
-"""Requests through Envoy, and the table of what came back."""
+"""Requests through Envoy: what is asked, what should come back, and what did."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from controlplane.cli.demo.scene import BURST, ORIGIN
-from controlplane.cli.terminal import Paint, Terminal
+
+SPLIT_REQUESTS = 80
+"""With a quarter for the canary, none of so many reaching it is one case in ten thousand million."""
+_PROBE_SECONDS = 0.001
+"""Between two requests while a change is awaited: short for the clock, long enough to leave the processor to others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +28,27 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A request, what it should have given, and what it gave."""
+    """What was asked, what came back, and what should have (empty: that did)."""
 
     name: str
     request: str
-    expected: str
     got: str
+    expected: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether both are the same."""
-        return self.expected == self.got
+        """Whether it came as expected."""
+        return not self.expected
 
 
-def ask(port: int, method: str, path: str, headers: Mapping[str, str] | None = None) -> Reply:
+def check(name: str, request: str, expected: str, got: str) -> Check:
+    """The check that one text is another."""
+    return Check(name, request, got, "" if got == expected else expected)
+
+
+def ask(address: str, method: str, path: str, headers: Mapping[str, str] | None = None) -> Reply:
     """One request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection(address, timeout=5)
     try:
         connection.request(method, path, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -49,52 +60,40 @@ def ask(port: int, method: str, path: str, headers: Mapping[str, str] | None = N
         connection.close()
 
 
-def run(port: int, token: str) -> list[Check]:
-    """Every check of the demo, in the order in which they are shown."""
-    checks = []
+def requests(envoy: str, token: str) -> Iterator[Check]:
+    """Every check of the first round, in the order in which they are shown."""
 
-    def check(name: str, request: str, expected: str, got: str) -> None:
-        checks.append(Check(name, request, expected, got))
+    def get(path: str, headers: Mapping[str, str] | None = None) -> Reply:
+        return ask(envoy, "GET", path, headers)
 
-    check("public route", "GET /hello", "200", str(ask(port, "GET", "/hello").status))
-    check("JWT, no token", "GET /orders", "401", str(ask(port, "GET", "/orders").status))
-    bearer = {"authorization": f"Bearer {token}"}
-    reply = ask(port, "GET", "/orders", bearer)
-    check("JWT, token", "GET /orders", "200 as alice", f"{reply.status}{' as alice' if 'alice' in reply.body else ''}")
-    tampered = {"authorization": f"Bearer {token[:-6]}AAAAAA"}
-    check("JWT, tampered", "GET /orders", "401", str(ask(port, "GET", "/orders", tampered).status))
-    statuses = [ask(port, "GET", "/limited").status for _ in range(BURST + 1)]
+    yield check("public route", "GET /hello", "200", str(get("/hello").status))
+    yield check("JWT, no token", "GET /orders", "401", str(get("/orders").status))
+    reply = get("/orders", {"authorization": f"Bearer {token}"})
+    user = json.loads(reply.body).get("user") if reply.status == 200 else None
+    yield check("JWT, token", "GET /orders", "200, x-user-id: alice", f"{reply.status}, x-user-id: {user}")
+    altered = {"authorization": f"Bearer {token[:-6]}AAAAAA"}
+    yield check("JWT, altered token", "GET /orders", "401", str(get("/orders", altered).status))
+    statuses = [get("/limited").status for _ in range(BURST + 1)]
     wanted = [200] * BURST + [429]
-    check("rate limit", f"GET /limited x {BURST + 1}", " ".join(map(str, wanted)), " ".join(map(str, statuses)))
-    preflight = {"origin": ORIGIN, "access-control-request-method": "GET"}
-    reply = ask(port, "OPTIONS", "/hello", preflight)
-    allowed = reply.headers.get("access-control-allow-origin", "no origin allowed")
-    check("CORS preflight", "OPTIONS /hello", f"200 {ORIGIN}", f"{reply.status} {allowed}")
-    check("unknown path", "GET /nowhere", "404", str(ask(port, "GET", "/nowhere").status))
-    return checks
+    yield check("rate limit", f"GET /limited x {BURST + 1}", " ".join(map(str, wanted)), " ".join(map(str, statuses)))
+    reply = ask(envoy, "OPTIONS", "/hello", {"origin": ORIGIN, "access-control-request-method": "GET"})
+    allowed = reply.headers.get("access-control-allow-origin", "no origin")
+    yield check("CORS preflight", "OPTIONS /hello", f"200, allows {ORIGIN}", f"{reply.status}, allows {allowed}")
+    seen = Counter(json.loads(get("/split").body or "{}").get("backend", "none") for _ in range(SPLIT_REQUESTS))
+    both = set(seen) == {"stable", "canary"}
+    got = ", ".join(f"{count} {name}" for name, count in seen.most_common())
+    yield Check("weights 75 : 25", f"GET /split x {SPLIT_REQUESTS}", got, "" if both else "answers of both backends")
+    yield check("unknown path", "GET /nowhere", "404", str(get("/nowhere").status))
 
 
-def table(checks: list[Check], terminal: Terminal) -> str:
-    """The checks as a small table."""
-    header = ("what", "request", "answer", "")
-    rows = [(one.name, one.request, one.got, "ok" if one.holds else f"expected {one.expected}") for one in checks]
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(3)]
-    lines = []
-    for number, row in enumerate((header, *rows)):
-        cells = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-        verdict = terminal.paint(row[3], Paint.GOOD if row[3] == "ok" else Paint.ERROR) if number else ""
-        lines.append(f"  {cells}  {verdict}".rstrip())
-    return "\n".join(lines)
-
-
-def edition(port: int) -> str:
+def edition(envoy: str) -> str:
     """What the public route says in its header."""
-    return ask(port, "GET", "/hello").headers.get("x-edition", "")
+    return ask(envoy, "GET", "/hello").headers.get("x-edition", "none")
 
 
-def milliseconds_until(port: int, wanted: str, since: float, seconds: float = 10.0) -> float | None:
+def milliseconds_until(envoy: str, wanted: str, since: float, seconds: float = 10.0) -> float | None:
     """Milliseconds from `since` (time.perf_counter) until Envoy answers with this edition; None when it does not."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection(envoy, timeout=5)
     try:
         while time.perf_counter() - since < seconds:
             connection.request("GET", "/hello")
@@ -102,8 +101,27 @@ def milliseconds_until(port: int, wanted: str, since: float, seconds: float = 10
             response.read()
             if response.getheader("x-edition") == wanted:
                 return (time.perf_counter() - since) * 1000
+            time.sleep(_PROBE_SECONDS)
     except (OSError, http.client.HTTPException):
         return None
     finally:
         connection.close()
     return None
+
+
+def acknowledged(admin: str) -> str | None:
+    """The version of the Envoy that has acknowledged everything it was sent, or None. (`GET /v1/nodes`)"""
+    reply = ask(admin, "GET", "/v1/nodes")
+    for node in json.loads(reply.body)["nodes"] if reply.status == 200 else ():
+        states = {each["type"]: each["state"] for each in node["types"]}
+        if node["settled"] == node["sequence"] and "lds" in states and set(states.values()) == {"synced"}:
+            version: str = node["envoy"]
+            return version
+    return None
+
+
+def problem(admin: str) -> str | None:
+    """`code` of something that is wrong with the specs, or None. (`GET /v1/problems`)"""
+    reply = ask(admin, "GET", "/v1/problems")
+    found = json.loads(reply.body)["problems"] if reply.status == 200 else ()
+    return next((str(one["code"]) for one in found), None)

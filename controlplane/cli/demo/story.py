@@ -6,135 +6,166 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from types import FrameType
 
-from controlplane.cli.demo import checks, stage
+from controlplane.cli.demo import checks
 from controlplane.cli.demo.backends import Backend
-from controlplane.cli.demo.scene import Ports, Scene, free_ports
+from controlplane.cli.demo.checks import Check
+from controlplane.cli.demo.children import Child, ControlPlane, Envoy, bootstrap, run, wait
+from controlplane.cli.demo.page import Page
+from controlplane.cli.demo.scene import LABEL, Port, Scene
 from controlplane.cli.exit import Exit
-from controlplane.cli.terminal import Paint, Terminal
+from controlplane.cli.terminal import Terminal
 
-UNKNOWN_FIELD = "      public: true\n      use: [browser]\n"
-BROKEN = "      public: true\n      retires: 3\n      use: [browser]\n"
+GOOD_EDITS = 5
+"""Edits that are timed; the first one finds everything cold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What is running, and where."""
+
+    scene: Scene
+    children: Sequence[Child]
+    envoy: str
+    """HOST:PORT through which requests go."""
+    admin: str
+    envoy_admin: str
 
 
 def tell(terminal: Terminal, binary: Path, *, once: bool) -> Exit:
     """Run the demo; whether every check held. Everything that was started is stopped, whatever happens."""
-    began = time.perf_counter()
+    page = Page(terminal)
     with ExitStack() as stack:
         _end_on_signals(stack)
         folder = Path(tempfile.mkdtemp(prefix="controlplane-demo-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        hello, orders = stack.enter_context(Backend("hello")), stack.enter_context(Backend("orders"))
-        listener, xds, admin, envoy_admin = free_ports(4)
-        ports = Ports(listener, xds, admin, envoy_admin, hello.port, orders.port)
-        scene = Scene(folder, ports)
-        scene.write()
-
-        terminal.say(f"starting a control plane and {binary}, in {folder}")
-        plane = stack.enter_context(
-            stage.control_plane(folder, scene.specs, scene.secrets, scene.state, ports.xds, ports.admin)
-        )
-        stage.wait("the control plane is ready", lambda: checks.ask(admin, "GET", "/readyz").status == 200, [plane])
-        bootstrap = folder / "envoy.yaml"
-        stage.write_bootstrap(bootstrap, scene.state, ports.xds, ports.envoy_admin, "role=demo")
-        proxy = stack.enter_context(stage.envoy(folder, binary, bootstrap))
-        # The listener exists as soon as Envoy has acknowledged it; the header comes with the acknowledged route.
-        stage.wait("Envoy serves", lambda: checks.edition(listener) == "1", [plane, proxy])
-        terminal.say(
-            f"ready after {time.perf_counter() - began:.1f} s; through Envoy at http://127.0.0.1:{listener}:\n"
-        )
-
-        token = scene.signer.token("alice")
-        found = checks.run(listener, token)
-        terminal.data(checks.table(found, terminal))
-        good = all(one.holds for one in found)
-        good &= _edit(terminal, scene)
-        good &= _break(terminal, scene)
-        terminal.data("\n")
-        verdict = "every check held" if good else "some checks failed"
-        terminal.data(terminal.paint(verdict, Paint.GOOD if good else Paint.ERROR))
+        stage = _begin(page, stack, folder, binary)
+        token = stage.scene.issuer.token("alice")
+        page.section("requests", f"http://{stage.envoy}")
+        for one in checks.requests(stage.envoy, token):
+            page.check(one)
+        _edit(page, stage)
+        _break(page, stage)
+        page.verdict()
         if not once:
-            _invite(terminal, scene, token)
-            _stay([plane, proxy])
-    return Exit.OK if good else Exit.PROBLEMS
+            stage.scene.token_file.write_text(token, encoding="utf-8")
+            _invite(page, stage)
+            _stay(stage.children)
+            page.line()
+            page.line("stopping")
+    return Exit.OK if page.good else Exit.PROBLEMS
 
 
-def _edit(terminal: Terminal, scene: Scene) -> bool:
-    text = scene.routes("2")
+def _begin(page: Page, stack: ExitStack, folder: Path, binary: Path) -> Stage:
+    """Start everything in order, and wait until Envoy has acknowledged its configuration."""
+    began = time.perf_counter()
+    page.section("starting", str(folder))
+    stable, canary = stack.enter_context(Backend("stable")), stack.enter_context(Backend("canary"))
+    page.step("two backends", f"127.0.0.1:{stable.port}, 127.0.0.1:{canary.port}")
+    listener = stack.enter_context(Port())
+    scene = Scene(folder, listener, stable.port, canary.port)
+    scene.write("1")
+
+    plane = stack.enter_context(ControlPlane(folder, scene.specs, scene.secrets, scene.state))
+    xds, admin = wait("the control plane listens", plane.addresses, [plane])
+    wait("the control plane is ready", lambda: checks.ask(admin, "GET", "/readyz").status == 200, [plane])
+    page.step("control plane", f"xDS on {xds} with mutual TLS, admin on {admin}")
+
+    bootstrap(folder / "envoy.yaml", scene.state, xds, LABEL)
+    proxy = stack.enter_context(Envoy(folder, binary, folder / "envoy.yaml"))
+    envoy = f"127.0.0.1:{listener}"
+    version = wait("Envoy acknowledges", lambda: checks.acknowledged(admin), [plane, proxy])
+    wait("Envoy answers", lambda: checks.edition(envoy) == "1", [plane, proxy])
+    page.step(f"Envoy {version}", "has acknowledged its configuration")
+    page.step("ready", f"after {time.perf_counter() - began:.1f} s")
+    envoy_admin = wait("Envoy's admin page", proxy.admin, [proxy])
+    return Stage(scene, [plane, proxy], envoy, admin, envoy_admin)
+
+
+def _edit(page: Page, stage: Stage) -> None:
+    page.section("a good edit", f"x-edition in {stage.scene.routes_file.name}, saved {GOOD_EDITS} times")
+    took = [_saved(stage, str(number)) for number in range(2, 2 + GOOD_EDITS)]
+    times = " ".join("never" if each is None else f"{each:.1f}" for each in took)
+    lost = "" if None not in took else "each of them"
+    page.check(Check("Envoy answers by it", "save to answer", f"{times} ms", lost))
+
+
+def _saved(stage: Stage, edition: str) -> float | None:
+    """Milliseconds from a save until Envoy answered by it."""
+    text = stage.scene.routes(edition)
     saved = time.perf_counter()
-    scene.save(text)
-    elapsed = checks.milliseconds_until(scene.ports.listener, "2", saved)
-    if elapsed is None:
-        terminal.data("\nedited a spec: Envoy did not answer by it")
-        return False
-    terminal.data(f"\nedited {scene.routes_file.name}: Envoy answered by it {elapsed:.1f} ms after it was saved")
-    return True
+    stage.scene.save(text)
+    return checks.milliseconds_until(stage.envoy, edition, saved)
 
 
-def _break(terminal: Terminal, scene: Scene) -> bool:
-    from controlplane.cli import render
-    from controlplane.cli.documents import read
-    from controlplane.cli.offline import compiled
-
-    scene.save(scene.routes("3").replace(UNKNOWN_FIELD, BROKEN))
-    found = read([str(scene.specs)])
-    _, diagnostics = compiled(found, scene.secrets)
-    terminal.data("\nbroke it on purpose; the control plane refuses it, as `controlplane validate` does:\n")
-    texts = render.Texts(found.texts)
-    for diagnostic in diagnostics:
-        terminal.data("\n".join(f"  {line}" for line in render.text(diagnostic, texts, terminal).splitlines()))
-    # Long enough for a control plane that took it over after all; a good edit takes a twentieth of it.
-    wrongly = checks.milliseconds_until(scene.ports.listener, "3", time.perf_counter(), seconds=0.5)
-    same = wrongly is None and checks.edition(scene.ports.listener) == "2"
-    terminal.data("\nEnvoy still answers as before" if same else "\nEnvoy does not answer as before")
-    repaired = time.perf_counter()
-    scene.save(scene.routes("4"))
-    elapsed = checks.milliseconds_until(scene.ports.listener, "4", repaired)
-    terminal.data("put it right: not served" if elapsed is None else f"put it right: served after {elapsed:.1f} ms")
-    return same and bool(diagnostics) and elapsed is not None
+def _break(page: Page, stage: Stage) -> None:
+    scene, before = stage.scene, checks.edition(stage.envoy)
+    page.section("a bad edit", f"a misspelt field in {scene.routes_file.name}")
+    scene.save(scene.broken_routes("broken"))
+    arguments = ["validate", "specs", "--secrets", "secrets"]
+    code, _, errors = run([*arguments, "--color", page.color], scene.folder)
+    page.quote(f"controlplane {' '.join(arguments)}", errors)
+    page.check(checks.check("it is refused", "exit code", "1", str(code)))
+    said = wait("the control plane says what is wrong", lambda: checks.problem(stage.admin), stage.children)
+    page.check(checks.check("by serve, too", "GET /v1/problems", "GW0101", said))
+    editions = {checks.edition(stage.envoy) for _ in range(10)}
+    page.check(checks.check("nothing has changed", "GET /hello x 10", f"as before ({before})", _as(editions, before)))
+    elapsed = _saved(stage, "repaired")
+    got = "never" if elapsed is None else f"{elapsed:.1f} ms"
+    page.check(Check("put right", "save to answer", got, "" if elapsed else "an answer by it"))
 
 
-def _invite(terminal: Terminal, scene: Scene, token: str) -> None:
-    base = f"http://127.0.0.1:{scene.ports.listener}"
-    admin = f"http://127.0.0.1:{scene.ports.admin}"
-    terminal.data(
-        f"""
-it stays up:
-  through Envoy         {base}/hello
-  control plane         {admin}/v1/nodes  {admin}/v1/gateways  {admin}/metrics
-  Envoy's admin page    http://127.0.0.1:{scene.ports.envoy_admin}/config_dump
-  specs                 {scene.specs}
-
-three things to try:
-  1. curl --include {base}/hello, then edit x-edition in {scene.routes_file} and curl again
-  2. curl --header "authorization: Bearer {token}" {base}/orders
-  3. misspell a field in {scene.routes_file} and look at
-     {scene.folder / "controlplane.log"}
-
-Ctrl-C ends everything and removes {scene.folder}"""
-    )
+def _as(editions: set[str], before: str) -> str:
+    return f"as before ({before})" if editions == {before} else f"editions {', '.join(sorted(editions))}"
 
 
-def _stay(processes: list[stage.Process]) -> None:
-    """Until Ctrl-C, or until a process ends."""
+def _invite(page: Page, stage: Stage) -> None:
+    scene, base = stage.scene, f"http://{stage.envoy}"
+    page.section("it stays up")
+    page.step("through Envoy", f"{base}/hello")
+    page.step("control plane", f"http://{stage.admin}/v1/nodes   /v1/gateways   /v1/problems   /metrics")
+    page.step("Envoy's own page", f"http://{stage.envoy_admin}/config_dump   /clusters   /stats")
+    page.step("logs", f"{scene.folder}/controlplane.log   envoy.log")
+    page.section("three things to try")
+    page.line("  1. change x-edition, or anything else, save, and ask again:")
+    page.line(f"         $EDITOR {scene.routes_file}")
+    page.line(f"         curl --include {base}/hello")
+    page.line("  2. call the route that wants a token, without and with one:")
+    page.line(f"         curl --include {base}/orders")
+    page.line(f'         curl --header "authorization: Bearer $(cat {scene.token_file})" {base}/orders')
+    page.line("  3. misspell a field, save, and see who says what about it:")
+    page.line(f"         controlplane validate {scene.specs}")
+    page.line(f"         curl http://{stage.admin}/v1/problems")
+    page.line()
+    page.line(f"Ctrl-C ends everything and removes {scene.folder}")
+
+
+def _stay(children: Sequence[Child]) -> None:
+    """Until Ctrl-C, or until a child ends (Failure)."""
     never = Event()
     try:
         while not never.wait(0.5):
-            for process in processes:
-                process.check()
+            for child in children:
+                child.check()
     except KeyboardInterrupt:
         return
 
 
 def _end_on_signals(stack: ExitStack) -> None:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does, so that no child outlives it."""
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does. Only the first signal counts: tidying up is not interrupted."""
+    ending = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal ending
+        if not ending:
+            ending = True
+            raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         stack.callback(signal.signal, number, signal.signal(number, interrupt))
