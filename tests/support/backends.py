@@ -1,0 +1,156 @@
+"""Backends of tests: they say what they saw, fail on demand, speak WebSocket, TLS and gRPC.
+
+HTTP backends share one event loop in a thread of the test process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent import futures
+from functools import cache
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from aiohttp import WSMsgType, web
+
+T = TypeVar("T")
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="backends", daemon=True).start()
+    return loop
+
+
+def _await(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run_coroutine_threadsafe(work, _loop()).result(30)
+
+
+class HttpBackend:
+    """Answers with its name and the request as JSON; `then` says what becomes of the next requests instead.
+
+    A path that ends with `/slow` is answered when `release` is called; WebSockets are echoed.
+    """
+
+    def __init__(self, name: str, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0) -> None:
+        self.name = name
+        self.requests = 0
+        self.open_websockets = 0
+        self._next: deque[int | str] = deque()
+        self._released = asyncio.Event()
+        self._runner = _await(self._listen(address, port, tls))
+        self.port: int = self._runner.addresses[0][1]
+
+    async def _listen(self, address: str, port: int, tls: ssl.SSLContext | None) -> web.ServerRunner:
+        # Keep-alive longer than any test: only failures on demand may break a connection.
+        runner = web.ServerRunner(
+            web.Server(self._answer, access_log=None, keepalive_timeout=600.0), shutdown_timeout=0.1
+        )
+        await runner.setup()
+        await web.TCPSite(runner, address, port, ssl_context=tls).start()
+        return runner
+
+    def then(self, *outcomes: int | str) -> None:
+        """What becomes of the next requests: a status, "reset", or "slow" (never answered)."""
+        self._next.extend(outcomes)
+
+    def forget(self) -> None:
+        """Start counting anew, with nothing demanded."""
+        self.requests = 0
+        self._next.clear()
+
+    def release(self) -> None:
+        """Answer the requests that wait, and no later one waits."""
+        _loop().call_soon_threadsafe(self._released.set)
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get("upgrade", "").lower() == "websocket":
+            return await self._echo(request)
+        self.requests += 1
+        outcome = self._next.popleft() if self._next else None
+        if outcome == "reset":
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if outcome == "slow" or request.path.endswith("/slow"):
+            await self._released.wait()
+        headers = [(name.decode().lower(), value.decode()) for name, value in request.raw_headers]
+        seen = {
+            "backend": self.name,
+            "method": request.method,
+            "path": request.raw_path,
+            "headers": headers,
+            "body": (await request.read()).decode(),
+        }
+        status = outcome if isinstance(outcome, int) else 200
+        said = {"server": "backend", "x-powered-by": "tests", "x-from": self.name, "content-type": "application/json"}
+        return web.Response(status=status, body=json.dumps(seen).encode(), headers=said)
+
+    async def _echo(self, request: web.BaseRequest) -> web.StreamResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        self.open_websockets += 1
+        async for message in socket:
+            if message.type is WSMsgType.TEXT:
+                await socket.send_str(f"{self.name}: {message.data}")
+        self.open_websockets -= 1
+        return socket
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._next.clear()
+        self.release()
+        _await(self._runner.cleanup())
+
+
+class GrpcBackend:
+    """A gRPC server over HTTP/2 in clear, for any method.
+
+    `/test/Echo` answers one message with it; `/test/Fail` fails with status 9; `/test/Chat` echoes a stream.
+    """
+
+    def __init__(self) -> None:
+        self.metadata: list[tuple[str, str]] = []
+        self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=4), handlers=[_Methods(self.metadata)])
+        self.port: int = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.stop(0).wait(10)
+
+
+class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    def __init__(self, metadata: list[tuple[str, str]]) -> None:
+        self._metadata = metadata
+
+    def service(self, details: Any) -> Any:
+        methods: dict[str, Callable[[], Any]] = {
+            "/test/Echo": lambda: grpc.unary_unary_rpc_method_handler(self._echo),
+            "/test/Fail": lambda: grpc.unary_unary_rpc_method_handler(self._fail),
+            "/test/Chat": lambda: grpc.stream_stream_rpc_method_handler(self._chat),
+        }
+        handler = methods.get(details.method)
+        return handler() if handler else None
+
+    def _echo(self, message: bytes, context: Any) -> bytes:
+        self._metadata[:] = [(str(key), str(value)) for key, value in context.invocation_metadata()]
+        return message
+
+    def _fail(self, _: bytes, context: Any) -> bytes:
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as asked")
+        raise AssertionError
+
+    def _chat(self, messages: Any, _: Any) -> Any:
+        yield from messages
