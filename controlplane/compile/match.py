@@ -86,7 +86,13 @@ def _header(header: HeaderMatch) -> Any:
     else:
         kind = next(kind for kind in ("exact", "prefix", "suffix", "contains") if getattr(header, kind) is not None)
         text = string_pb2.StringMatcher(**{kind: getattr(header, kind)})
-    return route_components_pb2.HeaderMatcher(name=header.name, string_match=text, invert_match=header.invert)
+    return route_components_pb2.HeaderMatcher(
+        name=header.name,
+        string_match=text,
+        invert_match=header.invert,
+        # "not red" holds for a request without the header; Envoy lets no text condition hold for it otherwise.
+        treat_missing_header_as_empty=header.invert,
+    )
 
 
 def _query(query: QueryMatch) -> Any:
