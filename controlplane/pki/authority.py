@@ -124,8 +124,8 @@ class Authority:
         self._authorities: tuple[object, _Authorities] | None = None
         self._server: tuple[object, _Server] | None = None
         self._material: _Material | None = None
-        self.problem = ""
-        """Why the server's renewed certificate is not on disk ("" when it is); it is used all the same."""
+        self._unreadable = ""
+        self._unwritable = ""
 
     @classmethod
     def open(
@@ -161,6 +161,11 @@ class Authority:
         if found.signer.certificate.not_valid_after_utc - now() < CA_RENEWAL:
             authority._succeed()
         return authority
+
+    @property
+    def problem(self) -> str:
+        """Why what is in use is not what is on disk, "" when it is: files damaged meanwhile, or not to be written."""
+        return self._unreadable or self._unwritable
 
     @property
     def trust_domain(self) -> str:
@@ -281,22 +286,26 @@ class Authority:
         try:
             self.rotate()
         except OSError as error:
-            self.problem = f"the authority ends soon and its successor cannot be written: {error}"
+            self._unwritable = f"the authority ends soon and its successor cannot be written: {error}"
 
     def _read(self) -> _Authorities:
-        """The authorities on disk, parsed again only when a file changed."""
+        """The authorities on disk, parsed again only when a file changed; the last good ones when it is damaged."""
         with self._lock:
-            for _ in range(_READ_ATTEMPTS):
-                stamps = tuple(files.stamp(self.folder / name) for name in ("ca.key", "ca.crt", "cross.crt"))
-                if self._authorities and self._authorities[0] == stamps:
-                    return self._authorities[1]
-                found = self._parse()
-                if found is not None:
-                    self._authorities = (stamps, found)
-                    return found
-        raise ConfigurationError(
-            f"{self.folder}: ca.key belongs to no certificate in ca.crt; restore both, or remove both"
-        )
+            try:
+                for _ in range(_READ_ATTEMPTS):
+                    stamps = tuple(files.stamp(self.folder / name) for name in ("ca.key", "ca.crt", "cross.crt"))
+                    if self._authorities and self._authorities[0] == stamps:
+                        return self._authorities[1]
+                    found = self._parse()
+                    if found is not None:
+                        self._authorities, self._unreadable = (stamps, found), ""
+                        return found
+                raise ConfigurationError(f"{self.folder}: ca.key belongs to no certificate in ca.crt; restore both")
+            except ConfigurationError as error:
+                if self._authorities is None:
+                    raise
+                self._unreadable = str(error)
+                return self._authorities[1]
 
     def _parse(self) -> _Authorities | None:
         """The files as they are; None when key and certificates do not fit, as when one was replaced meanwhile."""
@@ -355,9 +364,9 @@ class Authority:
         server = _Server(certificate, issuing.key_pem(key))
         try:
             files.replace(self._server_file, server.key_pem + issuing.certificate_pem(certificate))
-            self.problem = ""
+            self._unwritable = ""
         except OSError as error:
-            self.problem = f"the server's certificate cannot be written: {error}"
+            self._unwritable = f"the server's certificate cannot be written: {error}"
         self._server = (files.stamp(self._server_file), server)
         return server
 

@@ -17,14 +17,14 @@ from pathlib import Path
 from controlplane.errors import ConfigurationError
 
 Stamp = tuple[int, int, int] | None
-"""Inode, size and time of change; None for a file that is absent."""
+"""Inode, size and time of change; None for a file that cannot be reached."""
 
 
 def stamp(file: Path) -> Stamp:
     """What changes when the file is replaced."""
     try:
         found = file.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
 
