@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -140,10 +141,16 @@ def _invite(page: Page, stage: Stage) -> None:
     page.line(f"         curl --include {base}/orders")
     page.line(f'         curl --header "authorization: Bearer $(cat {scene.token_file})" {base}/orders')
     page.line("  3. misspell a field, save, and see who says what about it:")
-    page.line(f"         controlplane validate {scene.specs}")
+    page.line(f"         {_program()} validate {scene.specs}")
     page.line(f"         curl http://{stage.admin}/v1/problems")
     page.line()
     page.line(f"Ctrl-C ends everything and removes {scene.folder}")
+
+
+def _program() -> str:
+    """How this program was called, so that what is printed can be pasted."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "controlplane" else f"{sys.executable} -m controlplane"
 
 
 def _stay(children: Sequence[Child]) -> None:
