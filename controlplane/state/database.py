@@ -102,7 +102,7 @@ class Database:
         try:
             # Rows can also vanish without a trace in those that remain: SQLite's own bookkeeping knows.
             (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
-            damage = "" if found == b"ok" else found.decode(errors="replace")
+            damage = "" if found == b"ok" else " ".join(found.decode(errors="replace").split())
         except sqlite3.Error as error:
             damage = str(error)
         for table in TABLES:

@@ -1,0 +1,293 @@
+"""The state store: what goes in comes back after a restart, once written nothing is written again, secrets are sealed."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controlplane.errors import ConfigurationError
+from controlplane.model.secret import Secret
+from controlplane.names import ObjectRef, SecretRef
+from controlplane.state.content import StateChanges, StoredObject
+from controlplane.state.store import State
+
+from .kept import CANARY, WAIT, fill, objects, ref, secret, secret_ref, stored
+
+
+def bytes_on_disk(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+
+
+def test_everything_comes_back(tmp_path: Path) -> None:
+    documents, secrets = fill(tmp_path)
+    state = State.open(tmp_path)
+    loaded = state.load()
+    assert (loaded.objects, loaded.secrets, loaded.problems) == (documents, secrets, [])
+    assert loaded.served["shop/edge"].version == "v1"
+    assert state.status().degraded is None
+    assert state.status().rows == len(documents) + len(secrets) + 1
+    state.close()
+
+
+def test_a_new_folder_is_empty_and_its_owners_alone(tmp_path: Path) -> None:
+    state = State.open(tmp_path / "deep" / "state")
+    assert state.load().problems == []
+    state.write(objects(a="1"))
+    assert state.flush(WAIT)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "deep" / "state").iterdir()}
+    state.close()
+    assert modes.keys() >= {"key", "state.sqlite", "state.sqlite-wal"}
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / "deep" / "state").stat().st_mode) == 0o700
+
+
+def test_the_last_of_several_changes_is_kept(tmp_path: Path) -> None:
+    state = State.open(tmp_path, linger=60)
+    state.write(objects(a="1", b="1"))
+    state.write(objects(a="2", b=None))
+    assert state.status().pending == 2
+    state.close()
+    again = State.open(tmp_path)
+    assert again.load().objects == {ref("a"): stored("2")}
+    again.close()
+
+
+def test_what_is_removed_stays_away(tmp_path: Path) -> None:
+    documents, secrets = fill(tmp_path)
+    state = State.open(tmp_path)
+    state.load()
+    state.write(StateChanges(dict.fromkeys(documents), dict.fromkeys(secrets), {"shop/edge": None}))
+    assert state.flush(WAIT)
+    assert state.status().rows == 0
+    state.close()
+    again = State.open(tmp_path)
+    loaded = again.load()
+    assert not loaded.objects
+    assert not loaded.secrets
+    assert not loaded.served
+    again.close()
+
+
+def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
+    """After a restart every source says everything again."""
+    documents, secrets = fill(tmp_path)
+    state = State.open(tmp_path)
+    state.load()
+    state.write(StateChanges(documents, secrets, {"shop/edge": "v1"}))
+    assert state.flush(WAIT)
+    assert state.status().last_write is None
+    first = next(iter(documents))
+    state.write(StateChanges({first: stored("new")}))
+    assert state.flush(WAIT)
+    assert state.status().last_write is not None
+    state.close()
+
+
+def test_where_a_document_stood_is_kept_too(tmp_path: Path) -> None:
+    state = State.open(tmp_path)
+    state.write(StateChanges({ref("a"): StoredObject("x", "old.yaml", 1)}))
+    assert state.flush(WAIT)
+    moved = StoredObject("x", "new\udcff.yaml", 7)
+    state.write(StateChanges({ref("a"): moved}))
+    state.close()
+    again = State.open(tmp_path)
+    assert again.load().objects == {ref("a"): moved}
+    again.close()
+
+
+def test_provenance_is_in_the_row(tmp_path: Path) -> None:
+    state = State.open(tmp_path, clock=lambda: 1234.5)
+    state.write(StateChanges(objects(a="1").objects, served={"shop/edge": "v7"}))
+    state.close()
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as connection:
+        found = connection.execute("SELECT file, line, accepted_at, content_schema, length(digest) FROM object")
+        assert found.fetchall() == [(b"/specs/shop.yaml", 1, 1234.5, 1, 16)]
+    again = State.open(tmp_path)
+    assert again.load().served["shop/edge"].at == datetime.fromtimestamp(1234.5, UTC)
+    again.close()
+
+
+def test_it_is_written_soon_without_being_asked(tmp_path: Path) -> None:
+    state = State.open(tmp_path, linger=0.01)
+    state.write(objects(a="1"))
+    with state._changed:
+        assert state._changed.wait_for(lambda: not state._pending, WAIT)
+    assert state.flush(WAIT)
+    assert state.status().rows == 1
+    state.close()
+
+
+def test_writers_may_be_many(tmp_path: Path) -> None:
+    state = State.open(tmp_path, linger=0)
+
+    def write(writer: int) -> None:
+        for number in range(50):
+            state.write(objects(**{f"w{writer}-{number % 10}": str(number)}))
+
+    threads = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT)
+    assert state.flush(WAIT)
+    state.close()
+    again = State.open(tmp_path)
+    assert again.load().objects == {ref(f"w{w}-{n}"): stored(str(40 + n)) for w in range(4) for n in range(10)}
+    again.close()
+
+
+def test_writing_after_the_end_does_nothing(tmp_path: Path) -> None:
+    state = State.open(tmp_path)
+    state.close()
+    state.write(objects(a="1"))
+    state.close()
+    assert state.status().pending == 0
+
+
+NAMES = st.text(max_size=8)
+EDITS = st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.text(max_size=30)), st.booleans()), max_size=20)
+
+
+@settings(max_examples=25, deadline=None)
+@given(EDITS)
+def test_any_edits_come_back_as_they_were_last(
+    tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[int, str | None, bool]]
+) -> None:
+    folder, expected = tmp_path_factory.mktemp("state"), dict[ObjectRef, StoredObject]()
+    state = State.open(folder, linger=0)
+    for number, text, restart in edits:
+        name = ref(str(number))
+        state.write(StateChanges({name: None if text is None else stored(text)}))
+        expected.pop(name, None)
+        if text is not None:
+            expected[name] = stored(text)
+        if restart:
+            state.close()
+            state = State.open(folder, linger=0)
+            assert state.load().objects == expected
+    state.close()
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_secret_is_never_in_clear_in_any_file(tmp_path: Path) -> None:
+    """Neither while it runs (the log), nor after, nor in the free pages of what was deleted."""
+    state = State.open(tmp_path)
+    state.write(StateChanges(secrets={secret_ref(f"tls-{n}"): secret(n) for n in range(30)}))
+    assert state.flush(WAIT)
+    assert CANARY not in bytes_on_disk(tmp_path)
+    state.write(StateChanges(secrets={secret_ref(f"tls-{n}"): None for n in range(15)}))
+    assert state.flush(WAIT)
+    assert CANARY not in bytes_on_disk(tmp_path)
+    state.close()
+    assert CANARY not in bytes_on_disk(tmp_path)
+    again = State.open(tmp_path)
+    assert len(again.load().secrets) == 15
+    again.close()
+
+
+@given(st.dictionaries(NAMES, st.binary(max_size=60), max_size=4))
+@settings(max_examples=15, deadline=None)
+def test_any_secret_comes_back(tmp_path_factory: pytest.TempPathFactory, content: dict[str, bytes]) -> None:
+    folder = tmp_path_factory.mktemp("state")
+    state = State.open(folder)
+    state.write(StateChanges(secrets={secret_ref("s"): Secret.of(content)}))
+    state.close()
+    again = State.open(folder)
+    assert again.load().secrets == {secret_ref("s"): Secret.of(content)}
+    again.close()
+
+
+def test_a_given_key_seals_and_the_folder_has_none(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("0f" * 32 + "\n")
+    folder = tmp_path / "state"
+    state = State.open(folder, tmp_path / "key")
+    state.write(StateChanges(secrets={secret_ref("s"): secret()}))
+    state.close()
+    assert not (folder / "key").exists()
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes.fromhex("0f" * 32))
+    again = State.open(folder, raw)
+    assert again.load().secrets == {secret_ref("s"): secret()}
+    again.close()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"short", b"0f" * 31, b"zz" * 32])
+def test_a_given_key_that_cannot_be_used_is_an_error(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    with pytest.raises(ConfigurationError, match="key"):
+        State.open(tmp_path / "state", tmp_path / "key")
+
+
+def test_another_key_opens_nothing_and_destroys_nothing(tmp_path: Path) -> None:
+    (tmp_path / "right").write_text("01" * 32)
+    (tmp_path / "wrong").write_text("02" * 32)
+    folder = tmp_path / "state"
+    state = State.open(folder, tmp_path / "right")
+    state.write(StateChanges(objects(a="1").objects, {secret_ref("s"): secret()}))
+    state.close()
+    state = State.open(folder, tmp_path / "wrong")
+    loaded = state.load()
+    assert loaded.secrets == {}
+    assert loaded.objects == objects(a="1").objects
+    assert loaded.problems == ["secret shop/s is not read: it was encrypted with another key"]
+    state.close()
+    state = State.open(folder, tmp_path / "right")
+    assert state.load().secrets == {secret_ref("s"): secret()}
+    state.close()
+
+
+def test_a_lost_key_is_replaced_and_what_it_sealed_forgotten(tmp_path: Path) -> None:
+    fill(tmp_path, 3)
+    (tmp_path / "key").unlink()
+    state = State.open(tmp_path)
+    loaded = state.load()
+    assert loaded.secrets == {}
+    assert len(loaded.problems) == 3
+    state.close()
+    again = State.open(tmp_path)
+    assert again.load().problems == []
+    again.close()
+
+
+def test_sealed_bytes_of_another_name_are_refused(tmp_path: Path) -> None:
+    """Whoever can write the file must not be able to swap two secrets."""
+    state = State.open(tmp_path)
+    state.write(StateChanges(secrets={secret_ref("a"): secret(1)}))
+    assert state.flush(WAIT)
+    state.close()
+    from controlplane.state import database, rows
+
+    opened, _ = database.open_file(tmp_path / "state.sqlite", 1 << 20)
+    (found,) = opened.scan().rows
+    opened.apply([database.Row(found.table, (b"files", b"shop", b"b"), found.values)])
+    opened.close()
+    assert rows.ref_of(found) == secret_ref("a")
+    again = State.open(tmp_path)
+    loaded = again.load()
+    assert loaded.secrets == {secret_ref("a"): secret(1)}
+    assert loaded.problems == ["secret shop/b is not read: its encrypted bytes are damaged"]
+    again.close()
+
+
+def test_two_processes_make_one_key(tmp_path: Path) -> None:
+    first, second = State.open(tmp_path), State.open(tmp_path)
+    first.write(StateChanges(secrets={SecretRef("files", "shop", "a"): secret(1)}))
+    second.write(StateChanges(secrets={SecretRef("files", "shop", "b"): secret(2)}))
+    assert first.flush(WAIT)
+    assert second.flush(WAIT)
+    first.close()
+    second.close()
+    again = State.open(tmp_path)
+    assert set(again.load().secrets) == {secret_ref("a"), secret_ref("b")}
+    again.close()
