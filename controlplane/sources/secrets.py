@@ -37,8 +37,6 @@ SETTLE_SECONDS = 0.3
 """How long a secret must rest before a file that it lacks, or that became empty, is believed."""
 WRITER_SECONDS = 10.0
 _LOOK_FOR_WRITER_SECONDS = 0.02
-_STEP_MS = 10
-"""Secrets may be noticed a little later than specs, for fewer idle wake-ups."""
 _TRIES = 5
 _AT_ONCE = 8
 """Up to so many secrets are read in the event loop's thread; more are read beside it."""
@@ -89,7 +87,7 @@ class SecretSource:
 
     async def run(self, sink: Sink) -> None:
         """Push everything, then what changes, until cancelled."""
-        async with aclosing(wakes(self._root, step_ms=_STEP_MS, look_again=self._look_again)) as stream:
+        async with aclosing(wakes(self._root, look_again=self._look_again)) as stream:
             upcoming = asyncio.ensure_future(anext(stream))
             try:
                 while True:

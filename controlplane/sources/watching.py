@@ -1,13 +1,14 @@
 """Waking up when something under a folder changes, however the folder comes and goes.
 
-The only module that knows `watchfiles`. A wake is a hint: whoever is woken looks for himself.
+A wake is a hint: whoever is woken looks for himself. Linux is asked directly (`inotify`); elsewhere `watchfiles` is.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,10 @@ LOOK_AGAIN_SECONDS = 1.0
 EVERYTHING_SECONDS = 10.0
 """How often everything is compared, for what no event tells: a lost event, a network file system, targets of symlinks."""
 
+Paths = dict[str, frozenset[Change]]
+Changes = Callable[[str, float], AsyncGenerator[Paths, None]]
+"""How paths under a folder changed, given the folder and how long to wait. The first item says: the watch is set up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wake:
@@ -28,17 +33,53 @@ class Wake:
     """
 
     at: float
-    paths: dict[str, frozenset[Change]] = field(default_factory=dict)
+    paths: Paths = field(default_factory=dict)
     everything: bool = False
 
 
-async def wakes(
-    root: str, *, debounce_ms: int = 5, step_ms: int = 1, look_again: float = LOOK_AGAIN_SECONDS
-) -> AsyncGenerator[Wake, None]:
-    """Wakes for ever. The first one, and the first after the folder appeared or was replaced, is for everything.
+async def polled(root: str, longest: float) -> AsyncGenerator[Paths, None]:
+    """Changes by watchfiles, on every system that it knows.
 
-    `step_ms` is the time without an event that ends a batch, and how often the watching thread wakes up.
+    Its thread looks for events each 3 ms, and takes a batch for complete when one such time brings no more.
     """
+    prefix = root.rstrip("/") + "/"  # events come with the path that was asked for
+    events = awatch(
+        root,
+        watch_filter=None,
+        debounce=10,
+        step=3,
+        rust_timeout=int(longest * 1000),
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    )
+    upcoming = asyncio.ensure_future(anext(events))
+    try:
+        await asyncio.sleep(0)  # the watch is set up in the first step
+        yield {}
+        while True:
+            changes = await upcoming
+            upcoming = asyncio.ensure_future(anext(events))
+            paths: Paths = {}
+            for change, path in sorted(changes):
+                name = path.removeprefix(prefix) if path.startswith(prefix) else ""
+                paths[name] = paths.get(name, frozenset()) | {change}
+            yield paths
+    finally:
+        upcoming.cancel()
+        with suppress(asyncio.CancelledError, StopAsyncIteration, OSError, RuntimeError):
+            await upcoming
+
+
+if sys.platform == "linux":
+    from controlplane.sources.inotify import changes as noticed
+else:
+    noticed = polled
+
+
+async def wakes(
+    root: str, *, look_again: float = LOOK_AGAIN_SECONDS, changes: Changes = noticed
+) -> AsyncGenerator[Wake, None]:
+    """Wakes for ever. The first one, and the first after the folder appeared or was replaced, is for everything."""
     missing = False
     while True:
         identity = _identity(root)
@@ -50,7 +91,7 @@ async def wakes(
             continue
         missing = False
         with suppress(OSError, RuntimeError):  # the folder vanished, or the kernel has no watches left
-            async with aclosing(_watched(root, identity, debounce_ms, step_ms, look_again)) as watched:
+            async with aclosing(_watched(root, identity, look_again, changes)) as watched:
                 async for wake in watched:
                     yield wake
         if _identity(root) == identity:
@@ -58,45 +99,29 @@ async def wakes(
 
 
 async def _watched(
-    root: str, identity: tuple[int, int], debounce_ms: int, step_ms: int, look_again: float
+    root: str, identity: tuple[int, int], look_again: float, changes: Changes
 ) -> AsyncGenerator[Wake, None]:
     """Wakes until the folder is another one."""
-    events = awatch(
-        root,
-        watch_filter=None,
-        debounce=debounce_ms,
-        step=step_ms,
-        rust_timeout=int(look_again * 1000),
-        yield_on_timeout=True,
-        ignore_permission_denied=True,
-    )
-    upcoming = asyncio.ensure_future(anext(events))
-    try:
-        await asyncio.sleep(0)  # the watch is set up in the first step; what changed before is seen by looking
+    async with aclosing(changes(root, look_again)) as stream:
+        # What changed before the watch was set up is seen by looking; so is everything, where nothing can be watched.
+        failure: OSError | RuntimeError | None = None
+        try:
+            await anext(stream)
+        except (OSError, RuntimeError) as error:
+            failure = error
         looked = time.monotonic()
         yield Wake(looked, everything=True)
-        while _identity(root) == identity:
-            changes = await upcoming
+        if failure is not None:
+            raise failure
+        async for paths in stream:
             now = time.monotonic()
-            upcoming = asyncio.ensure_future(anext(events))
-            if changes:
-                yield Wake(now, _relative(root, changes))
+            if paths:
+                yield Wake(now, paths)
             elif now - looked >= EVERYTHING_SECONDS:
                 looked = now
                 yield Wake(now, everything=True)
-    finally:
-        upcoming.cancel()
-        with suppress(asyncio.CancelledError, StopAsyncIteration, OSError, RuntimeError):
-            await upcoming
-
-
-def _relative(root: str, changes: set[tuple[Change, str]]) -> dict[str, frozenset[Change]]:
-    prefix = root.rstrip("/") + "/"  # events come with the path that was asked for
-    paths: dict[str, frozenset[Change]] = {}
-    for change, path in sorted(changes):
-        name = path.removeprefix(prefix) if path.startswith(prefix) else ""
-        paths[name] = paths.get(name, frozenset()) | {change}
-    return paths
+            if _identity(root) != identity:
+                return
 
 
 def _identity(root: str) -> tuple[int, int] | None:
