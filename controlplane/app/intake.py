@@ -40,6 +40,10 @@ class SourceStatus:
         """Seconds since it spoke."""
         return time.monotonic() - self.spoke
 
+    def works(self) -> bool:
+        """It said everything, and can be read."""
+        return self.synced and self.failure is None
+
     @property
     def answered(self) -> bool:
         """It said everything once, or said that it cannot."""

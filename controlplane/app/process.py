@@ -280,7 +280,7 @@ class ControlPlane:
         for severity in Severity:
             self._metrics.problems.labels(str(severity)).set_function(partial(self.intake.register.count, severity))
         for status in self.intake.sources.values():
-            self._metrics.watch_source(status.name, status.age)
+            self._metrics.watch_source(status.name, status.age, status.works)
 
 
 def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> int:

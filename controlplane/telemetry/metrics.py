@@ -92,14 +92,10 @@ class Metrics:
         """A response was refused."""
         self.nacks.labels(type_label(type_url)).inc()
 
-    def watch_source(self, source: str, age_seconds: Callable[[], float]) -> None:
-        """Ask `age_seconds` for the age of this source whenever the metrics are read."""
+    def watch_source(self, source: str, age_seconds: Callable[[], float], works: Callable[[], bool]) -> None:
+        """Ask for the age of this source, and whether it can be read, whenever the metrics are read."""
         self._source_age.labels(source).set_function(age_seconds)
-        self._source_up.labels(source).set(0)
-
-    def source_up(self, source: str, *, up: bool) -> None:
-        """Whether the source can be read."""
-        self._source_up.labels(source).set(1 if up else 0)
+        self._source_up.labels(source).set_function(works)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format; its content type is `CONTENT_TYPE`."""

@@ -38,14 +38,16 @@ def test_unknown_types_share_one_label() -> None:
     assert type_label('type.googleapis.com/envoy.x"}\n1') == "other"
 
 
-def test_the_age_of_a_source_is_asked_when_it_is_read() -> None:
+def test_how_a_source_is_is_asked_when_it_is_read() -> None:
     metrics = Metrics()
     age = 1.0
-    metrics.watch_source("files", lambda: age)
+    works = False
+    metrics.watch_source("files", lambda: age, lambda: works)
     assert _samples(metrics)["controlplane_source_age_seconds", (("source", "files"),)] == 1
     age = 7.0
     assert _samples(metrics)["controlplane_source_age_seconds", (("source", "files"),)] == 7
-    metrics.source_up("files", up=True)
+    assert _samples(metrics)["controlplane_source_up", (("source", "files"),)] == 0
+    works = True
     assert _samples(metrics)["controlplane_source_up", (("source", "files"),)] == 1
 
 
