@@ -20,8 +20,7 @@ from structlog.testing import capture_logs
 from controlplane.state import database
 from controlplane.state.content import StateChanges
 from controlplane.state.store import State
-
-from .kept import WAIT, fill, objects, ref, secret, secret_ref, stored
+from tests.state.kept import WAIT, fill, objects, ref, secret, secret_ref, stored
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,8 +18,7 @@ from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef
 from controlplane.state.content import StateChanges, StoredObject
 from controlplane.state.store import State
-
-from .kept import CANARY, WAIT, fill, objects, ref, secret, secret_ref, stored
+from tests.state.kept import CANARY, WAIT, fill, objects, ref, secret, secret_ref, stored
 
 
 def bytes_on_disk(folder: Path) -> bytes:
