@@ -21,7 +21,7 @@ from controlplane.compile.rows import (
     ResourceKey,
     ShardKey,
 )
-from controlplane.compile.shard import MISDIRECTED, NOT_FOUND, last_redirect, ordered, shard, without_upgrades
+from controlplane.compile.shard import MERGED_ROOT, MISDIRECTED, NOT_FOUND, last_redirect, ordered, shard, without_upgrades
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.filters.shard_lua.compile import CATCH_ALL, FALLBACK
 from controlplane.graph.engine import Read
@@ -98,7 +98,7 @@ def _declared_entries(read: Read, tables: Tables, key: ShardKey, claim: Claim) -
 def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: list[Entry]) -> list[bytes]:
     """The routes of a shard in order, with what happens when none matches at the end: a shard is complete."""
     reached_blindly = key.segment == FALLBACK and key.host.startswith("*")
-    bodies: list[bytes] = []
+    bodies = [MERGED_ROOT] if key.segment == FALLBACK else []
     for entry, rival in ordered(entries):
         if rival is None:
             bodies += without_upgrades(entry) if reached_blindly else [entry.body]

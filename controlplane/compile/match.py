@@ -52,7 +52,7 @@ def order(match: Match, route: ElementKey, number: int) -> Order:
     elif path.regex is not None:
         kind, specificity = 2, 0
     else:
-        kind, specificity = 3, -len((path.prefix or "").rstrip("/"))
+        kind, specificity = 3, -len(path.prefix or "")
     return Order(kind, specificity, not match.methods, -len(match.headers), -len(match.query), route, number)
 
 

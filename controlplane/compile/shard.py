@@ -92,12 +92,25 @@ def last_redirect(action: Any) -> bytes:
     return _final("redirect-to-https", lambda message: message.redirect.CopyFrom(action))
 
 
-def _final(name: str, act: Any) -> bytes:
-    message = route_components_pb2.Route(name=f"gatewayspec/{name}", match=route_components_pb2.RouteMatch(prefix="/"))
+def _final(name: str, act: Any, path: str | None = None) -> bytes:
+    match = route_components_pb2.RouteMatch(path=path) if path else route_components_pb2.RouteMatch(prefix="/")
+    message = route_components_pb2.Route(name=f"gatewayspec/{name}", match=match)
     act(message)
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
     return serialised(message)
 
 
+def _merged_root() -> bytes:
+    redirect = route_components_pb2.RedirectAction(
+        path_redirect="/", response_code=route_components_pb2.RedirectAction.RedirectResponseCode.TEMPORARY_REDIRECT
+    )
+    return _final("merged-slashes", lambda message: message.redirect.CopyFrom(redirect), path="//")
+
+
+MERGED_ROOT = _merged_root()
+"""Envoy merges adjacent slashes everywhere but in a path of slashes alone, which becomes `//`.
+
+An exact `/` would not see it while a backend may take it for `/`: clients are sent to `/`, as for encoded slashes.
+"""
 NOT_FOUND = last_resort("not-found", 404, "")
 MISDIRECTED = last_resort("misdirected", 421, "")
