@@ -1,10 +1,7 @@
 """Files to documents: division, places, words, identity."""
 
-from pathlib import Path
-
 import pytest
 
-from controlplane.compile import codes as compile_codes
 from controlplane.errors import InvalidInput
 from controlplane.names import ObjectRef
 from controlplane.spec.codes import MEANINGS, Code
@@ -232,10 +229,3 @@ def test_paths_are_found_again(path: str, place: str) -> None:
 
 def test_every_code_has_its_meaning() -> None:
     assert set(MEANINGS) == set(Code)
-
-
-def test_the_table_of_errors_has_every_code() -> None:
-    table = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
-    assert [code for code in Code if f"| {code} | {MEANINGS[code]} |\n" not in table] == []
-    of_compile = [value for name, value in vars(compile_codes).items() if name.isupper()]
-    assert [code for code in of_compile if f"| {code} | " not in table] == []

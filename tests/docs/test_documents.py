@@ -1,0 +1,68 @@
+"""What the documentation shows must work: examples are valid, tables are complete, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from controlplane.cli.documents import read
+from controlplane.cli.offline import compiled
+from controlplane.compile import codes as compile_codes
+from controlplane.errors import Diagnostic
+from controlplane.spec.codes import MEANINGS, Code
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "manifests").rglob("*.md")])
+EXAMPLES = ROOT / "manifests" / "examples"
+
+
+def _problems(paths: list[Path]) -> list[str]:
+    found = read([str(path) for path in paths])
+    _, diagnostics = compiled(found, None)
+    return [_text(one) for one in diagnostics]
+
+
+def _text(one: Diagnostic) -> str:
+    return f"{one.place} {one.code} {one.path}: {one.message}"
+
+
+def test_the_examples_of_the_reference_are_one_valid_gateway(tmp_path: Path) -> None:
+    """Fragments are sections of the gateway that the page begins with."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "specs.md").read_text(), re.DOTALL | re.MULTILINE)
+    documents = [yaml.safe_load(block) for block in blocks if block.startswith("apiVersion")]
+    fragments = [yaml.safe_load(block) for block in blocks if not block.startswith("apiVersion")]
+    gateway = next(document for document in documents if document["kind"] == "GatewaySpec")
+    for fragment in fragments:
+        gateway["spec"] |= fragment
+    for number, document in enumerate(documents):
+        (tmp_path / f"{number}.yaml").write_text(yaml.safe_dump(document))
+    assert len(fragments) >= 5
+    assert _problems([tmp_path]) == []
+
+
+@pytest.mark.parametrize("folder", sorted(path for path in EXAMPLES.iterdir() if path.is_dir()), ids=lambda p: p.name)
+def test_example_specs_are_valid(folder: Path) -> None:
+    assert _problems([folder]) == []
+
+
+def test_the_table_of_errors_has_every_code_and_what_to_do() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    rows = {cells[0]: cells[1:] for cells in re.findall(r"^\| (GW\d{4}) \| (.+?) \| (.+?) \|$", page, re.MULTILINE)}
+    of_compile = {str(value) for name, value in vars(compile_codes).items() if name.isupper()}
+    assert set(rows) == {str(code) for code in Code} | of_compile
+    assert {code: rows[code][0] for code in Code} == MEANINGS
+    assert list(rows) == sorted(rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
+        file = (page.parent / target) if target else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+            slugs = {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{page.name}: {target}#{anchor}"
