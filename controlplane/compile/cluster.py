@@ -9,6 +9,8 @@ from typing import Any
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
 from envoy.config.core.v3 import address_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.clusters.common.dns.v3 import dns_pb2
+from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
@@ -105,9 +107,10 @@ def _base(name: str, connect_timeout: timedelta, retry_budget: float) -> Any:
 
 
 def _resolved_by_envoy(message: Any) -> None:
-    message.type = cluster_pb2.Cluster.STRICT_DNS
-    message.respect_dns_ttl = True
-    message.dns_lookup_family = cluster_pb2.Cluster.ALL
+    dns = dns_cluster_pb2.DnsCluster(respect_dns_ttl=True, dns_lookup_family=dns_pb2.ALL)
+    message.cluster_type.CopyFrom(
+        cluster_pb2.Cluster.CustomClusterType(name="envoy.cluster.dns", typed_config=packed(dns))
+    )
     # A name that does not resolve must not hold back the rest of the configuration.
     message.wait_for_warm_on_init.CopyFrom(BoolValue(value=False))
 

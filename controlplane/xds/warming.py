@@ -17,6 +17,9 @@ RESOLUTION_HOLD = 0.25
 HEALTH_HOLD = 0.5
 """Seconds that new routes wait for the first health checks of a cluster: none passes in less than a round trip."""
 
+_RESOLVED = {cluster_pb2.Cluster.STRICT_DNS, cluster_pb2.Cluster.LOGICAL_DNS}
+_RESOLVING_EXTENSIONS = {"envoy.cluster.dns", "envoy.clusters.dns"}
+
 
 @dataclass(frozen=True, slots=True)
 class Warming:
@@ -37,6 +40,6 @@ def _warming(body: bytes) -> Warming:
     hold = HEALTH_HOLD if message.health_checks else 0.0
     if message.type == cluster_pb2.Cluster.EDS:
         return Warming(message.eds_cluster_config.service_name or message.name, hold)
-    if message.type in {cluster_pb2.Cluster.STRICT_DNS, cluster_pb2.Cluster.LOGICAL_DNS}:
+    if message.type in _RESOLVED or message.cluster_type.name in _RESOLVING_EXTENSIONS:
         return Warming(hold=max(hold, RESOLUTION_HOLD))
     return Warming(hold=hold)

@@ -38,7 +38,10 @@ def resource(url: str, name: str, content: str = "1") -> Change:
 def cluster(name: str, *, kind: str = "STATIC", service: str = "", content: str = "1") -> bytes:
     """The bytes of a cluster."""
     message = cluster_pb2.Cluster(name=name, alt_stat_name=content)
-    message.type = cluster_pb2.Cluster.DiscoveryType.Value(kind)
+    if kind == "DNS":
+        message.cluster_type.name = "envoy.cluster.dns"
+    else:
+        message.type = cluster_pb2.Cluster.DiscoveryType.Value(kind)
     if kind == "EDS":
         message.eds_cluster_config.service_name = service
     return message.SerializeToString(deterministic=True)

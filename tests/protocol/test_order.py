@@ -131,10 +131,11 @@ def test_a_resume_whose_cluster_changed_gets_its_unchanged_load_assignment() -> 
     client.expect_nothing()
 
 
-def test_routes_wait_a_moment_for_names_to_resolve() -> None:
+@pytest.mark.parametrize("kind", ["DNS", "STRICT_DNS"])
+def test_routes_wait_a_moment_for_names_to_resolve(kind: str) -> None:
     """An ACK of a cluster is not "warm", and Envoy does not say when it is."""
     client = synced()
-    dns = Resource(CDS, "dns", cluster("dns", kind="STRICT_DNS"))
+    dns = Resource(CDS, "dns", cluster("dns", kind=kind))
     client.publish((CDS, "dns", dns), resource(SRDS, "b"))
     client.take(CDS, ["dns"])
     client.advance(0.2)
