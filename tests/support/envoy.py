@@ -27,12 +27,13 @@ def binary() -> Path:
 
 
 def validate(configuration: Mapping[str, Any], folder: Path) -> str | None:
-    """What `envoy --mode validate` says against a configuration, or None."""
+    """What `envoy --mode validate` says against a configuration, or None; deprecated fields count."""
     file = folder / "envoy.json"
     file.write_text(json.dumps(configuration))
     command = [str(binary()), "--mode", "validate", "-c", str(file), "-l", "warning", "--disable-hot-restart"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    return None if done.returncode == 0 else done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    return said if done.returncode or "eprecated" in said else None
 
 
 class Envoy:
@@ -49,11 +50,9 @@ class Envoy:
         file.touch(mode=0o600)
         file.write_text(bootstrap)
         self._admin_file = folder / "admin"
-        self._child = Child(
-            [str(binary()), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
-            + ["--file-flush-interval-msec", "50", "--admin-address-path", str(self._admin_file), *flags],
-            folder / "log",
-        )
+        command = [str(binary()), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
+        command += ["--file-flush-interval-msec", "50", "--admin-address-path", str(self._admin_file), *flags]
+        self._child = Child(command, folder / "log")
         self._ports: dict[str, int] = {}
 
     def __enter__(self) -> Self:

@@ -1,0 +1,13 @@
+"""Options of the whole suite; they must stand here for pytest to know them wherever it is started."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what is compiled now to the .out.yaml files, and remove those without a case; read the diff",
+    )
