@@ -196,9 +196,12 @@ class Authority:
         return Issued(issuing.certificate_pem(certificate), issuing.key_pem(key))
 
     def server_certificate(self, names: Iterable[str]) -> ServerMaterial:
-        """The server's certificate for these names beside localhost; kept until a third of its life is left."""
+        """The server's certificate for these names beside localhost; kept until a third of its life is left.
+
+        A name that a certificate cannot hold is left out: proxies know the server by its SPIFFE ID.
+        """
         with self._lock:
-            self._names = frozenset(names) | frozenset(LOCAL_NAMES)
+            self._names = frozenset(name for name in names if name and name.isascii()) | frozenset(LOCAL_NAMES)
             return self.server_credentials_material()
 
     def server_credentials_material(self) -> ServerMaterial:

@@ -273,6 +273,10 @@ def test_another_name_needs_another_certificate_and_fewer_do_not(authority: Auth
     assert authority.server_certificate(["c.test"]) != first
 
 
+def test_a_host_name_that_no_certificate_can_hold_is_left_out(authority: Authority) -> None:
+    assert issuing.hosts(leaf(authority.server_certificate(["büro", "", "a_b"]).chain)) == {"a_b", *LOCAL_NAMES}
+
+
 def test_a_clock_set_back_needs_another_certificate(authority: Authority, clock: Clock) -> None:
     first = authority.server_certificate([])
     clock.now -= DAY
