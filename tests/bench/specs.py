@@ -73,16 +73,16 @@ class Specs:
         """A path that a route takes; `extra` is the one that an edit added."""
         return (f"/s{index}" if self.shape is Shape.SEGMENTS else "/") if not extra else f"/{extra}"
 
-    def save(self, index: int, body: str, extra: str | None = None) -> float:
-        """Write one document differently, with its file replaced by a rename; time.monotonic() just before that."""
+    def save(self, index: int, body: str, extra: str | None = None) -> tuple[float, float]:
+        """Write one document differently, with its file replaced by a rename: time.monotonic() around the rename."""
         self._documents[index] = self.document(index, body, extra)
         number = index // PER_FILE
         file = self._file(number)
         written = file.with_name(f".{file.name}.new")
         written.write_text(self._content(number))
-        at = time.monotonic()
+        before = time.monotonic()
         written.replace(file)
-        return at
+        return before, time.monotonic()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"routes-{number:04d}.yaml"
