@@ -21,7 +21,15 @@ from controlplane.compile.rows import (
     ResourceKey,
     ShardKey,
 )
-from controlplane.compile.shard import MERGED_ROOT, MISDIRECTED, NOT_FOUND, last_redirect, ordered, shard, without_upgrades
+from controlplane.compile.shard import (
+    MERGED_ROOT,
+    MISDIRECTED,
+    NOT_FOUND,
+    last_redirect,
+    ordered,
+    shard,
+    without_upgrades,
+)
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.filters.shard_lua.compile import CATCH_ALL, FALLBACK
 from controlplane.graph.engine import Read

@@ -249,6 +249,7 @@ class Graph:
                 table.dirty.discard(key)
                 self._run(table, key)
                 yield
+            table.dirty.clear()  # nothing is left in it, but a set that was large stays slow to go through
         changes, self._changes = self._changes, {}
         return {name: kept for name, rows in changes.items() if (kept := _really_changed(rows))}
 
