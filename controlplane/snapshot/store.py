@@ -15,6 +15,7 @@ from itertools import chain
 from weakref import WeakValueDictionary
 
 from controlplane.resources import Resource
+from controlplane.snapshot.listing import Listing
 
 Part = Hashable
 """What content is published under; the store compares parts and nothing else."""
@@ -28,6 +29,9 @@ Touched = Mapping[str, Mapping[str, str]]
 REMEMBERED_NAMES = 65_536
 """Names a part remembers as changed. A session further behind compares everything: a 20,000 name reload fits thrice."""
 
+REMEMBERED_SELECTIONS = 16
+"""Sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
+
 _HASH_BYTES = 16
 _HASH_MODULUS = 1 << 8 * _HASH_BYTES
 
@@ -39,12 +43,17 @@ def _fingerprint(resource: Resource) -> int:
 
 
 class _Content:
-    """One part: its resources by type URL and name, sums of their fingerprints, and the ring of changes."""
+    """One part: its resources by type URL and name, sums of their fingerprints, and the ring of changes.
 
-    __slots__ = ("by_type", "forgotten", "remembered", "ring", "sums")
+    `versions` is by type URL and name too; `editions` counts the publications that touched a type.
+    """
+
+    __slots__ = ("by_type", "editions", "forgotten", "remembered", "ring", "sums", "versions")
 
     def __init__(self) -> None:
         self.by_type: dict[str, dict[str, Resource]] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        self.editions: dict[str, int] = {}
         self.sums: dict[str, int] = {}
         self.ring: deque[tuple[int, dict[str, dict[str, str]]]] = deque()
         self.remembered = 0
@@ -55,15 +64,17 @@ class _Content:
         touched: dict[str, dict[str, str]] = {}
         for type_url, name, resource in changes:
             content = self.by_type.setdefault(type_url, {})
+            versions = self.versions.setdefault(type_url, {})
             before = content.get(name)
             if resource is None:
                 if before is None:
                     continue
-                del content[name]
+                del content[name], versions[name]
             else:
                 content[name] = resource  # also when the version is equal: its origin may have moved
                 if before is not None and before.version == resource.version:
                     continue
+                versions[name] = resource.version
                 self._add(type_url, _fingerprint(resource))
             if before is not None:
                 self._add(type_url, -_fingerprint(before))
@@ -73,6 +84,7 @@ class _Content:
             content = self.by_type[type_url]
             for name in [name for name, before in names.items() if self._version(content, name) == before]:
                 del names[name]
+            self.editions[type_url] = self.editions.get(type_url, 0) + 1
             if not names:
                 del touched[type_url]
         return touched
@@ -110,6 +122,18 @@ class _Content:
         return merged
 
 
+class _Shared:
+    """What those who look through a view have in common, of one type, while its content stays the same."""
+
+    __slots__ = ("edition", "listing", "selections", "versions")
+
+    def __init__(self, edition: tuple[int, ...]) -> None:
+        self.edition = edition
+        self.listing: Listing | None = None
+        self.versions: dict[str, str] | None = None
+        self.selections: dict[frozenset[str], Listing] = {}
+
+
 class View:
     """The union of some parts as it is now. Names are disjoint, or identical in several parts: the first one wins."""
 
@@ -120,6 +144,7 @@ class View:
         self._cached_at = -1
         self._since: dict[int, Touched | None] = {}
         self._names: dict[str, Collection[str]] = {}
+        self._shared: dict[str, _Shared] = {}
 
     @property
     def sequence(self) -> int:
@@ -146,6 +171,46 @@ class View:
             if (resource := content.by_type.get(type_url, {}).get(name)) is not None:
                 return resource
         return None
+
+    def versions(self, type_url: str) -> Mapping[str, str]:
+        """The version of every resource of a type, by name. Valid until the next publication."""
+        if len(self._contents) == 1:
+            return self._contents[0].versions.get(type_url, {})
+        shared = self._shared_of(type_url)
+        if shared.versions is None:
+            shared.versions = {}
+            for content in reversed(self._contents):  # of the first part that has a name, which is written last
+                shared.versions.update(content.versions.get(type_url, {}))
+        return shared.versions
+
+    def listing(self, type_url: str) -> Listing:
+        """Everything of a type; the same object for everybody until it changes."""
+        shared = self._shared_of(type_url)
+        if shared.listing is None:
+            found = (self.get(type_url, name) for name in self.names(type_url))
+            shared.listing = Listing.of((one for one in found if one is not None), shared=True)
+        return shared.listing
+
+    def select(self, type_url: str, names: frozenset[str]) -> Listing:
+        """The resources of these names, and which names have none; one object for everybody who asks for a large set."""
+        selections = self._shared_of(type_url).selections
+        if (selection := selections.get(names)) is None:
+            found = [resource for name in names if (resource := self.get(type_url, name)) is not None]
+            absent = names.difference(one.name for one in found) if len(found) < len(names) else ()
+            large = len(names) >= REMEMBERED_SELECTIONS
+            selection = Listing.of(found, absent, shared=large)
+            if large:
+                if len(selections) >= REMEMBERED_SELECTIONS:
+                    selections.clear()
+                selections[names] = selection
+        return selection
+
+    def _shared_of(self, type_url: str) -> _Shared:
+        edition = tuple(content.editions.get(type_url, 0) for content in self._contents)
+        shared = self._shared.get(type_url)
+        if shared is None or shared.edition != edition:
+            shared = self._shared[type_url] = _Shared(edition)
+        return shared
 
     def touched_since(self, sequence: int) -> Touched | None:
         """By type and name, the version that this view had at `sequence`, for all that publications touched after it.

@@ -5,7 +5,9 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
-from controlplane.resources import Resource
+from collections.abc import Iterable
+
+from controlplane.snapshot.listing import Listing
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
 from controlplane.xds.session import Session
@@ -23,7 +25,7 @@ class DeltaSession(Session):
         """Take in one request: its ACK or NACK, then the names it subscribes, then those it unsubscribes."""
         request = delta_request(data)
         progress, first = self._open(request, now)
-        for names in (request.subscribe, request.unsubscribe, request.initial_versions):
+        for names in (request.subscribe, request.unsubscribe, request.initial_versions.keys()):
             self._check_names(names)
         if not first and request.nonce:
             # A stale nonce acknowledges nothing, but the subscription in the request counts all the same.
@@ -41,36 +43,38 @@ class DeltaSession(Session):
         subscription = progress.subscription
         if first and progress.kind.full_state and not request.subscribe and not request.unsubscribe:
             subscription.wildcard = progress.whole = progress.finish = True  # the legacy wildcard: no name ever given
-        for name in request.subscribe:
-            subscription.named_once = True
-            if name == WILDCARD:
-                # Also when it is subscribed already: the client may have dropped what it had.
-                subscription.wildcard = progress.whole = progress.finish = True
-            else:
-                subscription.names.add(name)
-                progress.asked.add(name)
+        names = request.subscribe
+        if not names:
+            return
+        subscription.named_once = True
+        if WILDCARD in names:
+            # Also when it is subscribed already: the client may have dropped what it had.
+            subscription.wildcard = progress.whole = progress.finish = True
+            names -= {WILDCARD}
+        subscription.names.add(names)
+        progress.ask(names)
 
     @staticmethod
     def _unsubscribe(progress: Progress, request: DeltaRequest) -> None:
-        subscription = progress.subscription
-        for name in request.unsubscribe:
-            if name == WILDCARD:
-                subscription.wildcard = progress.whole = progress.finish = False
-                for each in [*progress.changed, *progress.gone]:
-                    if not subscription.covers(each):
-                        progress.forget(each)
-            elif name in subscription.names:
-                subscription.names.remove(name)
-                progress.forget(name)
-                if subscription.wildcard:
-                    # The client cannot know whether the wildcard has it: say so.
-                    # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources
-                    progress.asked.add(name)
+        subscription, names = progress.subscription, request.unsubscribe
+        if WILDCARD in names:
+            subscription.wildcard = progress.whole = progress.finish = False
+            progress.forget(frozenset(name for name in _noted(progress) if not subscription.covers(name)))
+        names = frozenset(name for name in names if name in subscription.names)
+        if not names:
+            return
+        subscription.names.remove(names)
+        progress.forget(names)
+        if subscription.wildcard:
+            # The client cannot know whether the wildcard has them: say so.
+            # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources
+            progress.ask(names)
 
-    def _compose(
-        self, progress: Progress, resources: list[Resource], removed: list[str], *, answer: bool
-    ) -> Draft | None:
+    def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         assert self.view is not None
         version = self.view.version(progress.kind.url)
-        encode = self._encoder.delta(progress.kind.url, resources, removed)
-        return Draft(encode, version, len(resources))
+        return Draft(self._encoder.delta(progress.kind.url, listing), version, len(listing.resources))
+
+
+def _noted(progress: Progress) -> Iterable[str]:
+    return (*progress.changed, *progress.gone)

@@ -6,12 +6,12 @@ A stream that is in sync needs no entry for a name: it holds the version of its 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-from controlplane.resources import Resource
+from controlplane.snapshot.listing import Listing
+from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.observer import Refusal, State, TypeStatus
 from controlplane.xds.subscription import Subscription
 from controlplane.xds.types import ResourceType
@@ -106,15 +106,15 @@ class Progress:
         self.subscription = Subscription(kind)
         self.changed: dict[str, str] = {}  # name to the version the client holds: content differs from the view's
         self.gone: dict[str, str] = {}  # name to the version the client holds: the view has it no more
-        self.asked: set[str] = set()  # to be answered at once, whatever the client holds
+        self.asked = NOTHING  # to be answered at once, whatever the client holds
         self.whole = False  # everything is to be answered
         self.finish = False  # one answer is due, even an empty one
         self.initial: Mapping[str, str] | None = None  # versions of a resume that no view was there to compare with
         self.grace = 0.0
         self.additions = Lane()
         self.removals = Lane()
-        self.in_flight: deque[Push] = deque()
-        self.sent: dict[str, Resource] = {}  # state of the world, full-state types: the last response
+        self.in_flight: list[Push] = []
+        self.sent: Listing | None = None  # state of the world, full-state types: the last response
         self.refusal: Refusal | None = None
         self.refused_new: frozenset[str] = frozenset()  # names of that response which the client did not hold before
         self.settled = 0
@@ -131,13 +131,28 @@ class Progress:
             self.changed or self.gone or self.asked or self.whole or self.finish or self.in_flight or self.refusal
         )
 
-    def forget(self, name: str) -> None:
-        """The client does not want this name any more."""
-        self.changed.pop(name, None)
-        self.gone.pop(name, None)
-        self.asked.discard(name)
-        self.sent.pop(name, None)
+    def ask(self, names: frozenset[str]) -> None:
+        """These are to be answered, whatever the client holds."""
+        self.asked = self.asked | names if self.asked else shared(names)
+
+    def forget(self, names: frozenset[str]) -> None:
+        """The client does not want these names any more."""
+        self.asked -= names
+        for name in names & self.changed.keys():
+            del self.changed[name]
+        for name in names & self.gone.keys():
+            del self.gone[name]
         self.relax()
+
+    def sent_now(self, listing: Listing) -> None:
+        """The client is sent this: nothing of it is to be noted any more."""
+        if self.changed:
+            for one in listing.resources:
+                self.changed.pop(one.name, None)
+        for name in listing.absent if self.gone else ():
+            self.gone.pop(name, None)
+        if not self.changed:
+            self.changed = {}  # one that was large keeps its memory
 
     def relax(self) -> None:
         """Nobody waits for a lane in which nothing is left."""

@@ -263,6 +263,7 @@ class XdsServer:
         loop = asyncio.get_running_loop()
         while (data := await context.read()) is not grpc.aio.EOF:
             stream.session.receive(data, loop.time())
+            del data  # a megabyte that would stay while the stream waits
             stream.wake()
         stream.finished = True
 
@@ -275,6 +276,7 @@ class XdsServer:
                 session.changed(loop.time())
             for response in session.poll(loop.time()):
                 await context.write(response)
+                del response
             await stream.sleep()
 
     async def _guard(self, stream: _Stream, work: Awaitable[None]) -> None:

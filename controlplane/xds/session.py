@@ -16,18 +16,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 
 from controlplane.resources import Resource
+from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
-from controlplane.xds import types
+from controlplane.xds import difference, types
 from controlplane.xds.bounds import Limits, Timing
+from controlplane.xds.difference import Wanted
+from controlplane.xds.nameset import NOTHING
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Observer, Refusal, SilentObserver, TypeStatus, Variant
 from controlplane.xds.order import Order
 from controlplane.xds.progress import Progress, Push
 from controlplane.xds.warming import Warming, warming
 from controlplane.xds.wire import Draft, Encoder, Request
-
-_UNKNOWN = "?"
-"""The version of what a client may hold or not: no resource has it."""
 
 
 class Session(ABC):
@@ -151,12 +151,8 @@ class Session(ABC):
             raise Ended(Status.UNAVAILABLE, "this stream fell too far behind; connect again to resume")
         self._cursor = sequence
         for type_url, names in touched.items():
-            if (progress := self._types.get(type_url)) is None:
-                continue
-            for name, before in names.items():
-                if progress.subscription.covers(name):
-                    self._note(progress, view, name, before, now + 2 * self._timing.phase)
-            progress.relax()
+            if (progress := self._types.get(type_url)) is not None:
+                difference.touched(progress, view, names.items(), self._wanted(now))
 
     def _switch(self, view: View, now: float) -> None:
         """Another view: compare all that the client holds with all that it should."""
@@ -167,57 +163,22 @@ class Session(ABC):
         for progress in self._order.of_additions:
             if old is None:
                 self._compare(progress, view, now)
-                continue
-            url = progress.kind.url
-            for name in {*old.names(url), *view.names(url), *progress.gone, *progress.subscription.names}:
-                if progress.subscription.covers(name):
-                    before = old.get(url, name)
-                    held = before.version if before is not None else ""
-                    self._note(progress, view, name, held, now + 2 * self._timing.phase)
-            progress.relax()
+            else:
+                difference.switched(progress, old, view, self._wanted(now))
+
+    def _wanted(self, now: float) -> Wanted:
+        return Wanted(self._tick, now + 2 * self._timing.phase)
 
     def _compare(self, progress: Progress, view: View, now: float) -> None:
         """The first answer of a type: everything, or what differs from the versions that the client resumes with."""
-        initial, progress.initial = progress.initial, None
-        if not initial:
+        if not progress.initial:
+            progress.initial = None
             return
-        url, subscription = progress.kind.url, progress.subscription
-        named = [name for name in subscription.names if name in initial]
-        existing = [*view.names(url), *initial] if subscription.enumerates else named
-        cap = now + self._timing.answer
-        progress.whole = False
-        for name in dict.fromkeys(existing):
-            if url == types.LOAD_ASSIGNMENT and name in self._order.expected:
-                continue  # its cluster was just sent and waits for it, unchanged or not
-            self._note(progress, view, name, initial.get(name, ""), cap)
-            progress.asked.discard(name)
+        # The cluster of an expected load assignment was just sent, and waits for it, unchanged or not.
+        unsure = self._order.expected if progress.kind.url == types.LOAD_ASSIGNMENT else ()
+        difference.resumed(progress, view, unsure, Wanted(self._tick, now + self._timing.answer))
         if self._only is None:
             progress.grace = now + self._timing.grace
-        progress.relax()
-
-    def _note(self, progress: Progress, view: View, name: str, before: str, cap: float) -> None:
-        """Compare what the client holds of one name (`before`, unless noted otherwise already) with the view."""
-        held = progress.changed.get(name)
-        if progress.whole:
-            # All there is will be sent; of the rest the client may hold what it was sent before.
-            held = _UNKNOWN if progress.sent_nonce else ""
-        elif held is None:
-            held = progress.gone.get(name, before)
-        resource = view.get(progress.kind.url, name)
-        if resource is None:
-            progress.changed.pop(name, None)
-            if name in progress.refused_new:
-                progress.asked.add(name)  # never taken over: nothing relies on it, and its end ends the NACK
-            elif held:
-                progress.gone[name] = held
-                progress.removals.want(self._tick, cap)
-            return
-        progress.gone.pop(name, None)
-        if resource.version == held:
-            progress.changed.pop(name, None)
-        else:
-            progress.changed[name] = held
-            progress.additions.want(self._tick, cap)
 
     # -- what goes out -------------------------------------------------------------------------------------------
 
@@ -239,51 +200,54 @@ class Session(ABC):
         if not (progress.asked or free or due):
             return None
         whole = free and progress.whole
-        names = set(progress.changed) if free else set()
-        differing = frozenset(names & progress.changed.keys())
-        created = frozenset(name for name in names if progress.changed.get(name) == "")
-        removed: list[str] = []
-        for name in progress.asked:
-            (removed.append if view.get(url, name) is None else names.add)(name)
-        if whole:
-            names.update(progress.subscription.wanted(view.names(url)))
-        resources = [resource for name in sorted(names) if (resource := view.get(url, name)) is not None]
-        removed.sort()
+        changed = frozenset(progress.changed) if free else NOTHING
+        created = frozenset(name for name in changed if progress.changed[name] == "")
+        listing = self._listing(progress, view, changed, whole=whole)
         answer = bool(progress.asked or whole or progress.finish)
-        draft = self._compose(progress, resources, removed, answer=answer)
-        progress.asked.clear()
+        draft = self._compose(progress, listing, answer=answer)
+        progress.asked = NOTHING
         if not progress.whole or whole:
             progress.whole = progress.finish = False
-        for resource in resources:
-            progress.changed.pop(resource.name, None)
-        for name in removed:
-            progress.gone.pop(name, None)
+        progress.sent_now(listing)
         if draft is None:
             progress.relax()
             return None
         bound = self._timing.answer if answer else self._timing.phase
-        push = self._record(progress, draft, resources, removed, now, bound)
+        push = self._record(progress, draft, listing, now, bound)
         push.created = created
         if not progress.changed and not progress.whole:
             push.additions_tick = self._tick
-            progress.additions.push(self._tick, push.limit, answer=answer and not differing)
-        if url == types.CLUSTER and differing:
-            self._warm(push, [resource for resource in resources if resource.name in differing], view, now)
+            progress.additions.push(self._tick, push.limit, answer=answer and not changed)
+        if url == types.CLUSTER and changed:
+            self._warm(push, [one for one in listing.resources if one.name in changed], view, now)
         elif url == types.LOAD_ASSIGNMENT:
-            self._order.assigned(push, resources, now)
+            self._order.assigned(push, listing.resources, now)
         return self._finish(progress, push, draft)
+
+    @staticmethod
+    def _listing(progress: Progress, view: View, changed: frozenset[str], *, whole: bool) -> Listing:
+        """What is asked for, what changed, and everything if that is due: one that others share where possible."""
+        url, subscription = progress.kind.url, progress.subscription
+        if not (whole and subscription.enumerates):
+            wanted = changed | subscription.names.frozen() if whole else changed
+            selection = view.select(url, progress.asked | wanted if wanted else progress.asked)
+            unasked = wanted and not progress.asked.issuperset(selection.absent)
+            return Listing(selection.resources, sorted(progress.asked & {*selection.absent})) if unasked else selection
+        listing = view.listing(url)
+        absent = view.select(url, progress.asked).absent if progress.asked else ()
+        return Listing(listing.resources, absent) if absent else listing
 
     def _poll_removals(self, progress: Progress, now: float) -> bytes | None:
         if self._order.holds_removals(progress, now):
             return None
-        names = sorted(progress.gone)
-        draft = self._compose(progress, [], names, answer=progress.finish)
-        progress.gone.clear()
+        listing = Listing((), sorted(progress.gone))
+        draft = self._compose(progress, listing, answer=progress.finish)
+        progress.gone = {}
         progress.finish = False
         if draft is None:
             progress.relax()
             return None
-        push = self._record(progress, draft, [], names, now, self._timing.phase)
+        push = self._record(progress, draft, listing, now, self._timing.phase)
         push.removals_tick = self._tick
         progress.removals.push(self._tick, push.limit)
         return self._finish(progress, push, draft)
@@ -303,24 +267,20 @@ class Session(ABC):
                 continue
             self._order.expect(name, now)
             if assignments is not None and assignments.subscription.covers(name):
-                assignments.asked.add(name)
+                assignments.ask(frozenset((name,)))
 
     @abstractmethod
-    def _compose(
-        self, progress: Progress, resources: list[Resource], removed: list[str], *, answer: bool
-    ) -> Draft | None:
+    def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         """The response that says this; None when this variant says it by silence."""
 
-    def _record(
-        self, progress: Progress, draft: Draft, resources: list[Resource], removed: list[str], now: float, bound: float
-    ) -> Push:
+    def _record(self, progress: Progress, draft: Draft, listing: Listing, now: float, bound: float) -> Push:
         """Note the response as sent before its bytes can be acknowledged."""
         self._nonce += 1
-        names = [resource.name for resource in resources[: self._limits.reported_names]]
+        names = [resource.name for resource in listing.resources[: self._limits.reported_names]]
         push = Push(
             nonce=f"{self._nonce:x}",
             version=draft.version,
-            names=tuple([*names, *removed][: self._limits.reported_names]),
+            names=tuple([*names, *listing.absent][: self._limits.reported_names]),
             created=frozenset(),
             cursor=self._cursor,
             sent=now,
@@ -330,7 +290,7 @@ class Session(ABC):
             progress.since = now
         progress.in_flight.append(push)
         if len(progress.in_flight) > self._limits.remembered_pushes:
-            progress.in_flight.popleft()
+            progress.in_flight.pop(0)
         progress.sent_nonce, progress.sent_version = push.nonce, draft.version
         return push
 
@@ -346,7 +306,7 @@ class Session(ABC):
         """An ACK or NACK of the response with that nonce, and thereby of those before it."""
         if all(push.nonce != nonce for push in progress.in_flight):
             return  # stale, or of another stream: it says nothing about what is under way
-        while (push := progress.in_flight.popleft()).nonce != nonce:
+        while (push := progress.in_flight.pop(0)).nonce != nonce:
             self._order.acked(progress, push, now)  # passed over: the client is past it
         progress.since = now
         if error is not None:

@@ -5,12 +5,12 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol
 
 from __future__ import annotations
 
-from controlplane.resources import Resource
+from controlplane.snapshot.listing import Listing, followed
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
 from controlplane.xds.session import Session
 from controlplane.xds.types import WILDCARD
-from controlplane.xds.wire import Draft, SotwRequest, set_version, sotw_request
+from controlplane.xds.wire import Draft, SotwRequest, sotw_request
 
 
 class SotwSession(Session):
@@ -36,37 +36,36 @@ class SotwSession(Session):
     @staticmethod
     def _subscribe(progress: Progress, request: SotwRequest) -> None:
         subscription = progress.subscription
-        names = set(request.names)
+        names = request.names
         if not names and not subscription.named_once:
             if progress.kind.full_state and not subscription.wildcard:
                 subscription.wildcard = progress.whole = progress.finish = True  # the legacy wildcard
             return
         subscription.named_once = True
         wildcard = WILDCARD in names
-        names.discard(WILDCARD)
+        names -= {WILDCARD}
+        if wildcard == subscription.wildcard and names == subscription.names.frozen():
+            return
         if wildcard and not subscription.wildcard:
             progress.whole = progress.finish = True
         elif not wildcard:
             progress.whole = progress.finish = False
         subscription.wildcard = wildcard
-        progress.asked.update(names - subscription.names)
-        subscription.names = names
-        for name in [*progress.changed, *progress.gone, *progress.asked, *progress.sent]:
-            if not subscription.covers(name):
-                progress.forget(name)
+        progress.ask(frozenset(name for name in names if name not in subscription.names))
+        subscription.names.replace(names)
+        sent = [one.name for one in progress.sent.resources] if progress.sent is not None else []
+        noted = [*progress.changed, *progress.gone, *progress.asked, *sent]
+        dropped = frozenset(name for name in noted if not subscription.covers(name))
+        progress.forget(dropped)
+        if progress.sent is not None:
+            progress.sent = progress.sent.followed_by(Listing((), sorted(dropped)))
 
-    def _compose(
-        self, progress: Progress, resources: list[Resource], removed: list[str], *, answer: bool
-    ) -> Draft | None:
+    def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         if not progress.kind.full_state:
             # Absence is said by the parent that no longer names it; an empty response would say nothing.
             # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#deleting-resources
-            if not resources and not (answer and progress.finish):
+            if not listing.resources and not (answer and progress.finish):
                 return None
         else:
-            for name in removed:
-                progress.sent.pop(name, None)
-            progress.sent.update((resource.name, resource) for resource in resources)
-            resources = [progress.sent[name] for name in sorted(progress.sent)]
-        version = set_version(resources)
-        return Draft(self._encoder.sotw(progress.kind.url, resources, version), version, len(resources))
+            listing = progress.sent = followed(progress.sent, listing)
+        return Draft(self._encoder.sotw(progress.kind.url, listing), listing.version, len(listing.resources))

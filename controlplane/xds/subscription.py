@@ -5,8 +5,7 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
+from controlplane.xds.nameset import NameSet
 from controlplane.xds.types import ResourceType
 
 
@@ -18,7 +17,7 @@ class Subscription:
     def __init__(self, kind: ResourceType) -> None:
         self._kind = kind
         self.wildcard = False
-        self.names: set[str] = set()
+        self.names = NameSet()
         self.named_once = False
         """Whether a name (or `*`) was ever given: from then on "no names" means nothing, not everything."""
 
@@ -30,9 +29,3 @@ class Subscription:
     def covers(self, name: str) -> bool:
         """Whether the stream wants to hear of this name."""
         return self.enumerates or name in self.names
-
-    def wanted(self, existing: Collection[str]) -> Collection[str]:
-        """The names among the existing ones that the stream wants."""
-        if self.enumerates:
-            return existing
-        return [name for name in self.names if name in existing]

@@ -8,15 +8,16 @@ are those of https://github.com/envoyproxy/envoy/blob/main/api/envoy/service/dis
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
-from controlplane.resources import VERSION_CHARACTERS, Resource, delimited
+from controlplane.resources import delimited
+from controlplane.snapshot.listing import Listing
+from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.nodes import Ended, Locality, Node, Status
 
 
@@ -34,8 +35,8 @@ class Request:
 class DeltaRequest(Request):
     """A `DeltaDiscoveryRequest`."""
 
-    subscribe: tuple[str, ...] = ()
-    unsubscribe: tuple[str, ...] = ()
+    subscribe: frozenset[str] = NOTHING
+    unsubscribe: frozenset[str] = NOTHING
     initial_versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -44,7 +45,7 @@ class SotwRequest(Request):
     """A `DiscoveryRequest`: `names` is the whole subscription."""
 
     version: str = ""
-    names: tuple[str, ...] = ()
+    names: frozenset[str] = NOTHING
 
 
 def delta_request(data: bytes) -> DeltaRequest:
@@ -55,8 +56,8 @@ def delta_request(data: bytes) -> DeltaRequest:
         nonce=message.response_nonce,
         error=message.error_detail.message if message.HasField("error_detail") else None,
         node=_node(message),
-        subscribe=tuple(message.resource_names_subscribe),
-        unsubscribe=tuple(message.resource_names_unsubscribe),
+        subscribe=shared(message.resource_names_subscribe),
+        unsubscribe=shared(message.resource_names_unsubscribe),
         initial_versions=dict(message.initial_resource_versions),
     )
 
@@ -70,7 +71,7 @@ def sotw_request(data: bytes) -> SotwRequest:
         error=message.error_detail.message if message.HasField("error_detail") else None,
         node=_node(message),
         version=message.version_info,
-        names=tuple(message.resource_names),
+        names=shared(message.resource_names),
     )
 
 
@@ -102,14 +103,6 @@ def _node(message: Any) -> Node | None:
     )
 
 
-def set_version(resources: Iterable[Resource]) -> str:
-    """The `version_info` of a set of resources: a hash of names and versions, whatever their order."""
-    digest = blake2b(digest_size=VERSION_CHARACTERS // 2)
-    for name, version in sorted((resource.name, resource.version) for resource in resources):
-        digest.update(f"{len(name)}:{name}{version}".encode())
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A response without its nonce: its bytes for a nonce, its version, and how many resources it holds."""
@@ -134,33 +127,32 @@ class Encoder:
         self._bodies: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
         self._size = 0
 
-    def delta(self, type_url: str, resources: list[Resource], removed: list[str]) -> Callable[[str], bytes]:
+    def delta(self, type_url: str, listing: Listing) -> Callable[[str], bytes]:
         """A `DeltaDiscoveryResponse` that lacks its nonce: resources = 2, type_url = 4, control_plane = 7, and
         removed_resources = 6; the nonce = 5 is the last field.
         """
-        key = ("delta", type_url, tuple((r.name, r.version) for r in resources), tuple(removed))
         body = self._body(
-            key,
+            ("delta", type_url, listing.key),
             lambda: [
                 delimited(4, type_url.encode()),
                 delimited(7, self._control_plane) if self._control_plane else b"",
-                *(delimited(2, resource.delta()) for resource in resources),
-                *(delimited(6, name.encode()) for name in removed),
+                *(delimited(2, resource.delta()) for resource in listing.resources),
+                *(delimited(6, name.encode()) for name in listing.absent),
             ],
         )
         return lambda nonce: body + delimited(5, nonce.encode())
 
-    def sotw(self, type_url: str, resources: list[Resource], version: str) -> Callable[[str], bytes]:
+    def sotw(self, type_url: str, listing: Listing) -> Callable[[str], bytes]:
         """A `DiscoveryResponse` that lacks its nonce: version_info = 1, resources = 2, type_url = 4,
         control_plane = 6; the nonce = 5 is the last field.
         """
         body = self._body(
-            ("sotw", type_url, version),
+            ("sotw", type_url, listing.key),
             lambda: [
-                delimited(1, version.encode()),
+                delimited(1, listing.version.encode()),
                 delimited(4, type_url.encode()),
                 delimited(6, self._control_plane) if self._control_plane else b"",
-                *(delimited(2, resource.any()) for resource in resources),
+                *(delimited(2, resource.any()) for resource in listing.resources),
             ],
         )
         return lambda nonce: body + delimited(5, nonce.encode())

@@ -1,0 +1,91 @@
+"""What a client lacks: the difference between what it holds and what it should hold, noted name by name.
+
+Called by the session when content, view or subscription change. A client that holds what its view has costs nothing
+here: whole maps of versions are compared first, and names are gone through only where these differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from controlplane.snapshot.store import View
+from controlplane.xds.progress import Progress
+
+UNKNOWN = "?"
+"""The version of what a client may hold or not: no resource has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Since which tick a difference is to be sent, and at what time it goes out whatever blocks it."""
+
+    tick: int
+    cap: float
+
+
+def note(progress: Progress, view: View, name: str, before: str, wanted: Wanted) -> None:
+    """Compare what the client holds of one name (`before`, unless noted otherwise already) with the view."""
+    held = progress.changed.get(name)
+    if progress.whole:
+        # All there is will be sent; of the rest the client may hold what it was sent before.
+        held = UNKNOWN if progress.sent_nonce else ""
+    elif held is None:
+        held = progress.gone.get(name, before)
+    resource = view.get(progress.kind.url, name)
+    if resource is None:
+        progress.changed.pop(name, None)
+        if name in progress.refused_new:
+            progress.ask(frozenset((name,)))  # never taken over: nothing relies on it, and its end ends the NACK
+        elif held:
+            progress.gone[name] = held
+            progress.removals.want(wanted.tick, wanted.cap)
+        return
+    progress.gone.pop(name, None)
+    if resource.version == held:
+        progress.changed.pop(name, None)
+    else:
+        progress.changed[name] = held
+        progress.additions.want(wanted.tick, wanted.cap)
+
+
+def touched(progress: Progress, view: View, before: Iterable[tuple[str, str]], wanted: Wanted) -> None:
+    """Publications touched these names, which had these versions before."""
+    for name, version in before:
+        if progress.subscription.covers(name):
+            note(progress, view, name, version, wanted)
+    progress.relax()
+
+
+def switched(progress: Progress, old: View, view: View, wanted: Wanted) -> None:
+    """The client held what one view had, and is to hold what another has."""
+    url = progress.kind.url
+    then, now = old.versions(url), view.versions(url)
+    for name in {*then, *now, *progress.gone, *progress.subscription.names}:
+        if progress.subscription.covers(name):
+            note(progress, view, name, then.get(name, ""), wanted)
+    progress.relax()
+
+
+def resumed(progress: Progress, view: View, unsure: Collection[str], wanted: Wanted) -> None:
+    """The client comes back with `progress.initial`: note what differs, but leave `unsure` names to be answered."""
+    initial, progress.initial = progress.initial, None
+    if not initial:
+        return
+    subscription, versions = progress.subscription, view.versions(progress.kind.url)
+    progress.whole = False
+    if initial == versions and not unsure:
+        progress.asked = progress.asked.difference(initial)
+        progress.relax()
+        return
+    differing = [name for name, version in initial.items() if versions.get(name) != version]
+    if subscription.enumerates:
+        differing += versions.keys() - initial.keys()
+    else:
+        differing = [name for name in differing if name in subscription.names]
+    for name in differing:
+        if name not in unsure:
+            note(progress, view, name, initial.get(name, ""), wanted)
+    compared = progress.asked.difference(initial, versions if subscription.enumerates else ())
+    progress.asked = compared | progress.asked.intersection(unsure)
+    progress.relax()
