@@ -33,6 +33,8 @@ class Commit:
     """By table and row: what is wrong with it now; empty when it was put right."""
     requirements: frozenset[tuple[GatewayName, str]]
     """The JWT requirements that routes began or ceased to name."""
+    fleet_changed: bool
+    """Whether gateways, their selectors, or the views that are compiled may be others now."""
 
 
 @dataclass(slots=True)
@@ -67,6 +69,12 @@ class Compiler:
         """The secret is gone."""
         self.tables.graph.delete(self.tables.secrets, ref)
 
+    def uses_secret(self, ref: SecretRef) -> bool:
+        """Whether a certificate or the authorities in this secret are referred to."""
+        tables = self.tables
+        uses = (tables.chain_secrets.rows, tables.backend_secrets.rows, tables.provider_secrets.rows)
+        return any(use.secret == ref for rows in uses for use in rows)
+
     def add_view(self, view: View) -> None:
         """Compile what belongs to this set of gateways as a whole."""
         self.tables.graph.set(self.tables.views, view, True)
@@ -90,6 +98,7 @@ class Compiler:
                 for (table, key), (notes, failure) in noted.items()
             },
             frozenset(changes.get(self.tables.requirements.name, ())),
+            self.tables.gateways.name in changes or self.tables.views.name in changes,
         )
 
     def commit_now(self) -> Commit:
