@@ -45,8 +45,8 @@ def https_redirect(port: int | None, code: int = 308) -> Any:
     )
 
 
-def redirect(spec: Redirect) -> Any:
-    """The redirect that a route says."""
+def redirect(spec: Redirect, match: PathMatch) -> Any:
+    """The redirect that a route says, for requests that this path condition took."""
     message = route_components_pb2.RedirectAction(
         host_redirect=spec.host or "",
         port_redirect=spec.port or 0,
@@ -58,7 +58,7 @@ def redirect(spec: Redirect) -> Any:
     if spec.path and spec.path.replace_full:
         message.path_redirect = spec.path.replace_full
     elif spec.path and spec.path.replace_prefix:
-        message.prefix_rewrite = spec.path.replace_prefix
+        _replace_prefix(message, spec.path.replace_prefix, match)
     return message
 
 
@@ -83,15 +83,19 @@ def rewrite_path(action: Any, change: PathChange, match: PathMatch) -> None:
     elif change.replace_full is not None:
         _regex_rewrite(action, "^/.*$", change.replace_full.replace("\\", "\\\\"))
     elif change.replace_prefix is not None:
-        new = change.replace_prefix.rstrip("/")
-        old = (match.prefix or match.exact or "").rstrip("/")
-        if match.exact is not None:
-            action.prefix_rewrite = change.replace_prefix
-        elif not old or not new or (match.prefix or "").endswith("/"):
-            # One side is a bare slash: keep exactly one between what was replaced and what is left.
-            _regex_rewrite(action, f"^{re.escape(old)}/?", f"{new}/")
-        else:
-            action.prefix_rewrite = new
+        _replace_prefix(action, change.replace_prefix, match)
+
+
+def _replace_prefix(action: Any, new: str, match: PathMatch) -> None:
+    """Exactly one slash stands between what was replaced and what is left of the path."""
+    old = (match.prefix or match.exact or "").rstrip("/")
+    if match.exact is not None:
+        action.prefix_rewrite = new
+    elif not old or not new.rstrip("/") or (match.prefix or "").endswith("/"):
+        # One side is a bare slash, or ends with one: Envoy's prefix rewrite would lose or double it.
+        _regex_rewrite(action, f"^{re.escape(old)}/?", f"{new.rstrip('/')}/")
+    else:
+        action.prefix_rewrite = new.rstrip("/")
 
 
 def _regex_rewrite(action: Any, pattern: str, substitution: str) -> None:

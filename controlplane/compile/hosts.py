@@ -108,25 +108,32 @@ def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: li
     reached_blindly = key.segment == FALLBACK and key.host.startswith("*")
     bodies = [MERGED_ROOT] if key.segment == FALLBACK else []
     for entry, rival in ordered(entries):
-        if rival is None:
+        if rival is not None:
+            _say_useless(read, key, entry, rival)
+        if rival is None or rival.signature != entry.signature:
             bodies += without_upgrades(entry) if reached_blindly else [entry.body]
-        elif not entry.signature.startswith("preflight"):
-            rival_key = rival.order.route
-            read.note(
-                Issue(
-                    entry.order.route,
-                    f"match[{entry.order.number}]",
-                    codes.EQUAL_ROUTES,
-                    f'the same match for host "{key.host}" as route "{rival_key.element}" of {rival_key.object}',
-                    "that one is served; change the path or a condition of this one",
-                )
-            )
     ways_in = [chain for chain in _chains(read, tables, key.gateway) if chain.group == key.group]
     if claim.redirect or any(chain.redirect for chain in ways_in):
         bodies.append(last_redirect(_redirect(read, tables, key.gateway, ways_in)))
     else:
         bodies.append(NOT_FOUND)
     return bodies
+
+
+def _say_useless(read: Read, key: ShardKey, entry: Entry, rival: Entry) -> None:
+    """Equal matches are an error of the later name; a match whose requests are all taken before is a warning."""
+    route, path = rival.order.route, f"match[{entry.order.number}]"
+    where = f'for host "{key.host}"'
+    if entry.signature.preflight:
+        return
+    if entry.signature == rival.signature:
+        message = f'the same match {where} as route "{route.element}" of {route.object}'
+        help = "that one is served; change the path or a condition of this one"
+        read.note(Issue(entry.order.route, path, codes.EQUAL_ROUTES, message, help))
+    elif (entry.segment or FALLBACK) == key.segment:  # where it is only a copy, others may still need it
+        message = f'never reached {where}: route "{route.element}" of {route.object} takes all its requests'
+        help = "narrow that route, or remove this match"
+        read.note(Issue(entry.order.route, path, codes.SHADOWED, message, help, error=False))
 
 
 def shard_of_routes(

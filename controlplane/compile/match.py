@@ -11,7 +11,7 @@ from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
-from controlplane.compile.rows import Order
+from controlplane.compile.rows import Order, Signature
 from controlplane.filters.envoy import packed
 from controlplane.model.written import dump
 from controlplane.names import ElementKey
@@ -56,19 +56,17 @@ def order(match: Match, route: ElementKey, number: int) -> Order:
     return Order(kind, specificity, not match.methods, -len(match.headers), -len(match.query), route, number)
 
 
-def signature(match: Match) -> str:
-    """Equal for two matches that take the same requests, in whatever order they are written."""
+def signature(match: Match) -> Signature:
+    """What the match takes."""
     said = dump(match)
-    return json.dumps(
-        [
-            said["path"],
-            sorted(said.get("methods", ())),
-            sorted(json.dumps(header, sort_keys=True) for header in said.get("headers", ())),
-            sorted(json.dumps(query, sort_keys=True) for query in said.get("query", ())),
-        ],
-        sort_keys=True,
-        separators=(",", ":"),
+    conditions = [*said.get("headers", ()), *({"query": query} for query in said.get("query", ()))]
+    return Signature(
+        _canonical(said["path"]), tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions)))
     )
+
+
+def _canonical(said: Any) -> str:
+    return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
 
 def _regex(pattern: str) -> Any:
@@ -129,14 +127,14 @@ def path_match(path: PathMatch) -> Any:
     return message
 
 
-def _methods(methods: tuple[str, ...]) -> list[Any]:
+def _methods(methods: tuple[str, ...], name: str = ":method") -> list[Any]:
     if not methods:
         return []
     if len(methods) == 1:
         text = string_pb2.StringMatcher(exact=methods[0])
     else:
         text = string_pb2.StringMatcher(safe_regex=_regex("|".join(sorted(set(methods)))))
-    return [route_components_pb2.HeaderMatcher(name=":method", string_match=text)]
+    return [route_components_pb2.HeaderMatcher(name=name, string_match=text)]
 
 
 def route_match(match: Match) -> Any:
@@ -149,9 +147,16 @@ def route_match(match: Match) -> Any:
 
 
 def preflight_match(match: Match) -> Any:
-    """The CORS preflight requests for a match: its path, whatever its methods and headers."""
+    """The CORS preflight requests for a match: OPTIONS for its path and query that ask for one of its methods.
+
+    Of its conditions on headers nothing can be known: the browser sends them with the request itself.
+    """
     message = path_match(match.path)
     message.headers.extend(_methods(("OPTIONS",)))
-    for name in ("access-control-request-method", "origin"):
-        message.headers.add(name=name, present_match=True)
+    asked = "access-control-request-method"
+    message.headers.extend(
+        _methods(match.methods, asked) or [route_components_pb2.HeaderMatcher(name=asked, present_match=True)]
+    )
+    message.headers.add(name="origin", present_match=True)
+    message.query_parameters.extend(_query(query) for query in sorted(match.query, key=repr))
     return message

@@ -295,7 +295,7 @@ def _disabled(message: Any) -> None:
 
 
 def _takes_preflights(match: Match) -> bool:
-    return not match.headers and not match.query and (not match.methods or "OPTIONS" in match.methods)
+    return not match.headers and (not match.methods or "OPTIONS" in match.methods)
 
 
 def _preflight(key: ElementKey, number: int, match: Match, resolved: _Resolved) -> Entry:
@@ -311,7 +311,7 @@ def _preflight(key: ElementKey, number: int, match: Match, resolved: _Resolved) 
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
     place = order(match, key, number)._replace(no_methods=False, headers=-2, query=0)
     path_only = Match(path=match.path)
-    return Entry(place, segment(match.path), f"preflight {signature(path_only)}", serialised(message))
+    return Entry(place, segment(match.path), signature(path_only)._replace(preflight=True), serialised(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +360,7 @@ def _act(
         message.direct_response.CopyFrom(direct_response(route.respond.status, route.respond.body))
         return
     if route.redirect is not None:
-        message.redirect.CopyFrom(redirect(route.redirect))
+        message.redirect.CopyFrom(redirect(route.redirect, match.path))
         return
     message.route.CopyFrom(forward(clusters))
     timeouts(message.route, to.request, to.idle)

@@ -59,13 +59,35 @@ class Order(NamedTuple):
     number: int
 
 
+class Signature(NamedTuple):
+    """What a match takes: equal for two that take the same requests, in whatever order they are written."""
+
+    path: str
+    methods: tuple[str, ...]
+    conditions: tuple[str, ...]
+    preflight: bool = False
+
+    def covers(self, other: Signature) -> bool:
+        """Whether every request that the other takes is certainly taken by this one."""
+        return (
+            self.preflight == other.preflight
+            and self.path in {other.path, *EVERY_PATH}
+            and (not self.methods or (bool(other.methods) and set(other.methods) <= set(self.methods)))
+            and set(self.conditions) <= set(other.conditions)
+        )
+
+
+EVERY_PATH = ('{"regex":".*"}', '{"regex":"/.*"}')
+"""How matches say "every path" that rank above prefixes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One match of a route, as Envoy's bytes. `segment` is None when the path has no literal first segment."""
 
     order: Order
     segment: str | None
-    signature: str
+    signature: Signature
     body: bytes
     websocket: bool = False
 

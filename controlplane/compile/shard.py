@@ -12,7 +12,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from controlplane.compile.action import direct_response
-from controlplane.compile.rows import Entry, ShardKey
+from controlplane.compile.rows import EVERY_PATH, Entry, ShardKey
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.filters import chain
 from controlplane.filters.envoy import serialised
@@ -25,17 +25,12 @@ _VIRTUAL_HOST_ROUTES = route_components_pb2.VirtualHost.DESCRIPTOR.fields_by_nam
 
 
 def ordered(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Entry | None]]:
-    """Entries in the order in which Envoy tries them, each with the entry that makes it useless, if any.
-
-    Of equal matches the first in the order of names is kept: where it stands in a document means nothing.
-    """
-    seen: dict[str, Entry] = {}
+    """Entries in the order in which Envoy tries them, each with an earlier one that takes all its requests, if any."""
+    by_path: dict[str, list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: (entry.order, entry.signature)):
-        if entry.signature in seen:
-            yield entry, seen[entry.signature]
-        else:
-            seen[entry.signature] = entry
-            yield entry, None
+        earlier = [one for path in (entry.signature.path, *EVERY_PATH) for one in by_path.get(path, ())]
+        yield entry, next((one for one in earlier if one.signature.covers(entry.signature)), None)
+        by_path.setdefault(entry.signature.path, []).append(entry)
 
 
 def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
