@@ -113,13 +113,15 @@ class Compiler:
 
     def resources(self, view: View) -> list[Resource]:
         """Everything that a node of this view gets, sorted by type and name."""
-        parts = {(gateway,) for gateway in view} | {part_of(view)}
-        found: dict[tuple[str, str], Resource] = {}
+        parts = [*((gateway,) for gateway in view), part_of(view)]
+        found: dict[tuple[str, ...], dict[tuple[str, str], Resource]] = {part: {} for part in parts}
         for table in self.tables.resources:
             for key, resource in table.rows.items():
-                if key.part in parts:
-                    found.setdefault((key.type_url, key.name), resource)
-        return [found[key] for key in sorted(found)]
+                if key.part in found:
+                    found[key.part].setdefault((key.type_url, key.name), resource)
+        # Gateways on one port both say what becomes of unknown hosts: the first part counts, as in the snapshot store.
+        merged = {name: resource for part in reversed(parts) for name, resource in found[part].items()}
+        return [merged[name] for name in sorted(merged)]
 
     def _set(self, key: RowKey, row: Row) -> None:
         kind, element = key

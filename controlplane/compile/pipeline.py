@@ -32,7 +32,7 @@ from controlplane.compile.rows import (
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.graph.engine import Derived, Graph, Grouped, Index, Input
 from controlplane.model.secret import Secret
-from controlplane.names import ElementKey, GatewayName, SecretRef, View
+from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, SecretRef, View
 from controlplane.resources import Resource
 from controlplane.spec.rows import Element, GatewayRow, Kind
 
@@ -72,7 +72,12 @@ class Tables:
         self.listeners_by_gateway = _by_gateway("listeners", self.listeners)
         self.providers_by_gateway = _by_gateway("providers", self.providers)
         self.policies_by_gateway = _by_gateway("policies", self.policies)
-        self.backends_by_gateway = _by_gateway("backends", self.backends)
+        self.backends_by_object = Index("backends by object", self.backends, lambda key, _: [key.object])
+        self.shared_backends = Index(
+            "shared backends",
+            self.backends,
+            lambda key, element: [element.gateway] if key.object.kind == GATEWAY_KIND else [],
+        )
         self.kept_by_gateway = Index("kept by gateway", self.kept_requirements, lambda key, _: [key[0]])
 
         # What is derived from one row, without the parts that change for other reasons.

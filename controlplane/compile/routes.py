@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 class _Surroundings:
     """Answers the questions of a route by recorded reads."""
 
-    def __init__(self, read: Read, tables: Tables) -> None:
+    def __init__(self, read: Read, tables: Tables, route: ElementKey) -> None:
         self._read = read
         self._tables = tables
+        self._route = route
 
     def settings(self, gateway: GatewayName) -> Settings | None:
         return self._read.get(self._tables.settings, gateway)
@@ -63,11 +64,14 @@ class _Surroundings:
     def known(self, kind: str, gateway: GatewayName) -> list[str]:
         index = {
             "listener": self._tables.listeners_by_gateway,
-            "backend": self._tables.backends_by_gateway,
+            "backend": self._tables.shared_backends,
             "policy": self._tables.policies_by_gateway,
             "provider": self._tables.providers_by_gateway,
         }[kind]
-        return [key.element for key, _ in self._read.find(index, gateway)]
+        found = self._read.find(index, gateway)
+        if kind == "backend":
+            found += self._read.find(self._tables.backends_by_object, self._route.object)
+        return [key.element for key, _ in found]
 
     def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
         return self._read.get(self._tables.identity_headers, gateway) or frozenset()
@@ -81,7 +85,7 @@ def compiled(
 ) -> Iterator[tuple[ElementKey, CompiledRoute]]:
     """One route of a spec, compiled."""
     assert isinstance(element.part, Route)
-    if row := compiled_route(_Surroundings(read, tables), key, element.gateway, element.part):
+    if row := compiled_route(_Surroundings(read, tables, key), key, element.gateway, element.part):
         yield key, row
 
 
