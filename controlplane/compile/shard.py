@@ -29,7 +29,9 @@ def ordered(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Entry | None]]:
     by_path: dict[str, list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: (entry.order, entry.signature)):
         earlier = [one for path in (entry.signature.path, *EVERY_PATH) for one in by_path.get(path, ())]
-        yield entry, next((one for one in earlier if one.signature.covers(entry.signature)), None)
+        covering = [one for one in earlier if one.signature.covers(entry.signature)]
+        equal = (one for one in covering if one.signature == entry.signature)
+        yield entry, next(equal, covering[0] if covering else None)
         by_path.setdefault(entry.signature.path, []).append(entry)
 
 
