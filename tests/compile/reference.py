@@ -73,7 +73,9 @@ def best_host(hosts: Iterable[str], host: str) -> str | None:
     return max(wildcards, key=len) if wildcards else "*" if "*" in known else None
 
 
-def _template(template: str) -> str:
+def template_regex(template: str) -> str:
+    """What a path template takes."""
+
     def part(text: str) -> str:
         if text == "**" or text.endswith("=**}"):
             return ".*"
@@ -87,7 +89,7 @@ def _path_takes(said: Said, path: str) -> bool:
         case {"exact": exact}:
             return bool(path == exact)
         case {"template": template}:
-            return re.fullmatch(_template(template), path) is not None
+            return re.fullmatch(template_regex(template), path) is not None
         case {"regex": regex}:
             return re.fullmatch(regex, path) is not None
         case {"prefix": prefix}:
