@@ -309,9 +309,10 @@ def _preflight(key: ElementKey, number: int, match: Match, resolved: _Resolved) 
     message.route.CopyFrom(forward(dict.fromkeys(sorted(resolved.clusters)[:1], 1)))
     message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
-    place = order(match, key, number)._replace(no_methods=False, headers=-2, query=0)
-    path_only = Match(path=match.path)
-    return Entry(place, segment(match.path), signature(path_only)._replace(preflight=True), serialised(message))
+    # A sibling that asks for certain methods stands before one that asks for any.
+    place = order(match, key, number)._replace(no_methods=False, headers=-2 - bool(match.methods))
+    asked = signature(match.model_copy(update={"headers": ()}))._replace(preflight=True)
+    return Entry(place, segment(match.path), asked, serialised(message))
 
 
 @dataclass(frozen=True, slots=True)
