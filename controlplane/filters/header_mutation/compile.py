@@ -19,6 +19,9 @@ from controlplane.filters.header_mutation.spec import HeaderChanges
 NAME = "envoy.filters.http.header_mutation"
 IDENTITY_NAME = "gatewayspec.identity_headers"
 
+CLIENT_ADDRESS = ("x-real-ip",)
+"""Envoy itself vouches for x-forwarded-for alone. (security.md, section 4: drop client `x-real-ip`)"""
+
 _SET = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _ADD = base_pb2.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
 
@@ -52,11 +55,11 @@ def filter_config() -> Any:
 
 
 def identity_config(names: Iterable[str]) -> Any:
-    """Removes these headers from every request."""
+    """Removes these headers from every request, and those in which clients could forge their address."""
     return packed(
         header_mutation_pb2.HeaderMutation(
             mutations=header_mutation_pb2.Mutations(
-                request_mutations=[mutation_rules_pb2.HeaderMutation(remove=name) for name in sorted(set(names))]
+                request_mutations=[mutation_rules_pb2.HeaderMutation(remove=name) for name in sorted({*names, *CLIENT_ADDRESS})]
             )
         )
     )
