@@ -107,7 +107,8 @@ def _base(name: str, connect_timeout: timedelta, retry_budget: float) -> Any:
 
 
 def _resolved_by_envoy(message: Any) -> None:
-    dns = dns_cluster_pb2.DnsCluster(respect_dns_ttl=True, dns_lookup_family=dns_pb2.ALL)
+    # Not both families: where one of them has no way out, a part of the requests would fail.
+    dns = dns_cluster_pb2.DnsCluster(respect_dns_ttl=True, dns_lookup_family=dns_pb2.V4_PREFERRED)
     message.cluster_type.CopyFrom(
         cluster_pb2.Cluster.CustomClusterType(name="envoy.cluster.dns", typed_config=packed(dns))
     )

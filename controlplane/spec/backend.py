@@ -20,7 +20,7 @@ class Static(Written):
 
 
 class Dns(Written):
-    """A name that Envoy resolves; every address it gives is an endpoint."""
+    """A name that Envoy resolves; every IPv4 address it gives is an endpoint, or every IPv6 address if it has no other."""
 
     host: Host
     port: Port
