@@ -14,7 +14,7 @@ import structlog
 
 from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
-from controlplane.compile.codes import SECRET_LOST
+from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.tls import certificate_status
 from controlplane.errors import Diagnostic
 from controlplane.model.secret import Secret
@@ -23,7 +23,8 @@ from controlplane.sources.base import SpecObject
 
 log = structlog.get_logger(__name__)
 
-_KEPT_FILES = ("tls.crt", "tls.key", "ca.crt")
+_PAIR = ("tls.crt", "tls.key")
+_KEPT_FILES = (*_PAIR, "ca.crt")
 """The files of a secret that outlive it: traffic goes on with the previous certificate."""
 
 
@@ -72,6 +73,8 @@ class Intake:
         self._keep = keep
         self._keep_secret = keep_secret
         self._secrets: dict[SecretRef, Secret] = dict(secrets_before)
+        self._lost: set[SecretRef] = set()
+        self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
         self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
 
     def attach(self, loop: CommitLoop) -> None:
@@ -98,24 +101,44 @@ class Intake:
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """A secret as it is now. A pair that cannot be used does not replace one that can."""
         self._unconfirmed.discard(ref)
+        self._lost.discard(ref)
+        problem = certificate_status(secret).problem
+        before = self._secrets.get(ref)
+        if problem and before is not None and certificate_status(before).problem is None:
+            kept = {name: value for name in _PAIR if (value := before.get(name)) is not None}
+            secret = Secret.of({**dict(secret.items), **kept})
+            message = f'secret "{ref}" {problem}; its previous certificate stays in force'
+            said = [Diagnostic(UNUSABLE_SECRET, message, help="write tls.crt and tls.key that belong together")]
+        else:
+            said = []
         self._secrets[ref] = secret
         self._edit_secret(ref, secret)
-        problem = certificate_status(secret).problem if secret.get("tls.crt") is not None else None
-        if problem is None:
-            self._keep_secret(ref, secret)
-        self._say_lost(ref, ())
+        self._keep_secret(ref, secret)
+        self._say_lost(ref, said)
 
     def remove_secret(self, ref: SecretRef) -> None:
         """A secret is gone."""
         before = self._secrets.pop(ref, None)
         kept = {name: value for name in _KEPT_FILES if before and (value := before.get(name)) is not None}
-        if kept and before is not None:
-            self._edit_secret(ref, Secret.of(kept))
+        if kept:
+            self._lost.add(ref)
+            self._secrets[ref] = Secret.of(kept)
+            self._edit_secret(ref, self._secrets[ref])
+            self._keep_secret(ref, self._secrets[ref])
             message = f'secret "{ref}" is gone; its certificate stays in force'
             self._say_lost(ref, [Diagnostic(SECRET_LOST, message, help="put it back, or remove what refers to it")])
         else:
-            self._loop.edit(ref, lambda compiler: compiler.remove_secret(ref))
-            self._keep_secret(ref, None)
+            self._forget_secret(ref)
+
+    def forget_lost(self, is_used: Callable[[SecretRef], bool]) -> None:
+        """Secrets that are gone, and that nothing refers to any more, need not stay in force."""
+        if not all(status.synced for status in self.sources.values()):
+            return  # what is not read yet may refer to them
+        for ref in [ref for ref in self._lost if not is_used(ref)]:
+            self._lost.discard(ref)
+            self._secrets.pop(ref, None)
+            self._forget_secret(ref)
+            self._say_lost(ref, ())
 
     def problems(self, source: str, subject: str, diagnostics: Sequence[Diagnostic]) -> None:
         """What is wrong with something that a source reads."""
@@ -142,6 +165,14 @@ class Intake:
         for status in self.sources.values():
             if status.failure is None:
                 status.spoke = time.monotonic()
+        if self._holding and all(status.answered for status in self.sources.values()):
+            self._holding = False
+        if not self._holding:
+            self._loop.flush(event_time)
+
+    def release(self, event_time: float) -> None:
+        """Commit what there is, and from now on whatever comes, though a source may not have answered."""
+        self._holding = False
         self._loop.flush(event_time)
 
     def _forget_unconfirmed(self, kind: type[ObjectRef | SecretRef]) -> None:
@@ -151,6 +182,10 @@ class Intake:
                 self.remove_secret(ref)
             else:
                 self._keep(ref)
+
+    def _forget_secret(self, ref: SecretRef) -> None:
+        self._loop.edit(ref, lambda compiler: compiler.remove_secret(ref))
+        self._keep_secret(ref, None)
 
     def _edit_secret(self, ref: SecretRef, secret: Secret) -> None:
         self._loop.edit(ref, lambda compiler: compiler.put_secret(ref, secret))

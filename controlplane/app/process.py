@@ -201,7 +201,7 @@ class ControlPlane:
                 await asyncio.wait_for(self._answered.wait(), max(left, 1.0))
             except TimeoutError:
                 continue
-        self._loop.flush(time.monotonic())
+        self.intake.release(time.monotonic())
         while not self._can_serve():
             self._answered.clear()
             await self._answered.wait()
@@ -212,6 +212,7 @@ class ControlPlane:
         gc.set_threshold(50_000, 20, 50)
         self._fleet.ready = True
         self._metrics.ready.set(1)
+        self._forget_lost()
         failed = [status.name for status in self.intake.sources.values() if status.failure]
         log.info("ready", gateways=len(self._compiler.tables.gateways.rows), last_known_good_of=failed or None)
         self._server.changed()
@@ -241,17 +242,22 @@ class ControlPlane:
 
     def _committed(self, commit: Commit, event_time: float, build_seconds: float) -> None:
         """What a commit changed goes out at once; everything else comes after."""
+        before = self._store.sequence
         sequence = self._store.publish(commit.publication)
         tables = self._compiler.tables
-        selectors = {gateway: row.labels for gateway, row in tables.gateways.rows.items()}
-        self._fleet.select(selectors, set(tables.views.rows))
+        if commit.fleet_changed:
+            selectors = {gateway: row.labels for gateway, row in tables.gateways.rows.items()}
+            self._fleet.select(selectors, set(tables.views.rows))
         gone = [key for key in commit.requirements if key not in tables.requirements.rows]
-        if self._fleet.ready:
+        if self._fleet.ready and (gone or sequence != before):
             self._fleet.published(sequence, event_time, (lambda: self._release(gone)) if gone else None)
-        self._server.changed()
+        if commit.fleet_changed or sequence != before:
+            self._server.changed()
         self._metrics.build_seconds.observe(build_seconds)
         self._metrics.sequence.set(sequence)
         self._keep([key for key in commit.requirements if key in tables.requirements.rows])
+        if self._fleet.ready:
+            self._forget_lost()
         self.intake.register.say_all(dict(commit.issues))
         if commit.publication:
             changed = sum(map(len, commit.publication.values()))
@@ -261,6 +267,11 @@ class ControlPlane:
         """Routes on proxies name these from now on: they stay in the filter until no proxy names them."""
         for gateway, name in requirements:
             self._edit_requirement(gateway, name, keep=True)
+        self._loop.flush(time.monotonic())
+
+    def _forget_lost(self) -> None:
+        """Secrets that are gone stay in force for those who refer to them, no longer."""
+        self.intake.forget_lost(self._compiler.uses_secret)
         self._loop.flush(time.monotonic())
 
     def _release(self, requirements: list[tuple[GatewayName, str]]) -> None:
