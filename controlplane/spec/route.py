@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from controlplane.filters.header_mutation.spec import HeaderChanges
 from controlplane.filters.jwt.spec import Auth
+from controlplane.model import regex
 from controlplane.model.written import (
     Count,
     Duration,
@@ -46,7 +47,7 @@ def literal_path(text: str) -> str:
 
 LiteralPath = Annotated[str, AfterValidator(literal_path)]
 
-_TEMPLATE_PART = re.compile(r"\{[a-zA-Z_][a-zA-Z0-9_]{0,15}(=\*\*?)?\}|\*|\*\*|[A-Za-z0-9._~!$&'()+,;:@%-]+")
+_TEMPLATE_PART = re.compile(r"\{[a-zA-Z][a-zA-Z0-9_]{0,15}(=\*\*?)?\}|\*|\*\*|[A-Za-z0-9._~!$&'()+,;:@%-]+")
 
 
 def _template(text: str) -> str:
@@ -117,7 +118,7 @@ class Match(Written):
     """All conditions of one entry must hold; a route matches when one of its entries does."""
 
     path: PathMatch
-    methods: tuple[Method, ...] = ()
+    methods: Annotated[tuple[Method, ...], Field(max_length=24)] = ()
     headers: Annotated[tuple[HeaderMatch, ...], Field(max_length=16)] = ()
     query: Annotated[tuple[QueryMatch, ...], Field(max_length=16)] = ()
 
@@ -150,10 +151,14 @@ class RegexReplace(Written):
 
     @model_validator(mode="after")
     def _groups_exist(self) -> RegexReplace:
-        groups = re.compile(self.pattern).groups
-        for number in re.findall(r"\\(\d)", self.substitution):
-            if int(number) > groups:
-                raise ValueError(f"\\{number} is not a group of the pattern, which has {groups}")
+        groups = regex.check(self.pattern)
+        if re.search(r"[\x00-\x1f\x7f]", self.substitution):
+            raise ValueError("a substitution has no control characters")
+        for reference in re.findall(r"\\(.?)", self.substitution):
+            if not (reference == "\\" or (reference.isascii() and reference.isdigit())):
+                raise ValueError(f'"\\{reference}" in a substitution is neither a group such as "\\1" nor "\\\\"')
+            if reference.isdigit() and int(reference) > groups:
+                raise ValueError(f"\\{reference} is not a group of the pattern, which has {groups}")
         return self
 
 
@@ -186,11 +191,21 @@ class RedirectPath(Written):
         return self
 
 
+MAX_BODY = 4096
+"""Bytes of a direct response: Envoy's default bound."""
+
+
+def _short_body(text: str) -> str:
+    if (size := len(text.encode())) > MAX_BODY:
+        raise ValueError(f"a body has at most {MAX_BODY} bytes, this one has {size}")
+    return text
+
+
 class Respond(Written):
     """Answer directly."""
 
     status: Annotated[int, Field(strict=True, ge=200, le=599)]
-    body: Annotated[str, Field(max_length=4096)] = ""
+    body: Annotated[str, Field(max_length=MAX_BODY), AfterValidator(_short_body)] = ""
 
 
 class RequestTransform(Written):
@@ -241,6 +256,12 @@ class Backoff(Written):
 
     base: PositiveDuration
     max: PositiveDuration | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Backoff:
+        if self.max is not None and self.max < self.base:
+            raise ValueError("max must be at least base")
+        return self
 
 
 class Retry(Written):
