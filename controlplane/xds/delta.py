@@ -25,7 +25,7 @@ class DeltaSession(Session):
         """Take in one request: its ACK or NACK, then the names it subscribes, then those it unsubscribes."""
         request = delta_request(data)
         progress, first = self._open(request, now)
-        for names in (request.subscribe, request.unsubscribe, request.initial_versions.keys()):
+        for names in (request.subscribe, request.unsubscribe):
             self._check_names(names)
         if not first and request.nonce:
             # A stale nonce acknowledges nothing, but the subscription in the request counts all the same.

@@ -74,18 +74,18 @@ def resumed(progress: Progress, view: View, unsure: Collection[str], wanted: Wan
         return
     subscription, versions = progress.subscription, view.versions(progress.kind.url)
     progress.whole = False
-    if initial == versions and not unsure:
-        progress.asked = progress.asked.difference(initial)
-        progress.relax()
-        return
-    differing = [name for name, version in initial.items() if versions.get(name) != version]
-    if subscription.enumerates:
-        differing += versions.keys() - initial.keys()
-    else:
-        differing = [name for name in differing if name in subscription.names]
+    # One pass over the view: to go through the decoder's map itself costs twice as much.
+    had = list(map(initial.get, versions))
+    differing = [name for name, then, now in zip(versions, had, versions.values(), strict=True) if then != now]
+    if len(initial) != len(had) - had.count(None):
+        differing += [name for name in initial if name not in versions]
+    if not subscription.enumerates:
+        differing = [name for name in differing if name in subscription.names and name in initial]
     for name in differing:
         if name not in unsure:
             note(progress, view, name, initial.get(name, ""), wanted)
-    compared = progress.asked.difference(initial, versions if subscription.enumerates else ())
-    progress.asked = compared | progress.asked.intersection(unsure)
+    answered = [name for name in progress.asked.difference(versions) if name not in initial]
+    if not subscription.enumerates and None in had:
+        answered += [name for name, then in zip(versions, had, strict=True) if then is None and name in progress.asked]
+    progress.asked = progress.asked.intersection(unsure).union(answered)
     progress.relax()

@@ -23,11 +23,11 @@ _shared: WeakValueDictionary[int, frozenset[str]] = WeakValueDictionary()
 
 def shared(names: Iterable[str]) -> frozenset[str]:
     """These names as a set that everybody with the same names has in common."""
-    wanted = frozenset(names)
+    wanted = frozenset(names)  # the same object when it is one
     if len(wanted) < _OWN_NAMES:
         return wanted
     found = _shared.setdefault(hash(wanted), wanted)
-    return found if found == wanted else wanted
+    return found if found is wanted or found == wanted else wanted
 
 
 class NameSet:

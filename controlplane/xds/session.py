@@ -130,7 +130,7 @@ class Session(ABC):
         """What one list of a request may hold."""
         if len(names) > self._limits.names:
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} names in one request")
-        if any(len(name) > self._limits.name_characters for name in names):
+        if max(map(len, names), default=0) > self._limits.name_characters:
             reason = f"a name is longer than {self._limits.name_characters} characters"
             raise Ended(Status.INVALID_ARGUMENT, reason)
 

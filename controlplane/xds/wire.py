@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class DeltaRequest(Request):
-    """A `DeltaDiscoveryRequest`."""
+    """A `DeltaDiscoveryRequest`. The map of initial versions is the decoder's own: most are only looked up in it."""
 
     subscribe: frozenset[str] = NOTHING
     unsubscribe: frozenset[str] = NOTHING
@@ -58,7 +58,7 @@ def delta_request(data: bytes) -> DeltaRequest:
         node=_node(message),
         subscribe=shared(message.resource_names_subscribe),
         unsubscribe=shared(message.resource_names_unsubscribe),
-        initial_versions=dict(message.initial_resource_versions),
+        initial_versions=message.initial_resource_versions,
     )
 
 
