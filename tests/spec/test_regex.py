@@ -17,7 +17,7 @@ from controlplane.model import regex
     ],
 )  # fmt: skip
 def test_what_re2_does_not_understand_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match="regex|large"):
+    with pytest.raises(ValueError, match=r"regex|large"):
         regex.check(pattern)
 
 
