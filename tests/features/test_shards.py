@@ -65,6 +65,9 @@ FORGED = [
     {},
     {"x-gatewayspec-host": f"0.0.0.0:8080|{OPEN}"},
     {"x-gatewayspec-host": f"0.0.0.0:8080|{OPEN}", "x-gatewayspec-path": "p/api"},
+    {"x-gatewayspec-scope": f"0.0.0.0:8080|{OPEN}/api"},
+    {"x-gatewayspec-scope": ""},
+    {"X-GatewaySpec-Scope": f"0.0.0.0:8080|{OPEN}/?"},
     {"x-gatewayspec-path": "p/api"},
     {"x-gatewayspec-path": ""},
     {"x-gatewayspec-host": ""},
@@ -205,3 +208,39 @@ def test_internal_headers_cannot_come_over_http2_either(edge: Edge) -> None:
                 assert connection.request(path, SECRET, headers=headers).status == 401
         assert connection.request("/api", "A.WILD.example.com").status == 401
         assert connection.request("/any", "unknown.test").body == b"open"
+
+
+SHIFTED = [
+    "*/other",
+    "*/other/x",
+    "*//other",
+    "*.wild.test/other/x.wild.test",
+    "*?/other",
+    "*#/other",
+    "*\\other/",
+    "*|x",
+    "[*]/other",
+    "*:80/other",
+]
+
+
+def test_a_host_cannot_shift_the_key_into_another_segment() -> None:
+    """Envoy refuses every authority with a character that ends a part of the key.
+
+    Else such a host would find the shard of a segment that the path does not have, and its floating public route.
+    """
+    said = []
+    for host in ("*", "*.wild.test"):
+        said += [
+            {"name": f"r{len(said)}", "hosts": [host], "match": [{"path": {"prefix": "/"}}], **PUBLIC},
+            {"name": f"o{len(said)}", "hosts": [host], "match": [{"path": {"prefix": "/other"}}], **PUBLIC},
+            {"name": f"l{len(said)}", "hosts": [host], "match": [{"path": {"prefix": "/locked"}}], **LOCKED},
+        ]
+    with Edge(json.dumps(gateway(said))) as edge:
+        for host in SHIFTED:
+            assert edge.request("/locked/x", host).status == 400, host
+            with pytest.raises(ConnectionResetError), edge.http2() as connection:
+                connection.request("/locked/x", host)
+        for host in ("*", "*:80", "*.wild.test", "x.wild.test", "*%2Fother", "x@y"):
+            assert edge.request("/locked/x", host).status == 401, host
+            assert edge.request("/other/x", host).status == 200, host
