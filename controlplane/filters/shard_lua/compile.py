@@ -1,18 +1,18 @@
 """The scope key of route shards, and the two small Lua filters that look elsewhere when the first guess holds no shard.
 
-Every request is looked for in the shard (host, first path segment) first. The key comes from two internal headers that
-early header mutation writes over whatever a client sent. A shard is complete: it holds every route that a request with
-this host and segment could take, so a shard that exists decides, and switches these filters off for itself. Only when
-there is none do they act:
+Every request is looked for in the shard (host, first path segment) first. The key comes from an internal header,
+`<group>|<host><path>`, that early header mutation writes over whatever a client sent. A shard is complete: it holds
+every route that a request with this host and segment could take, so a shard that exists decides, and switches these
+filters off for itself. Only when there is none do they act:
 
-1. `rekey`: the host's fallback shard; for a host in another spelling, the canonical host's shard and fallback.
+1. `rekey`: the host's fallback shard; for a host in another spelling, the canonical host's shard, then its fallback.
 2. `rekey_wildcard`: the wildcard host that covers the name (known from a table), its shard and fallback; else the
    catch-all of the listener group.
 
 Facts about Envoy 1.40 that shape the scripts, each pinned by a test: `streamInfo():routeName()` is empty while no
 route is selected; after `clearRouteCache()` only the first `metadata()` of a filter selects again, and so does the
-start of the next filter: each filter has two tries. Upgrades are decided before re-keying, so the scripts refuse an
-upgrade to a route that does not say it takes WebSockets.
+start of the next filter: each filter can look once, and leave one more try to the next. Upgrades are decided before
+re-keying, so the scripts refuse an upgrade to a route that does not say it takes WebSockets.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ from controlplane.filters.envoy import packed
 REKEY = "gatewayspec/rekey"
 REKEY_WILDCARD = "gatewayspec/rekey-wildcard"
 FILTERS = (REKEY, REKEY_WILDCARD)
-HOST_HEADER = "x-gatewayspec-host"
-PATH_HEADER = "x-gatewayspec-path"
+HEADER = "x-gatewayspec-scope"
 FALLBACK = "?"
 """The segment of a host's fallback shard. Shard keys are made of paths without their query: no request can forge it."""
 CATCH_ALL = ""
@@ -42,7 +41,7 @@ MAX_HOST = 255
 """Bytes of a host that are looked at; a longer one has no route."""
 
 _COMMON = """\
-local HOST, PATH, FALLBACK, MAX_HOST = "@HOST@", "@PATH@", "p/@FALLBACK@", @MAX_HOST@
+local KEY, FALLBACK, MAX_HOST = "@KEY@", "/@FALLBACK@", @MAX_HOST@
 local find, sub, lower, gsub = string.find, string.sub, string.lower, string.gsub
 
 local function canonical(host)
@@ -53,19 +52,12 @@ local function canonical(host)
   return (gsub(host, "%.$", ""))
 end
 
-local function split(key)
-  local bar = find(key, "|", 1, true)
-  return sub(key, 1, bar), sub(key, bar + 1)
-end
-
-local function aim(handle, headers, key, path)
-  headers:replace(HOST, key)
-  headers:replace(PATH, path)
+local function aim(handle, headers, key)
+  headers:replace(KEY, key)
   handle:clearRouteCache()
 end
 
-local function guard(handle, headers, metadata)
-  local upgrade = headers:get("upgrade")
+local function guard(handle, upgrade, metadata)
   if upgrade ~= nil and not (metadata:get("websocket") == true and lower(upgrade) == "websocket") then
     handle:respond({[":status"] = "403"}, "")
   end
@@ -76,18 +68,14 @@ _REKEY = (
     _COMMON
     + """
 function envoy_on_request(handle)
-  local info = handle:streamInfo()
-  if info:routeName() ~= "" then return end
   local headers = handle:headers()
-  local key, path = headers:get(HOST), headers:get(PATH)
-  if key == nil or path == nil then return end
-  local group, host = split(key)
-  local name = canonical(host)
-  if name == host then path = FALLBACK end
-  aim(handle, headers, group .. name, path)
-  local metadata = handle:metadata()
-  if info:routeName() ~= "" then return guard(handle, headers, metadata) end
-  if path ~= FALLBACK then aim(handle, headers, group .. name, FALLBACK) end
+  local key, host = headers:get(KEY), headers:get(":authority")
+  if key == nil or host == nil then return end
+  local group, name = sub(key, 1, find(key, "|", 1, true)), canonical(host)
+  if name == host then return aim(handle, headers, group .. host .. FALLBACK) end
+  aim(handle, headers, group .. name .. sub(key, #group + #host + 1))
+  handle:metadata()
+  if handle:streamInfo():routeName() == "" then aim(handle, headers, group .. name .. FALLBACK) end
 end
 """
 )
@@ -110,22 +98,23 @@ local function covering(group, name)
 end
 
 function envoy_on_request(handle)
-  local info = handle:streamInfo()
   local headers = handle:headers()
-  if info:routeName() ~= "" then
-    if headers:get("upgrade") ~= nil then guard(handle, headers, handle:metadata()) end
+  local upgrade = headers:get("upgrade")
+  if handle:streamInfo():routeName() ~= "" then
+    if upgrade ~= nil then guard(handle, upgrade, handle:metadata()) end
     return
   end
-  local key, path = headers:get(HOST), headers:get(":path")
+  local key, path = headers:get(KEY), headers:get(":path")
   if key == nil or path == nil then return end
-  local group, name = split(key)
+  local bar = find(key, "|", 1, true)
+  local group, name = sub(key, 1, bar), sub(key, bar + 1, -#FALLBACK - 1)
   local wildcard = covering(group, name)
-  if wildcard == nil then return aim(handle, headers, group, FALLBACK) end
+  if wildcard == nil then return aim(handle, headers, group .. FALLBACK) end
   local query = find(path, "?", 1, true)
-  aim(handle, headers, wildcard, "p" .. (query and sub(path, 1, query - 1) or path))
+  aim(handle, headers, wildcard .. (query and sub(path, 1, query - 1) or path))
   local metadata = handle:metadata()
-  if info:routeName() ~= "" then return guard(handle, headers, metadata) end
-  aim(handle, headers, wildcard, FALLBACK)
+  if handle:streamInfo():routeName() ~= "" then return guard(handle, upgrade, metadata) end
+  aim(handle, headers, wildcard .. FALLBACK)
 end
 """
 )
@@ -133,8 +122,7 @@ end
 
 def _script(source: str, wildcards: Iterable[str] = ()) -> Any:
     for name, value in (
-        ("HOST", HOST_HEADER),
-        ("PATH", PATH_HEADER),
+        ("KEY", HEADER),
         ("FALLBACK", FALLBACK),
         ("MAX_HOST", str(MAX_HOST)),
         ("WILDCARDS", ", ".join(f'["{wildcard}"] = true' for wildcard in sorted(set(wildcards)))),
@@ -154,44 +142,45 @@ def rekey_wildcard(wildcards: Iterable[str]) -> Any:
 
 
 def decided(configuration: Any) -> None:
-    """Prepare a shard's route configuration: the filters stay out of its requests, and its headers stay inside."""
+    """Prepare a shard's route configuration: the filters stay out of its requests, and its header stays inside."""
     for name in FILTERS:
         configuration.typed_per_filter_config[name].CopyFrom(packed(route_components_pb2.FilterConfig(disabled=True)))
-    configuration.request_headers_to_remove.extend((HOST_HEADER, PATH_HEADER))
+    configuration.request_headers_to_remove.append(HEADER)
 
 
 def early_header_mutation(group: str) -> Any:
-    """Writes the two internal headers of every request on a listener of this group, whatever the client sent.
+    """Writes the internal header of every request on a listener of this group, whatever the client sent.
 
-    Both values begin with constant text: a mutation with an empty value would be skipped, and leave a forged header.
+    The value begins with constant text: a mutation with an empty value would be skipped, and leave a forged header.
     `NQ:PATH` reads the path alone: without `:PATH`, a client's `x-envoy-original-path` would be believed.
     """
-    overwrite = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-    mutations = [
-        mutation_rules_pb2.HeaderMutation(
-            append=base_pb2.HeaderValueOption(
-                header=base_pb2.HeaderValue(key=name, value=value), append_action=overwrite, keep_empty_value=True
-            )
+    value = f"{group.replace('%', '%%')}|%REQ(:AUTHORITY)%%PATH(NQ:PATH)%"
+    mutation = mutation_rules_pb2.HeaderMutation(
+        append=base_pb2.HeaderValueOption(
+            header=base_pb2.HeaderValue(key=HEADER, value=value),
+            append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+            keep_empty_value=True,
         )
-        for name, value in (
-            (HOST_HEADER, f"{group.replace('%', '%%')}|%REQ(:AUTHORITY)%"),
-            (PATH_HEADER, "p%PATH(NQ:PATH)%"),
-        )
-    ]
+    )
     return extension_pb2.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=packed(header_mutation_pb2.HeaderMutation(mutations=mutations)),
+        typed_config=packed(header_mutation_pb2.HeaderMutation(mutations=[mutation])),
     )
 
 
 def scope_key_builder() -> Any:
-    """Two fragments: the whole host header, and the first segment of the path header (`p/api/x` gives `api`)."""
+    """Two fragments: `<group>|<host>`, and the first segment of the path (`g|shop/api/x` gives `g|shop`, `api`).
+
+    Neither a group nor a host has a slash.
+    """
     builder = hcm_pb2.ScopedRoutes.ScopeKeyBuilder
     extractor = builder.FragmentBuilder.HeaderValueExtractor
     return builder(
         fragments=[
-            builder.FragmentBuilder(header_value_extractor=extractor(name=HOST_HEADER, index=0)),
-            builder.FragmentBuilder(header_value_extractor=extractor(name=PATH_HEADER, element_separator="/", index=1)),
+            builder.FragmentBuilder(
+                header_value_extractor=extractor(name=HEADER, element_separator="/", index=position)
+            )
+            for position in (0, 1)
         ]
     )
 
