@@ -5,6 +5,8 @@ A name depends on its inputs alone, never on an order or an index, so that reord
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from typing import NamedTuple, NewType
 
 GatewayName = NewType("GatewayName", str)
@@ -92,5 +94,16 @@ def trust_name(secret: SecretRef, key: str) -> str:
 
 
 def scope_name(group: str, host: str, segment: str) -> str:
-    """The name of a route shard: listener group, host, first path segment (or the fallback's `?`)."""
+    """The name of a route shard: 128 bits of a hash over its listener group, host and first path segment.
+
+    Envoy 1.40 copies the names of all scopes with every update (`detectUpdateConflictAndCleanupRemoved`). A text of up
+    to 22 bytes lies inside its string object; a longer one is an allocation and a cache miss each, which made an edit
+    among 20,000 shards five times as slow. People read the name of the route configuration instead (`shard_name`).
+    """
+    digest = hashlib.blake2b(shard_name(group, host, segment).encode(), digest_size=16).digest()
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+def shard_name(group: str, host: str, segment: str) -> str:
+    """What a route shard is for: listener group, host, first path segment (or the fallback's `?`)."""
     return f"{group}|{host}|{segment}"

@@ -6,9 +6,11 @@ Envoy rebuilds the whole route table of a route configuration when one route cha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
+from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue
 
 from controlplane.compile.action import direct_response
@@ -22,6 +24,8 @@ from controlplane.names import scope_name
 from controlplane.resources import Resource, delimited
 
 _VIRTUAL_HOST_ROUTES = route_components_pb2.VirtualHost.DESCRIPTOR.fields_by_name["routes"].number
+_CONFIGURATION_HOSTS = route_pb2.RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
+_SCOPE_CONFIGURATION = scoped_route_pb2.ScopedRouteConfiguration.DESCRIPTOR.fields_by_name["route_configuration"].number
 
 
 def ordered(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Entry | None]]:
@@ -40,42 +44,49 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
 
     The routes are spliced in as bytes: a message of many routes is not built again because one of them changed.
     """
-    head = serialised(route_components_pb2.VirtualHost(name=key.host or "*", domains=[key.host or "*"]))
-    virtual_host = head + b"".join(delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes)
-    name = scope_name(key.group, key.host, key.segment)
+    host, name = key.host or "*", scope_name(key.group, key.host, key.segment)
+    virtual_host = serialised(route_components_pb2.VirtualHost(name=host, domains=[host])) + b"".join(
+        delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes
+    )
+    configuration = (
+        serialised(route_pb2.RouteConfiguration(name=name))
+        + delimited(_CONFIGURATION_HOSTS, virtual_host)
+        + _what_all_shards_say()
+    )
+    scope = scoped_route_pb2.ScopedRouteConfiguration(name=name)
+    for fragment in (f"{key.group}|{key.host}", key.segment):
+        scope.key.fragments.add(string_key=fragment)
+    return Resource(SCOPED_ROUTE, name, serialised(scope) + delimited(_SCOPE_CONFIGURATION, configuration))
+
+
+@cache
+def _what_all_shards_say() -> bytes:
+    """The fields of a route configuration that follow its virtual hosts (by number, as in canonical encoding)."""
     configuration = route_pb2.RouteConfiguration(
-        name=name,
-        virtual_hosts=[route_components_pb2.VirtualHost.FromString(virtual_host)],
         ignore_port_in_host_matching=True,
         # A reference to a cluster that is not there yet answers 503; it must not hold back other shards.
         validate_clusters=BoolValue(value=False),
     )
     shard_lua.decided(configuration)
-    message = scoped_route_pb2.ScopedRouteConfiguration(
-        name=name,
-        key=scoped_route_pb2.ScopedRouteConfiguration.Key(
-            fragments=[
-                scoped_route_pb2.ScopedRouteConfiguration.Key.Fragment(string_key=f"{key.group}|{key.host}"),
-                scoped_route_pb2.ScopedRouteConfiguration.Key.Fragment(string_key=key.segment),
-            ]
-        ),
-        route_configuration=configuration,
-    )
-    return Resource(SCOPED_ROUTE, name, serialised(message))
+    return serialised(configuration)
 
 
 def without_upgrades(entry: Entry) -> Iterator[bytes]:
-    """The route of an entry, behind one that refuses upgrades unless the entry takes them.
+    """The route of an entry, behind one that refuses upgrades that the entry does not take.
 
     For shards that the last Lua filter aims at without looking: what it would refuse, the shard refuses itself.
     """
-    if not entry.websocket:
-        message = route_components_pb2.Route.FromString(entry.body)
-        refusal = route_components_pb2.Route(name=message.name, match=message.match)
+    message = route_components_pb2.Route.FromString(entry.body)
+    refusal = route_components_pb2.Route(name=message.name, match=message.match)
+    if entry.websocket:
+        # An inverted condition on a text holds for no request without the header.
+        taken = string_pb2.StringMatcher(exact="websocket", ignore_case=True)
+        refusal.match.headers.add(name="upgrade", string_match=taken, invert_match=True)
+    else:
         refusal.match.headers.add(name="upgrade", present_match=True)
-        refusal.direct_response.CopyFrom(direct_response(403, ""))
-        refusal.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
-        yield serialised(refusal)
+    refusal.direct_response.CopyFrom(direct_response(403, ""))
+    refusal.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+    yield serialised(refusal)
     yield entry.body
 
 
