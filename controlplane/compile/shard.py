@@ -20,7 +20,7 @@ from controlplane.filters import chain
 from controlplane.filters.envoy import serialised
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.shard_lua import compile as shard_lua
-from controlplane.names import scope_name
+from controlplane.names import scope_name, shard_name
 from controlplane.resources import Resource, delimited
 
 _VIRTUAL_HOST_ROUTES = route_components_pb2.VirtualHost.DESCRIPTOR.fields_by_name["routes"].number
@@ -49,7 +49,7 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
         delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes
     )
     configuration = (
-        serialised(route_pb2.RouteConfiguration(name=name))
+        serialised(route_pb2.RouteConfiguration(name=shard_name(key.group, key.host, key.segment)))
         + delimited(_CONFIGURATION_HOSTS, virtual_host)
         + _what_all_shards_say()
     )
