@@ -97,14 +97,23 @@ def rendered(case: Case, secrets: Path) -> str:
     if result.diagnostics:
         shown["diagnostics"] = [f"{one.code} {one.severity}: {one}" for one in result.diagnostics]
     for short, type_url in SHORT_NAMES.items():
-        found = {
-            one.name: _readable(as_dict(one))
-            for one in resources(result)
-            if one.type_url == type_url and (one.type_url, one.name, one.version) not in left_out
-        }
+        found = dict(
+            sorted(
+                (_title(content), _readable(content))
+                for one in resources(result)
+                if one.type_url == type_url and (one.type_url, one.name, one.version) not in left_out
+                for content in [as_dict(one)]
+            )
+        )
         if found:
             shown[short] = found
     return yaml.dump(shown, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _title(content: dict[str, Any]) -> str:
+    """What a resource is called by people: the name of a scope is a hash, that of its routes is not."""
+    title: str = content.get("route_configuration", content).get("name") or content["cluster_name"]
+    return title
 
 
 class _Dumper(yaml.SafeDumper):
