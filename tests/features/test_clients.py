@@ -1,0 +1,207 @@
+"""Where a client comes from, how its path is read, and what is written down about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.features.conftest import Backends
+from tests.support.edge import Edge
+from tests.support.tokens import key_set, rsa_key
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.envoy
+
+SPEC = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: shop, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners:
+    - {name: direct, port: 8080, protocol: HTTP}
+    - {name: two-hops, port: 8081, protocol: HTTP, clientIP: {trustedHops: 2}}
+    - {name: proxied, port: 8082, protocol: HTTP, clientIP: {proxyProtocol: true}}
+  identity: {jwt: [{name: corp, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {inline: 'KEYS'}}]}
+  backends: [{name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}]
+  routes:
+    - {name: plain, hosts: [shop.example.com], match: [{path: {prefix: /plain}}], public: true, to: [{backend: one}]}
+    - {name: public, hosts: [paths.example.com], match: [{path: {prefix: /public}}], public: true, to: [{backend: one}]}
+    - {name: admin, hosts: [paths.example.com], match: [{path: {prefix: /admin}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: one}]}
+    - {name: rest, hosts: [paths.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
+"""
+
+
+@pytest.fixture(scope="module")
+def edge(ports: dict[str, int]) -> Iterator[Edge]:
+    with Edge(SPEC.replace("KEYS", key_set(rsa_key())), ports) as running:
+        yield running
+
+
+def forwarded(edge: Edge, said: str | None, port: int, preface: bytes = b"") -> str | None:
+    headers = {"x-forwarded-for": said} if said else {}
+    answer = edge.request("/plain", headers=headers, port=port, preface=preface)
+    assert answer.status == 200
+    return answer.seen("x-forwarded-for")
+
+
+def test_nobody_is_trusted_unless_said(edge: Edge, backends: Backends) -> None:
+    """What a client writes stands before what Envoy saw, which comes last (its own address for a client on loopback)."""
+    seen = forwarded(edge, None, 8080)
+    assert seen
+    assert (forwarded(edge, "203.0.113.1", 8080) or "").replace(" ", "") == f"203.0.113.1,{seen}"
+    assert _logged(edge, "/plain?direct", 8080, {"x-forwarded-for": "203.0.113.1"})["clientIP"] == "127.0.0.1"
+
+
+def test_trusted_hops(edge: Edge, backends: Backends) -> None:
+    said = {"x-forwarded-for": "198.51.100.66, 203.0.113.1, 192.0.2.7"}
+    assert _logged(edge, "/plain", 8081, said)["clientIP"] == "203.0.113.1"
+
+
+@pytest.mark.parametrize(
+    ("preface", "client"),
+    [
+        (b"PROXY TCP4 203.0.113.5 192.0.2.1 4711 80\r\n", "203.0.113.5"),
+        (b"PROXY TCP6 2001:db8::5 2001:db8::1 4711 80\r\n", "2001:db8::5"),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c" + bytes((203, 0, 113, 6, 192, 0, 2, 1)) + b"\x12\x67\x00\x50",
+            "203.0.113.6",
+        ),
+    ],
+    ids=["version 1, IPv4", "version 1, IPv6", "version 2"],
+)
+def test_proxy_protocol(edge: Edge, backends: Backends, preface: bytes, client: str) -> None:
+    assert (forwarded(edge, "198.51.100.66", 8082, preface) or "").endswith(client)
+
+
+def test_proxy_protocol_is_required_where_said(edge: Edge) -> None:
+    """Otherwise a client that reaches the port itself could leave it out, and share the proxy's address."""
+    with pytest.raises((ConnectionError, OSError)):
+        edge.request("/plain", port=8082)
+
+
+PREFACE = b"PROXY TCP4 203.0.113.5 192.0.2.1 4711 80\r\n"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/public/../admin",
+        "/public/./../admin/x",
+        "//admin",
+        "/public//../admin",
+        "/%61dmin",
+        "/%61%64%6d%69%6e",
+        "/public/%2e%2e/admin",
+        "/public/%2E./admin",
+        "/public\\..\\admin",
+        "\\admin",
+        "http://paths.example.com/admin",
+        "http://other.example.com/admin",
+        "/admin/;x=1",
+        "/admin?/public",
+        "/admin#/public",
+        "/./admin",
+        "/admin/../admin",
+    ],
+)
+def test_the_way_a_path_is_written_is_no_way_around_authentication(edge: Edge, backends: Backends, target: str) -> None:
+    answer = edge.request(target, "paths.example.com")
+    assert answer.backend is None or not _means_admin(answer.seen_path), answer
+    assert answer.status in {400, 401, 404, 307, 200}
+
+
+def test_a_parameter_is_a_part_of_its_segment(edge: Edge, backends: Backends) -> None:
+    """`/admin;x=1` is not `/admin`, as Envoy normalises paths: a backend that thinks otherwise needs a route for it."""
+    assert edge.request("/admin;x=1", "paths.example.com").seen_path == "/admin;x=1"
+
+
+def _means_admin(path: str) -> bool:
+    """Whether a backend would take this path for `/admin`."""
+    return path.partition("?")[0].strip("/").partition("/")[0].lower() == "admin"
+
+
+@pytest.mark.parametrize(
+    "target", ["/admin%2Fx", "/admin%2fx", "/public%2F..%2Fadmin", "/public/..%2fadmin", "/%2Fadmin"]
+)
+def test_encoded_slashes_are_sent_to_what_they_mean(edge: Edge, backends: Backends, target: str) -> None:
+    answer = edge.request(target, "paths.example.com")
+    assert answer.status == 307
+    location = answer.header("location") or ""
+    followed = edge.request(location.removeprefix("http://paths.example.com"), "paths.example.com")
+    assert followed.status == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-gatewayspec-path": "p/public"},
+        {"x-gatewayspec-host": "0.0.0.0:8080|paths.example.com", "x-gatewayspec-path": "p/public"},
+        {"x-gatewayspec-host": ""},
+        {"X-GatewaySpec-Key": "0.0.0.0:8080|paths.example.com/public"},
+        {"x-gatewayspec-shard": "0.0.0.0:8080|paths.example.com/public"},
+        {"x-envoy-original-path": "/public"},
+        {"x-original-url": "/public"},
+        {"x-rewrite-url": "/public"},
+        {"x-forwarded-host": "shop.example.com"},
+        {"x-forwarded-prefix": "/public"},
+        {"x-http-method-override": "OPTIONS"},
+    ],
+    ids="+".join,
+)
+def test_no_header_chooses_another_route(edge: Edge, backends: Backends, headers: dict[str, str]) -> None:
+    assert edge.request("/admin", "paths.example.com", headers=headers).status == 401
+
+
+def test_the_backend_sees_the_path_that_was_judged(edge: Edge, backends: Backends) -> None:
+    assert edge.request("/public/../x/./y//z", "paths.example.com").seen_path == "/x/y/z"
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "headers"),
+    [
+        ("/plain", "shop.example.com", {"x_user": "1"}),
+        ("/plain", "shop.example.com", {f"x-{number}": "1" for number in range(101)}),
+        ("/plain", "shop.example.com", {"x-long": "a" * 61 * 1024}),
+        ("/plain", "", {}),
+    ],
+    ids=["underscore", "too many headers", "too long", "no host"],
+)
+def test_what_is_refused_at_the_door(
+    edge: Edge, backends: Backends, target: str, host: str, headers: dict[str, str]
+) -> None:
+    assert edge.request(target, host, headers=headers).status in {400, 404, 431}
+    assert backends.one.requests == 0
+
+
+def _logged(edge: Edge, target: str, port: int, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """The line of the access log for one more request."""
+    before = edge.envoy.log().count('"status"')
+    edge.request(target, headers=headers or {}, port=port)
+
+    def line() -> dict[str, Any] | None:
+        lines = [one for one in edge.envoy.log().splitlines() if one.startswith("{")]
+        found: dict[str, Any] | None = json.loads(lines[-1]) if len(lines) > before else None
+        return found
+
+    return until(line, "the access log")
+
+
+def test_the_access_log_names_route_and_spec(edge: Edge, backends: Backends) -> None:
+    line = _logged(edge, "/plain/x?secret=1", 8080, {"authorization": "Basic secret", "cookie": "a=secret"})
+    assert (line["route"], line["spec"]) == ("plain", "GatewaySpec platform/shop")
+    assert (line["method"], line["host"], line["path"], line["status"]) == ("GET", "shop.example.com", "/plain/x", 200)
+    assert "secret" not in json.dumps(line)
+    missed = _logged(edge, "/nothing", 8080)
+    assert (missed["status"], missed["route"]) == (404, None)
+
+
+def test_clients_cannot_write_another_path_into_the_log(edge: Edge, backends: Backends) -> None:
+    assert _logged(edge, "/plain/real", 8080, {"x-envoy-original-path": "/forged"})["path"] == "/plain/real"
+
+
+def test_log_lines_are_escaped(edge: Edge, backends: Backends) -> None:
+    assert _logged(edge, '/plain/"},{"x', 8080)["path"] == "/plain/%22%7D,%7B%22x"

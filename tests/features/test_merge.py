@@ -1,0 +1,121 @@
+"""Several gateways on one proxy: merged by listener and host, and who has a host that two of them want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.features.conftest import Backends
+from tests.support.edge import Edge
+from tests.support.tokens import key_set, rsa_key, token
+
+pytestmark = pytest.mark.envoy
+
+
+def gateway(name: str, body: str) -> str:
+    return f"""
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {{name: {name}, namespace: platform}}
+spec:
+  fleet: {{selector: {{matchLabels: {{role: edge}}}}}}
+  identity: {{jwt: [{{name: corp, issuer: "https://id.example.com/", audiences: [{name}], jwks: {{inline: 'KEYS'}}, claimsToHeaders: {{sub: x-{name}-user}}}}]}}
+{body}"""
+
+
+SPEC = "\n---\n".join(
+    (
+        gateway(
+            "alpha",
+            """\
+  listeners: [{name: http, port: 8080, protocol: HTTP}]
+  backends: [{name: web, members: [{static: {address: 127.0.0.1, port: @one@}}]}]
+  routes:
+    - {name: web, hosts: [alpha.example.com, both.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: web}]}
+    - {name: members, hosts: [alpha.example.com], match: [{path: {prefix: /members}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: web}]}
+""",
+        ),
+        gateway(
+            "beta",
+            """\
+  listeners:
+    - {name: shared, port: 8080, protocol: HTTP}
+    - {name: own, port: 8081, protocol: HTTP}
+  backends: [{name: web, members: [{static: {address: 127.0.0.1, port: @two@}}]}]
+  routes:
+    - {name: web, hosts: [beta.example.com, both.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: web}]}
+    - {name: members, hosts: [beta.example.com], match: [{path: {prefix: /members}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: web}]}
+    - {name: any, hosts: ["*"], match: [{path: {exact: /beta}}], public: true, to: [{backend: web}]}
+""",
+        ),
+        """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: RouteSpec
+metadata: {name: team, namespace: team}
+spec:
+  gateway: platform/alpha
+  backends: [{name: mine, members: [{static: {address: 127.0.0.1, port: @two@}}]}]
+  routes:
+    - {name: mine, hosts: [alpha.example.com], match: [{path: {prefix: /team}}], public: true, to: [{backend: mine}]}
+    - {name: theirs, hosts: [alpha.example.com], match: [{path: {prefix: /team/theirs}}], public: true, to: [{backend: web}]}
+    - {name: same, hosts: [alpha.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: mine}]}
+""",
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def edge(ports: dict[str, int]) -> Iterator[Edge]:
+    with Edge(SPEC.replace("KEYS", key_set(rsa_key())), ports) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "path", "backend"),
+    [
+        ("alpha.example.com", 8080, "/", "one"),
+        ("beta.example.com", 8080, "/", "two"),
+        ("beta.example.com", 8081, "/", "two"),
+        ("other.example.com", 8080, "/beta", "two"),
+        ("alpha.example.com", 8080, "/team", "two"),
+        ("alpha.example.com", 8080, "/team/theirs", "one"),
+    ],
+)
+def test_each_host_has_its_own_gateway(
+    edge: Edge, backends: Backends, host: str, port: int, path: str, backend: str
+) -> None:
+    assert edge.request(path, host, port=port).backend == backend
+
+
+def test_the_incumbent_keeps_a_host_and_the_challenger_is_told(edge: Edge, backends: Backends) -> None:
+    assert edge.request("/", "both.example.com").backend == "one"
+    assert edge.request("/", "both.example.com", port=8081).backend == "two", "where it has the port alone"
+    told = [one for one in edge.diagnostics if one.subject == "GatewaySpec platform/beta"]
+    assert [(one.path, "both.example.com" in one.message) for one in told] == [("spec.routes[web].hosts", True)]
+
+
+def test_an_equal_route_of_another_document_does_not_take_over(edge: Edge, backends: Backends) -> None:
+    assert edge.request("/x", "alpha.example.com").backend == "one"
+    assert [one.path for one in edge.diagnostics if one.subject == "RouteSpec team/team"] == [
+        "spec.routes[same].match[0]"
+    ]
+
+
+def test_a_listener_of_one_gateway_is_closed_to_the_others(edge: Edge) -> None:
+    assert edge.request("/", "alpha.example.com", port=8081).status == 404
+
+
+def test_providers_of_the_same_name_stay_apart(edge: Edge, backends: Backends) -> None:
+    for own, other in (("alpha", "beta"), ("beta", "alpha")):
+        good = edge.request("/members", f"{own}.example.com", headers={"authorization": f"Bearer {token(aud=own)}"})
+        assert (good.status, good.seen(f"x-{own}-user")) == (200, "anna")
+        wrong = {"authorization": f"Bearer {token(aud=other)}"}
+        assert edge.request("/members", f"{own}.example.com", headers=wrong).status == 403
+
+
+def test_identity_headers_of_all_gateways_are_removed(edge: Edge, backends: Backends) -> None:
+    forged = {"x-alpha-user": "root", "x-beta-user": "root"}
+    for host in ("alpha.example.com", "beta.example.com"):
+        answer = edge.request("/", host, headers=forged)
+        assert {answer.seen(name) for name in forged} == {None}
