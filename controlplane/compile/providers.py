@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
 from controlplane.compile.rows import Issue, ProviderStatus
-from controlplane.filters.jwt.spec import JwtProvider, key_set_problem
+from controlplane.filters.jwt.key_set import key_set_problem
+from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName, SecretRef
 from controlplane.spec.rows import Element

@@ -136,14 +136,15 @@ Host = Annotated[
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
 
-def _header_name(text: str) -> str:
+def header_name(text: str) -> str:
+    """Lower case. Raises ValueError when it is none."""
     if not _TOKEN.fullmatch(text):
         raise ValueError('a header name is a token such as "x-team"')
     return text.lower()
 
 
 def _own_header_name(text: str) -> str:
-    name = _header_name(text)
+    name = header_name(text)
     if name in {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te"}:
         raise ValueError(f'"{name}" frames the message and cannot be changed here (the host: transform.request.host)')
     if name.startswith(("x-gatewayspec-", "x-envoy-")):
@@ -151,7 +152,7 @@ def _own_header_name(text: str) -> str:
     return name
 
 
-HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderName = Annotated[str, AfterValidator(header_name)]
 """A header that is looked at."""
 ChangedHeaderName = Annotated[str, AfterValidator(_own_header_name)]
 """A header that is set, added or removed."""
@@ -170,9 +171,14 @@ HeaderValue = Annotated[str, AfterValidator(_header_value)]
 
 def _address(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
     except ValueError:
         raise ValueError('an address is an IPv4 or IPv6 address such as "203.0.113.10" or "2001:db8::1"') from None
+    if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address.scope_id):
+        raise ValueError("an IPv4 address is written as such, and an IPv6 address has no zone")
+    if address.is_multicast:
+        raise ValueError("a multicast address serves no connections")
+    return str(address)
 
 
 Address = Annotated[str, AfterValidator(_address), WithJsonSchema({"type": "string", "examples": ["203.0.113.10"]})]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from controlplane.filters.jwt.key_set import key_set_problem
 from controlplane.model.written import (
     ChangedHeaderName,
     Duration,
     Flag,
     HeaderName,
+    HeaderValue,
     Name,
     PositiveDuration,
     Written,
+    canonical_host,
     one_of,
 )
 
@@ -31,27 +34,13 @@ def _uri(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.fragment:
         raise ValueError('a JWKS address is a URL such as "https://id.example.com/jwks.json"')
-    _ = parts.port
+    if re.search(r"[^\x21-\x7e]", text):
+        raise ValueError("a URL has printable ASCII characters; an international host name is written as xn--…")
+    if ":" not in parts.hostname and ("_" in canonical_host(parts.hostname) or parts.hostname.startswith("*")):
+        raise ValueError(f'"{parts.hostname}" is not a host name')
+    if parts.port == 0:
+        raise ValueError("port 0 cannot be connected to")
     return text
-
-
-def key_set_problem(text: str | bytes) -> str | None:
-    """Why this text is not a JSON Web Key Set that can verify a token, or None. (RFC 7517)"""
-    try:
-        keys = json.loads(text)["keys"]
-        if not isinstance(keys, list) or not keys:
-            return "the key set is empty"
-        for key in keys:
-            if key.get("kty") not in {"RSA", "EC", "OKP"}:
-                return f"key type {key.get('kty')!r}: only RSA, EC and OKP keys verify without sharing a secret"
-            needed = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x")}[key["kty"]]
-            if not all(isinstance(key.get(part), str) and key[part] for part in needed):
-                return f"a {key['kty']} key needs {', '.join(needed)}"
-            if "d" in key:
-                return "the key set holds a private key"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return 'not a JSON Web Key Set ({"keys": [...]})'
-    return None
 
 
 def _inline(text: str) -> str:
@@ -77,13 +66,17 @@ class Jwks(Written):
         return self
 
 
+_TOKEN = r"^[A-Za-z0-9_.~-]{1,128}$"
+"""Characters that need no encoding in a query, and none in a cookie."""
+
+
 class TokenPlace(Written):
     """Where a request carries its token."""
 
     header: HeaderName | None = None
-    prefix: str = ""
-    cookie: str | None = None
-    query: str | None = None
+    prefix: HeaderValue = ""
+    cookie: Annotated[str, Field(pattern=_TOKEN)] | None = None
+    query: Annotated[str, Field(pattern=_TOKEN)] | None = None
 
     @model_validator(mode="after")
     def _one_place(self) -> TokenPlace:

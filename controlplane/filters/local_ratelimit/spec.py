@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.model.written import PositiveCount, Written
+from controlplane.model.written import PositiveCount, Written, header_name
 
 
 class Per(StrEnum):
@@ -25,8 +25,10 @@ class Per(StrEnum):
 
 
 def _key(text: str) -> str:
-    if text == "clientIP" or (text.startswith("header:") and len(text) > len("header:")):
-        return text.lower() if text.startswith("header:") else text
+    if text == "clientIP":
+        return text
+    if text.startswith("header:"):
+        return "header:" + header_name(text.removeprefix("header:"))
     raise ValueError('a key is "clientIP" or "header:<name>"')
 
 
