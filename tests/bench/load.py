@@ -26,16 +26,18 @@ def run(plan: Plan) -> Iterator[Result]:
     seconds: dict[int, float] = {}
     for size in plan.of((1_000, 5_000, GOAL_SIZE), (100,)):
         rounds = 3 if size == GOAL_SIZE else 1
-        taken, peaks = zip(*(_load(size, plan) for _ in range(rounds)), strict=True)
+        taken, used, peaks = zip(*(_load(size, plan) for _ in range(rounds)), strict=True)
         seconds[size] = median(taken)
         of_goal = size == GOAL_SIZE
         yield Result("load", size, "start to first push", seconds[size], "s", SECONDS_GOAL if of_goal else None)
+        yield Result("load", size, "CPU until then", median(used), "s")
         yield Result("load", size, "peak memory", max(peaks), "MB", MEMORY_GOAL_MB if of_goal else None)
     if (slope := exponent(seconds)) is not None:
         yield Result("load", max(seconds), "exponent of start to first push", slope, "")
 
 
-def _load(size: int, plan: Plan) -> tuple[float, float]:
+def _load(size: int, plan: Plan) -> tuple[float, float, float]:
+    """Seconds and CPU seconds until the first push, and megabytes."""
     folder = plan.folder / "load"
     shutil.rmtree(folder, ignore_errors=True)
     specs = Specs(folder / "specs", Shape.HOSTS, size, free_port(), free_port())
@@ -45,9 +47,9 @@ def _load(size: int, plan: Plan) -> tuple[float, float]:
         issued = authority.issue_node("bench-1", "bench", LABELS)
         credentials = grpc.ssl_channel_credentials(authority.trust_bundle, issued.key, issued.certificate)
         until(lambda: _first_push(control_plane, credentials, server_uri(authority.trust_domain)), "first push")
-        taken = time.monotonic() - control_plane.started
+        taken, used = time.monotonic() - control_plane.started, control_plane.cpu_seconds()
         time.sleep(0.5)  # what is pushed next to the first answer counts for the peak
-        return taken, control_plane.peak_memory_bytes() / 1e6
+        return taken, used, control_plane.peak_memory_bytes() / 1e6
 
 
 def _first_push(control_plane: ControlPlane, credentials: object, name: str) -> bool:
