@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 Port = tuple[str, int]
 
 
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
+"""All addresses of IPv4 and of IPv6; a listener on one address of them is asked first."""
+
+
 def part_of(view: View) -> tuple[str, ...]:
     """The part of a snapshot that holds what belongs to a view as a whole; a gateway's own part is `(gateway,)`."""
     return ("view", *view)
@@ -47,6 +51,11 @@ def _ports(
         for key, element in read.find(tables.listeners_by_gateway, gateway):
             spec = element.part
             assert isinstance(spec, Listener)
+            if (taken := _overlapping(ports, spec, gateway)) is not None:
+                message = f"{taken[0]} belongs to gateway {taken[1]}, and {spec.address} would take connections from it"
+                help = f"use address: {taken[2]}, or another port"
+                read.note(Issue(key, "address", codes.CONFLICT, message, help, section="listeners"))
+                continue
             sharing = ports.setdefault((spec.address, spec.port), [])
             if sharing:
                 _, first, owner = sharing[0]
@@ -78,6 +87,20 @@ def _ports(
                     continue
             sharing.append((key, spec, gateway))
     yield from sorted(ports.items())
+
+
+def _overlapping(
+    ports: dict[Port, list[tuple[ElementKey, Listener, GatewayName]]], spec: Listener, gateway: GatewayName
+) -> tuple[str, GatewayName, str] | None:
+    """Where another gateway listens already, when the kernel would divide its connections by address."""
+    family = _EVERYWHERE[":" in spec.address]
+    for (address, port), sharing in ports.items():
+        overlap = port == spec.port and address != spec.address and family in {address, spec.address}
+        if overlap and _EVERYWHERE[":" in address] == family:
+            owner = sharing[0][2]
+            if owner != gateway:
+                return listener_name(address, port), owner, address
+    return None
 
 
 def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[ResourceKey, Resource]]:

@@ -1,0 +1,151 @@
+"""Several gateways on one proxy: merged, in conflict, moved and deleted while it is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.plane import Plane, answers, ask, forward, gateway, respond
+from tests.support.ports import free_port
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.envoy
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    with Plane(tmp_path) as plane:
+        yield plane
+
+
+def test_gateways_share_a_port_and_a_host_belongs_to_the_first(plane: Plane) -> None:
+    port = free_port()
+    first = gateway("aa", port=port, routes=[respond("main", "/", "aa", ["x.example"])])
+    challenger = gateway(
+        "bb", port=port, routes=[respond("main", "/", "bb", ["x.example"]), respond("own", "/", "own", ["b.example"])]
+    )
+    plane.write(first, file="a.yaml")
+    plane.write(challenger, file="b.yaml")
+    plane.start().ready()
+    plane.envoy().ready()
+    until(lambda: answers(port, "aa", host="x.example"), "the incumbent answers")
+    assert answers(port, "own", host="b.example")
+    (problem,) = plane.problems()
+    assert (problem["code"], problem["subject"], problem["line"]) == ("GW0213", "GatewaySpec platform/bb", 16)
+
+    (plane.specs / "a.yaml").unlink()
+    until(lambda: answers(port, "bb", host="x.example"), "the challenger takes over")
+    assert plane.problems() == []
+    plane.write(first, file="a.yaml")
+    until(lambda: answers(port, "aa", host="x.example"), "the incumbent is back")
+    assert answers(port, "own", host="b.example")
+
+
+@pytest.mark.parametrize(
+    ("listener", "path"),
+    [
+        ({"address": "127.0.0.1"}, "address"),
+        ({"clientIP": {"proxyProtocol": True}}, "clientIP"),
+        ({"protocol": "HTTPS", "tls": [{"hosts": ["*"], "certificate": {"secretRef": "none"}}]}, "protocol"),
+    ],
+)
+def test_a_listener_takes_nothing_from_the_gateway_that_was_there(
+    plane: Plane, listener: dict[str, object], path: str
+) -> None:
+    """A more specific address would be asked first by the kernel: the challenger would have the incumbent's traffic."""
+    port, other = free_port(), free_port()
+    plane.write(gateway("aa", port=port), file="a.yaml")
+    listeners = [
+        {"name": "mine", "port": port, "protocol": "HTTP", **listener},
+        {"name": "free", "port": other, "protocol": "HTTP"},
+    ]
+    plane.write(gateway("bb", listeners=listeners), file="b.yaml")
+    plane.start().ready()
+    plane.envoy().ready()
+    # A host that has a certificate redirects there from HTTP, though the certificate is missing.
+    status = 308 if path == "protocol" else 200
+    until(lambda: answers(other, status=status), "the challenger's other listener answers")
+    assert answers(port, "aa")
+    found = [one for one in plane.problems() if one["code"] == "GW0213"]
+    assert f"spec.listeners[mine].{path}" in [one["path"] for one in found]
+    assert plane.metric("controlplane_nacks") == 0
+
+
+def test_a_node_follows_selectors_without_a_restart(plane: Plane) -> None:
+    first, second = free_port(), free_port()
+    plane.write(gateway("aa", port=first), file="a.yaml")
+    plane.write(gateway("bb", port=second, role="other"), file="b.yaml")
+    plane.start().ready()
+    plane.envoy().ready()
+    until(lambda: answers(first, "aa"), "the node serves the first")
+    assert not answers(second, "bb")
+
+    plane.write(gateway("bb", port=second), file="b.yaml")
+    until(lambda: answers(second, "bb"), "the node serves both")
+    assert plane.json("/v1/nodes")["nodes"][0]["gateways"] == ["platform/aa", "platform/bb"]
+    plane.write(gateway("aa", port=first, role="other"), file="a.yaml")
+    until(lambda: not answers(first, "aa"), "the node drops the first")
+    assert answers(second, "bb")
+    (plane.specs / "b.yaml").unlink()
+    until(lambda: not answers(second, "bb"), "the node drops the last")
+    plane.write(gateway("aa", port=first), file="a.yaml")
+    until(lambda: answers(first, "aa"), "the node serves the first again")
+
+
+def test_two_proxies_with_one_node_id_are_both_served(plane: Plane) -> None:
+    port = free_port()
+    plane.write(gateway(port=port, role="x"))
+    plane.start().ready()
+    one, _two = plane.envoy("same"), plane.envoy("same")
+    until(lambda: len(plane.json("/v1/nodes")["nodes"]) == 2, "both are connected")
+    plane.write(gateway(port=port))
+    until(lambda: len([n for n in plane.json("/v1/nodes")["nodes"] if n["settled"]]) == 2, "both have everything")
+    one.stop()
+    until(lambda: len(plane.json("/v1/nodes")["nodes"]) == 1, "one has left")
+    plane.write(gateway(port=port, routes=[respond("main", "/", "after")]))
+    until(lambda: answers(port, "after"), "the other is served")
+
+
+def test_one_bad_route_answers_503_and_the_others_answer(plane: Plane) -> None:
+    port = free_port()
+    plane.write(gateway(port=port, routes=[respond("good", "/good", "good"), forward("bad", "/bad", "nobody")]))
+    plane.start().ready()
+    plane.envoy().ready()
+    until(lambda: answers(port, "good", "/good"), "the good route answers")
+    assert ask(port, "/bad").status == 503
+    assert ask(port, "/").status == 404
+    (problem,) = plane.problems()
+    assert problem["path"] == "spec.routes[bad].to[0].backend"
+
+
+def test_a_refusal_by_an_envoy_is_reported_not_repeated_and_holds_up_nothing_else(plane: Plane) -> None:
+    """The address belongs to no machine here, which only the proxy can know."""
+    port, other = free_port(), free_port()
+    bad = {"name": "bad", "port": port, "protocol": "HTTP", "address": "192.0.2.1"}
+    good = {"name": "good", "port": other, "protocol": "HTTP"}
+    plane.write(gateway(listeners=[bad, good]))
+    plane.start().ready()
+    plane.envoy()
+    refusal = until(lambda: plane.said("nack"), "the refusal is logged")[0]
+    assert (refusal["node"], refusal["type_url"]) == (
+        "envoy-1",
+        "type.googleapis.com/envoy.config.listener.v3.Listener",
+    )
+    assert f"192.0.2.1:{port}" in refusal["resources"]
+    assert "cannot bind" in refusal["detail"]
+    until(lambda: answers(other, "edge"), "the other listener answers")
+    assert plane.metric('controlplane_nacks_total{type="Listener"}') == 1
+
+    plane.write(gateway(listeners=[bad, good], routes=[respond("main", "/", "edited")]))
+    until(lambda: answers(other, "edited"), "routes move on")
+    assert plane.metric("controlplane_nacks_total") == 1
+    (listeners,) = [one for one in plane.json("/v1/nodes")["nodes"][0]["types"] if one["type"] == "lds"]
+    assert "cannot bind" in listeners["nack"]["detail"]
+
+    plane.write(gateway(listeners=[good, {**bad, "address": "0.0.0.0"}], routes=[respond("main", "/", "fixed")]))
+    until(lambda: answers(port, "fixed"), "the repaired listener answers")
+    until(
+        lambda: not any(one["nack"] for one in plane.json("/v1/nodes")["nodes"][0]["types"]), "nothing is refused now"
+    )
