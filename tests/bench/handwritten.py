@@ -35,8 +35,18 @@ _ACCESS_LOG = {
 
 def configuration(port: int, backend_port: int, hosts: Iterable[str], key_set: str) -> str:
     """The whole of it; each host has a route for /api and one for everything else."""
+    connections = _any(
+        "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=50_000,
+    )
+    monitor = {"name": "envoy.resource_monitors.global_downstream_max_connections", "typed_config": connections}
+    hardening = {"http.max_requests_per_io_cycle": 1, "re2.max_program_size.error_level": 1000}
     document = {
-        "static_resources": {"listeners": [_listener(port, hosts, key_set)], "clusters": [_cluster(backend_port)]}
+        "static_resources": {"listeners": [_listener(port, hosts, key_set)], "clusters": [_cluster(backend_port)]},
+        "layered_runtime": {"layers": [{"name": "hardening", "static_layer": hardening}]},
+        "overload_manager": {"refresh_interval": "0.25s", "resource_monitors": [monitor]},
+        "stats_flush_on_admin": True,
+        "deferred_stat_options": {"enable_deferred_creation_stats": True},
     }
     return json.dumps(document)
 
