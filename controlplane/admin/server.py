@@ -30,7 +30,7 @@ class Look(Protocol):
         """One entry per gateway."""
 
     def snapshot(self, gateway: str, type_url: str | None, bodies: bool) -> dict[str, Any] | None:
-        """The resources of a gateway; None when there is no such gateway."""
+        """The resources of a gateway; None when there is no such gateway, LookupError when there is no such type."""
 
     def nodes(self) -> list[dict[str, Any]]:
         """One entry per connected stream."""
@@ -98,7 +98,10 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     async def snapshot(request: web.Request) -> web.Response:
         name = f"{request.match_info['namespace']}/{request.match_info['name']}"
         bodies = request.query.get("bodies", "") in {"1", "true"}
-        found = look.snapshot(name, request.query.get("type"), bodies)
+        try:
+            found = look.snapshot(name, request.query.get("type"), bodies)
+        except LookupError as error:
+            return _json({"error": str(error.args[0])}, 400)
         return _json({"error": f'no gateway "{name}"'}, 404) if found is None else _json(found)
 
     async def nodes(_: web.Request) -> web.Response:

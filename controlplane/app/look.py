@@ -36,10 +36,11 @@ class Running:
 
     def ready(self) -> tuple[bool, str]:
         """Ready after the first complete compile; says so when what is served comes from the state."""
+        failed = [f"{status.name} ({status.failure})" for status in self.intake.sources.values() if status.failure]
         if not self.fleet.ready:
             waiting = [status.name for status in self.intake.sources.values() if not status.answered]
+            waiting += failed
             return False, "not ready: waiting for " + (", ".join(waiting) or "the first compile")
-        failed = [f"{status.name} ({status.failure})" for status in self.intake.sources.values() if status.failure]
         return True, "ready; serving the last known good state of: " + ", ".join(failed) if failed else "ready"
 
     def metrics(self) -> tuple[bytes, str]:
@@ -76,6 +77,8 @@ class Running:
             if type_url is None
             else {key: url for key, url in SHORT_NAMES.items() if type_url in {key, url}}
         )
+        if not wanted:
+            raise LookupError(f'no type "{type_url}"; there are {", ".join(SHORT_NAMES)}')
         resources: dict[str, list[dict[str, Any]]] = {}
         for short, url in wanted.items():
             listed = resources[short] = []

@@ -26,7 +26,7 @@ from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
 from controlplane.compile.compiler import Commit, Compiler
 from controlplane.compile.views import part_of
-from controlplane.config import Configuration
+from controlplane.config import Configuration, Endpoint
 from controlplane.errors import ConfigurationError, Severity
 from controlplane.names import GatewayName, View
 from controlplane.pki.authority import Authority
@@ -115,15 +115,19 @@ class ControlPlane:
         tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
         tasks.append(asyncio.create_task(self._remember_served(), name="manifest"))
         readiness = asyncio.create_task(self._become_ready(), name="readiness")
+        listens = False
         try:
-            started(await self._listen())
+            addresses = await self._listen()
+            listens = True
+            started(addresses)
             ending = asyncio.create_task(stop.wait())
             await asyncio.wait([ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 if task.done():
                     task.result()  # none of them ends by itself: this raises what went wrong
         finally:
-            log.info("draining", seconds=DRAIN_SECONDS)
+            if listens:
+                log.info("draining", seconds=DRAIN_SECONDS)
             await self._server.stop(DRAIN_SECONDS)
             for task in (readiness, *tasks):
                 task.cancel()
@@ -131,7 +135,8 @@ class ControlPlane:
             for runner in self._runners:
                 await runner.cleanup()
             await asyncio.to_thread(self._memory.close)
-            log.info("stopped")
+            if listens:
+                log.info("stopped")
 
     # -- start ---------------------------------------------------------------------------------------------------
 
@@ -159,20 +164,26 @@ class ControlPlane:
             asyncio.get_running_loop().time,
         )
         admin = configuration.admin.listen
-        runner, admin_port = await listen(application(running), admin.host, admin.port)
-        self._runners.append(runner)
+        admin_port = await self._listen_http("the admin API", admin, application(running))
         if configuration.metrics.listen is not None:
-            public = configuration.metrics.listen
-            runner, _ = await listen(application(running, public=True), public.host, public.port)
-            self._runners.append(runner)
+            await self._listen_http("metrics", configuration.metrics.listen, application(running, public=True))
         address = configuration.xds.listen
         try:
             port = await self._server.start(str(address), self._credentials())
-        except RuntimeError as error:
-            raise ConfigurationError(f"xDS cannot listen on {address}: {error}") from None
+        except RuntimeError:
+            raise ConfigurationError(f"xDS cannot listen on {address}: {await _obstacle(address)}") from None
         addresses = Addresses(str(address._replace(port=port)), str(admin._replace(port=admin_port)))
         log.info("listening", xds=addresses.xds, admin=f"http://{addresses.admin}", mtls=not configuration.xds.insecure)
         return addresses
+
+    async def _listen_http(self, what: str, address: Endpoint, app: Any) -> int:
+        try:
+            runner, port = await listen(app, address.host, address.port)
+        except OSError as error:
+            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+            raise ConfigurationError(f"{what} cannot listen on {address}: {reason}") from None
+        self._runners.append(runner)
+        return port
 
     def _credentials(self) -> Any:
         tls = self._configuration.xds.tls
@@ -293,9 +304,18 @@ class ControlPlane:
             self._metrics.watch_source(status.name, status.age, status.works)
 
 
+async def _obstacle(address: Endpoint) -> str:
+    """Why nobody can listen there: grpc does not say."""
+    try:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, address.host, address.port)
+    except OSError as error:
+        return (error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)) or str(error)
+    server.close()
+    return "the address cannot be used"
+
+
 def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> int:
     """Run a control plane until it is told to stop; the exit code. Raises ConfigurationError and OSError when it cannot start."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # Almost nothing here is garbage in cycles, and a load makes millions of objects that stay: looking for some after
     # each 700 new ones was a quarter of its time.
     gc.set_threshold(50_000, 20, 50)

@@ -214,6 +214,10 @@ class Plane:
         """The version of what a gateway's nodes get."""
         return str(self.json(f"/v1/gateways/{gateway}/snapshot")["version"])
 
+    def kept(self) -> None:
+        """Wait until the state on disk, which is written behind, has everything."""
+        until(lambda: (state := self.json("/v1/sources")["state"])["rows"] and not state["pending"], "it is kept")
+
     def barrier(self) -> None:
         """Wait until files that were saved before this call have been read: a file saved now is."""
         name = f"barrier-{free_port()}"

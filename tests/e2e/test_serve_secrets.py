@@ -75,6 +75,7 @@ def test_a_certificate_arrives_rotates_breaks_and_is_deleted(plane: Plane) -> No
     assert shown(plane_port_of_new_envoy(plane, port), "a.example") == second.serial
     shutil.rmtree(folder)
     plane.problem(lambda one: one["code"] == "GW0218", "its end is reported")
+    plane.kept()
     plane.kill()
     plane.start().ready()
     assert shown(plane_port_of_new_envoy(plane, port), "a.example") == second.serial
@@ -124,6 +125,7 @@ def test_a_deleted_key_set_closes_its_routes_until_it_is_back(plane: Plane) -> N
     assert ask(port, "/private").status in {401, 503}
     assert answers(port, "for all")
 
+    plane.kept()
     plane.kill()
     plane.start().ready()
     assert ask(port, "/private", **good).status == 503
