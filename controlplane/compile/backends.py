@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from controlplane.compile import codes
 from controlplane.compile.cluster import cluster, is_discovered, jwks_cluster, load_assignment
-from controlplane.compile.rows import ResourceKey
+from controlplane.compile.rows import Issue, ResourceKey
+from controlplane.compile.tls import trust_problem
 from controlplane.compile.xds_types import CLUSTER, LOAD_ASSIGNMENT
 from controlplane.filters.envoy import serialised
-from controlplane.filters.jwt.spec import JwtProvider
+from controlplane.filters.jwt.spec import JwtProvider, SecretKey
 from controlplane.graph.engine import Read
-from controlplane.names import ElementKey, cluster_name, jwks_cluster_name
+from controlplane.names import ElementKey, SecretRef, cluster_name, jwks_cluster_name
 from controlplane.resources import Resource
 from controlplane.spec.backend import Backend
 from controlplane.spec.rows import Element
@@ -28,6 +30,14 @@ def cluster_of_backend(
     settings = read.get(tables.settings, element.gateway)
     if settings is None:
         return
+    if tls := element.part.tls:
+        if tls.client_certificate is not None:
+            client = SecretRef(key.object.source, key.object.namespace, tls.client_certificate.secret_ref)
+            state = read.get(tables.certificate_states, client)
+            problem = state.problem if state else None
+            _check(read, key, "backends", "tls.clientCertificate.secretRef", client, state is not None, problem)
+        if tls.ca is not None:
+            _check_trust(read, tables, key, "backends", "tls.ca", tls.ca)
     name = cluster_name(key)
     namespace = (key.object.source, key.object.namespace)
     message = cluster(name, element.part, settings.defaults.retry.budget, namespace)
@@ -43,10 +53,32 @@ def assignment_of_backend(_: Read, key: ElementKey, element: Element) -> Iterato
         yield ResourceKey((element.gateway,), LOAD_ASSIGNMENT, name), Resource(LOAD_ASSIGNMENT, name, body, origin=key)
 
 
-def cluster_of_provider(_: Read, key: ElementKey, element: Element) -> Iterator[tuple[ResourceKey, Resource]]:
+def _check_trust(read: Read, tables: Tables, key: ElementKey, section: str, path: str, ca: SecretKey) -> None:
+    """Say what is wrong with authorities; a peer whose certificate cannot be verified gets no request."""
+    ref, file = SecretRef(key.object.source, key.object.namespace, ca.secret_ref), ca.key or "ca.crt"
+    secret = read.get(tables.secrets, ref)
+    problem = trust_problem(secret, file) if secret else None
+    _check(read, key, section, f"{path}.secretRef", ref, secret is not None, problem)
+
+
+def _check(
+    read: Read, key: ElementKey, section: str, path: str, ref: SecretRef, there: bool, problem: str | None
+) -> None:
+    help = "its requests are answered 503 until it is there" if section == "backends" else "its keys cannot be fetched"
+    if not there:
+        read.note(Issue(key, path, codes.UNKNOWN_SECRET, f'no secret "{ref}"', help, section=section))
+    elif problem:
+        read.note(Issue(key, path, codes.UNUSABLE_SECRET, f'secret "{ref}" {problem}', help, section=section))
+
+
+def cluster_of_provider(
+    read: Read, tables: Tables, key: ElementKey, element: Element
+) -> Iterator[tuple[ResourceKey, Resource]]:
     """The cluster that fetches an issuer's keys, when Envoy fetches them."""
     assert isinstance(element.part, JwtProvider)
     if element.part.jwks.uri is not None:
+        if element.part.jwks.ca is not None:
+            _check_trust(read, tables, key, "identity.jwt", "jwks.ca", element.part.jwks.ca)
         name = jwks_cluster_name(element.gateway, element.part.name)
         body = serialised(jwks_cluster(name, element.part, (key.object.source, key.object.namespace)))
         yield ResourceKey((element.gateway,), CLUSTER, name), Resource(CLUSTER, name, body, origin=key)

@@ -6,7 +6,7 @@ Certificates are referred to as files of the secrets folder; their bytes are nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import scoped_route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
-from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from google.protobuf import json_format
 
 from controlplane.compile.compiler import Compiler
@@ -116,14 +116,17 @@ def standalone(resources: Iterable[Resource], secrets_folder: Path | None) -> di
                     _inline_manager(network_filter.typed_config, scopes, by_type.get(EXTENSION, {}))
             _inline_secrets(chain.transport_socket)
         bootstrap.static_resources.listeners.append(listener)
+    secrets = by_type.get(SECRET, {})
     for cluster in by_type.get(CLUSTER, {}).values():
+        if not _secrets_of(cluster.transport_socket) <= secrets.keys():
+            continue  # over xDS it would wait for them; here its routes answer 503 as well
         if cluster.type == cluster_pb2.Cluster.EDS:
             cluster.ClearField("eds_cluster_config")
             cluster.type = cluster_pb2.Cluster.STATIC
             cluster.load_assignment.CopyFrom(by_type[LOAD_ASSIGNMENT][cluster.name])
         _inline_secrets(cluster.transport_socket)
         bootstrap.static_resources.clusters.append(cluster)
-    for name, secret in by_type.get(SECRET, {}).items():
+    for name, secret in secrets.items():
         bootstrap.static_resources.secrets.append(_from_files(name, secret, secrets_folder or Path("secrets")))
     found: dict[str, Any] = json_format.MessageToDict(bootstrap, preserving_proto_field_name=True)
     return found
@@ -142,20 +145,31 @@ def _inline_manager(config: Any, scopes: list[Any], extensions: Mapping[str, Any
 
 def _inline_secrets(socket: Any) -> None:
     """Static secrets are referred to by name alone."""
-    if not socket.HasField("typed_config"):
-        return
-    from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+    for reference, repack in _references(socket):
+        reference.ClearField("sds_config")
+        repack()
 
+
+def _secrets_of(socket: Any) -> set[str]:
+    """The names of the secrets that a transport socket refers to."""
+    return {reference.name for reference, _ in _references(socket)}
+
+
+def _references(socket: Any) -> Iterator[tuple[Any, Callable[[], None]]]:
+    """Each reference to a secret, with what puts a change of it back into the socket."""
     for kind in (tls_pb2.DownstreamTlsContext, tls_pb2.UpstreamTlsContext):
-        if socket.typed_config.Is(kind.DESCRIPTOR):
+        if socket.HasField("typed_config") and socket.typed_config.Is(kind.DESCRIPTOR):
             context = kind()
             socket.typed_config.Unpack(context)
-            for sds in context.common_tls_context.tls_certificate_sds_secret_configs:
-                sds.ClearField("sds_config")
-            combined = context.common_tls_context.combined_validation_context
-            if context.common_tls_context.HasField("combined_validation_context"):
-                combined.validation_context_sds_secret_config.ClearField("sds_config")
-            socket.typed_config.CopyFrom(packed(context))
+            common = context.common_tls_context
+
+            def repack(context: Any = context) -> None:
+                socket.typed_config.CopyFrom(packed(context))
+
+            for certificate in common.tls_certificate_sds_secret_configs:
+                yield certificate, repack
+            if common.HasField("combined_validation_context"):
+                yield common.combined_validation_context.validation_context_sds_secret_config, repack
 
 
 def _from_files(name: str, secret: Any, folder: Path) -> Any:

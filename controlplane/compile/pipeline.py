@@ -132,7 +132,7 @@ class Tables:
             "assignments", self.backends, backends.assignment_of_backend
         )
         self.jwks_clusters: Derived[Any, Any, ResourceKey, Resource] = Derived(
-            "jwks_clusters", self.providers, backends.cluster_of_provider
+            "jwks_clusters", self.providers, self._with(backends.cluster_of_provider)
         )
         self.chain_secrets: Derived[Any, Any, SecretUse, bool] = Derived(
             "chain_secrets", self.chains, secrets.uses_of_chain
