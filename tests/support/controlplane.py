@@ -29,6 +29,7 @@ class ControlPlane:
     def __init__(self, folder: Path, *, insecure: bool = False) -> None:
         """Folders below `folder`; nothing runs before `start`."""
         self.specs, self.secrets, self.state = (folder / name for name in ("specs", "secrets", "state"))
+        folder.mkdir(exist_ok=True)
         for path in (self.specs, self.secrets, self.state):
             path.mkdir(mode=0o700)
         self._folder = folder

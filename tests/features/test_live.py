@@ -1,0 +1,364 @@
+"""Edits while requests flow: what a user saves is served, and nothing else notices."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from tests.features.conftest import Backends
+from tests.support.certificates import Pair, authority, write_secret
+from tests.support.client import Connection, Http2, Response, Upgrade, dial, trusting
+from tests.support.controlplane import ControlPlane
+from tests.support.edge import filled
+from tests.support.envoy import Envoy
+from tests.support.load import Load, answers
+from tests.support.ports import free_port
+from tests.support.tokens import key_set, rsa_key, token
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.envoy
+
+GATEWAY = """\
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: shop, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners:
+    - {name: http, port: @http@, protocol: HTTP}
+    - {name: https, port: @https@, protocol: HTTPS, tls: [{hosts: [tls.example.com], certificate: {secretRef: tls}}]}
+  identity:
+    jwt:
+      - {name: corp, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {secretRef: keys}}
+  policies:
+    - {name: flood, rateLimit: {local: [{requests: 1, per: hour}]}}
+  backends:
+    - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
+    - {name: two, members: [{static: {address: 127.0.0.1, port: @two@}}]}
+  routes:
+    - {name: steady, hosts: [steady.example.com], match: [{path: {prefix: /}}], public: true, websocket: true, to: [{backend: one}]}
+    - {name: members, hosts: [steady.example.com], match: [{path: {prefix: /members}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: one}]}
+    - {name: edited, hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
+    - {name: secure, hosts: [tls.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
+"""
+
+
+class Live:
+    """A control plane with one Envoy, and the spec that tests edit."""
+
+    def __init__(self, plane: ControlPlane, ports: dict[str, int]) -> None:
+        self.plane = plane
+        self.mark = 0
+        self.ports = {**ports, "http": free_port(), "https": free_port()}
+        authority().leaf("tls.example.com").write(plane.secrets, "tls")
+        write_secret(plane.secrets, "keys", {"jwks.json": key_set(rsa_key()).encode()})
+        self.save()
+        plane.start()
+        self.envoy: Envoy = plane.envoy()
+
+    def save(self, *edits: tuple[str, str]) -> None:
+        """The spec with these texts replaced."""
+        text = GATEWAY
+        for old, new in edits:
+            assert old in text
+            text = text.replace(old, new)
+        self.plane.write("shop.yaml", filled(text, self.ports))
+
+    def connect(self) -> Connection:
+        return Connection(self.ports["http"])
+
+    def ask(self, path: str = "/", host: str = "edited.example.com", **headers: str) -> Response:
+        with self.connect() as connection:
+            return connection.request(path, host, headers=headers)
+
+    def becomes(
+        self, check: Callable[[Response], bool], what: str, path: str = "/", host: str = "edited.example.com"
+    ) -> None:
+        """Wait until an answer passes the check."""
+        until(lambda: check(self.ask(path, host)), what)
+
+    def listener_version(self) -> str:
+        """The version of the HTTP listener that Envoy has, and since when."""
+        listeners = self.envoy.config_dump("dynamic_listeners")["configs"]
+        name = f"0.0.0.0:{self.ports['http']}"
+        state = next(one["active_state"] for one in listeners if one["name"] == name)
+        return f"{state['version_info']} {state['last_updated']}"
+
+    def shown(self) -> int | None:
+        """The serial number of the certificate that a client gets, or None."""
+        try:
+            with dial(self.ports["https"], trusting(None), "tls.example.com") as connection:
+                assert isinstance(connection, ssl.SSLSocket)
+                found = connection.getpeercert(binary_form=True)
+                return x509.load_der_x509_certificate(found).serial_number if found else None
+        except OSError:
+            return None
+
+
+@pytest.fixture(scope="module")
+def _live(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with ControlPlane(tmp_path_factory.mktemp("live")) as plane:
+        live = Live(plane, ports)
+        with live.envoy:
+            yield live
+
+
+MARK = """\
+apiVersion: gatewayspec.dev/v1alpha1
+kind: RouteSpec
+metadata: {name: mark, namespace: platform}
+spec:
+  gateway: platform/shop
+  routes:
+    - {name: mark, hosts: [mark.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200, body: "@mark@"}}
+"""
+
+
+@pytest.fixture
+def live(_live: Live, backends: Backends) -> Live:
+    """The shared control plane, with the spec that it begins with; whatever the test before has written is served."""
+    write_secret(_live.plane.secrets, "keys", {"jwks.json": key_set(rsa_key()).encode()})
+    _live.save()
+    _live.mark += 1
+    _live.plane.write("mark.yaml", filled(MARK, {"mark": _live.mark}))
+    mark = str(_live.mark).encode()
+    _live.becomes(lambda answer: answer.body == mark, "everything before is served", host="mark.example.com")
+    until(lambda: _live.ask("/members", "steady.example.com", authorization=f"Bearer {token()}").status == 200, "keys")
+    return _live
+
+
+def steady(live: Live) -> Load:
+    """Requests to a host that no test edits, on one and on two segments."""
+    good = f"Bearer {token()}"
+
+    def member(connection: Connection) -> None:
+        answer = connection.request("/members", "steady.example.com", headers={"authorization": good})
+        assert answer.status == 200, answer
+
+    return Load(live.connect, answers("/", "steady.example.com", check=lambda answer: answer.backend == "one"), member)
+
+
+def test_a_route_is_edited(live: Live) -> None:
+    edited = (
+        "name: edited, hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]"
+    )
+    with steady(live):
+        for number in range(5):
+            live.save((edited, edited.replace("to: [{backend: one}]", f"respond: {{status: 200, body: v{number}}}")))
+            live.becomes(lambda answer, number=number: answer.body == b"v%d" % number, "the edit")  # type: ignore[misc]
+
+
+def test_traffic_moves_to_another_backend(live: Live) -> None:
+    """The edited route itself answers 200 throughout: make before break."""
+    either = answers("/", "edited.example.com", check=lambda answer: answer.backend in {"one", "two"})
+    with Load(live.connect, either, either):
+        for target in ("two", "one", "two"):
+            live.save(
+                (
+                    "hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]",
+                    f"hosts: [edited.example.com], match: [{{path: {{prefix: /}}}}], public: true, to: [{{backend: {target}}}]",
+                )
+            )
+            live.becomes(lambda answer, name=target: answer.backend == name, f"backend {target}")  # type: ignore[misc]
+
+
+def test_a_backend_that_is_new_and_one_that_goes(live: Live) -> None:
+    """Cluster, endpoints and route come in one save, and leave in another."""
+    new = "    - {name: new, loadBalancer: {policy: random}, members: [{static: {address: 127.0.0.1, port: @two@}}]}\n  routes:\n"
+    either = answers("/", "edited.example.com", check=lambda answer: answer.backend in {"one", "two"})
+    with Load(live.connect, either, either):
+        for _ in range(3):
+            live.save(
+                ("  routes:\n", new),
+                (
+                    "hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]",
+                    "hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: new}]",
+                ),
+            )
+            live.becomes(lambda answer: answer.backend == "two", "the new backend")
+            live.save()
+            live.becomes(lambda answer: answer.backend == "one", "the old backend")
+
+
+def test_endpoints_of_a_backend_change(live: Live) -> None:
+    member = "{name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}"
+    either = answers("/", "edited.example.com", check=lambda answer: answer.backend in {"one", "two"})
+    with Load(live.connect, either, either):
+        for port in ("two", "one", "two"):
+            live.save((member, member.replace("@one@", f"@{port}@")))
+            live.becomes(lambda answer, name=port: answer.backend == name, f"endpoint {port}")  # type: ignore[misc]
+
+
+def test_a_certificate_rotates(live: Live) -> None:
+    """New connections get the new one, open connections live on, and none fails."""
+    trust = trusting(authority().pem)
+
+    def connect() -> Connection:
+        return Connection(live.ports["https"], trust, "tls.example.com")
+
+    def anew(_: Connection) -> None:
+        with connect() as connection:
+            assert connection.request("/", "tls.example.com").status == 200
+
+    with Load(connect, answers("/", "tls.example.com"), anew), steady(live):
+        for _ in range(2):
+            pair: Pair = authority().leaf("tls.example.com")
+            pair.write(live.plane.secrets, "tls")
+            until(lambda serial=pair.serial: live.shown() == serial, "the new certificate")  # type: ignore[misc]
+
+
+def test_a_certificate_is_added_to_the_listener(live: Live, backends: Backends) -> None:
+    """Another filter chain: those that are there keep their connections."""
+    authority().leaf("more.example.com").write(live.plane.secrets, "more")
+    entry = "{hosts: [tls.example.com], certificate: {secretRef: tls}}"
+    trust = trusting(authority().pem, "h2")
+    with (
+        steady(live),
+        Http2(live.ports["https"], trust, "tls.example.com") as open_before,
+    ):
+        assert open_before.request("/", "tls.example.com").status == 200
+        live.save((entry, f"{entry}, {{hosts: [more.example.com], certificate: {{secretRef: more}}}}"))
+
+        def serves() -> bool:
+            try:
+                with Connection(live.ports["https"], trusting(authority().pem), "more.example.com") as connection:
+                    return connection.request("/", "more.example.com").status == 404
+            except OSError:
+                return False
+
+        until(serves, "the new certificate's host")
+        assert open_before.request("/", "tls.example.com").status == 200
+        assert not open_before.going_away
+
+
+def test_a_policy_of_the_listener_reaches_open_connections(live: Live) -> None:
+    """The limit holds on connections that were open before; the listener itself does not change."""
+    before = live.listener_version()
+    with live.connect() as connection:
+        assert connection.request("/", "edited.example.com").status == 200
+        live.save(("port: @http@, protocol: HTTP", "port: @http@, protocol: HTTP, use: [flood]"))
+        until(lambda: connection.request("/", "edited.example.com").status == 429, "the limit")
+        live.save()
+        until(lambda: connection.request("/", "edited.example.com").status == 200, "the limit is gone")
+    assert live.listener_version() == before
+
+
+PROVIDER = """\
+      - {name: more, issuer: "https://more.example.com/", audiences: [shop-api], jwks: {inline: '@KEYS@'}, claimsToHeaders: {sub: x-more}}
+  policies:
+"""
+
+
+def test_streams_survive_a_new_provider_and_rotated_keys(live: Live, backends: Backends) -> None:
+    """A WebSocket, an HTTP/2 connection and an open HTTP/2 stream live on; the new keys are in force all the same."""
+    with (
+        Upgrade(live.ports["http"], "/socket", "steady.example.com") as socket,
+        Http2(live.ports["http"]) as http2,
+    ):
+        assert socket.say("one") == "one: one"
+        upload = http2.open("/upload", "steady.example.com", "POST", end=False)
+        http2.send(upload, b"a")
+
+        provider = PROVIDER.replace("@KEYS@", key_set(rsa_key("more")))
+        route = "{name: more, hosts: [edited.example.com], match: [{path: {prefix: /more}}], auth: {anyOf: [{jwt: more}]}, to: [{backend: one}]}"
+        live.save(("  policies:\n", provider), ("  routes:\n", f"  routes:\n    - {route}\n"))
+        more = f"Bearer {token(rsa_key('more'), iss='https://more.example.com/')}"
+        live.becomes(lambda answer: answer.status == 401, "the new route", "/more")
+        until(lambda: live.ask("/more", authorization=more).status == 200, "the new provider")
+        assert http2.request("/more", "edited.example.com").status == 401
+        assert http2.request("/more", "edited.example.com", headers={"authorization": more}).status == 200
+
+        write_secret(live.plane.secrets, "keys", {"jwks.json": key_set(rsa_key("rotated")).encode()})
+        rotated = f"Bearer {token(rsa_key('rotated'))}"
+        members = "/members", "steady.example.com"
+        until(lambda: live.ask(*members, authorization=rotated).status == 200, "the rotated keys")
+        assert live.ask(*members, authorization=f"Bearer {token()}").status == 401
+        assert http2.request(*members, headers={"authorization": rotated}).status == 200
+
+        assert socket.say("two") == "one: two"
+        http2.send(upload, b"b", end=True)
+        assert http2.answer(upload).json()["body"] == "ab"
+        assert not http2.going_away
+
+
+def test_a_broken_save_changes_nothing_and_says_why(live: Live) -> None:
+    published = live.plane.log().count('"published"')
+    with steady(live) as load:
+        for broken in ("spec: [", "kind: GatewaySpec\n", "", "\tx"):
+            live.plane.write("shop.yaml", filled(GATEWAY, live.ports).replace("spec:\n", broken + "\nnonsense: {\n", 1))
+            load.during(30)
+        assert live.ask().backend == "one"
+    assert live.plane.log().count('"published"') == published
+    assert "shop.yaml:" in live.plane.log()
+
+
+def test_one_bad_route_is_disabled_alone(live: Live) -> None:
+    with steady(live):
+        live.save(
+            (
+                "name: edited, hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]",
+                "name: edited, hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: oen}]",
+            )
+        )
+        live.becomes(lambda answer: answer.status == 503, "the bad route is disabled")
+
+
+def test_a_deleted_document_takes_its_routes_along(live: Live) -> None:
+    live.plane.write(
+        "team.yaml",
+        """\
+apiVersion: gatewayspec.dev/v1alpha1
+kind: RouteSpec
+metadata: {name: team, namespace: team}
+spec:
+  gateway: platform/shop
+  routes:
+    - {name: new, hosts: [team.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200, body: team}}
+""",
+    )
+    with steady(live):
+        live.becomes(lambda answer: answer.body == b"team", "the new document", host="team.example.com")
+        live.plane.remove("team.yaml")
+        live.becomes(lambda answer: answer.status == 404, "its end", host="team.example.com")
+
+
+def test_a_secret_that_is_missing_holds_back_its_backend_alone(live: Live) -> None:
+    """Envoy waits for secrets; what waits must not be the rest of the configuration."""
+    backend = "    - {name: secure, tls: {sni: a.example.com, ca: {secretRef: later}}, members: [{static: {address: 127.0.0.1, port: @one@}}]}\n"
+    route = "    - {name: to-secure, hosts: [edited.example.com], match: [{path: {prefix: /secure}}], public: true, to: [{backend: secure}]}\n"
+    other = "    - {name: other, hosts: [other.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: two}]}\n"
+    live.save(("  routes:\n", f"{backend}  routes:\n{route}{other}"))
+    live.becomes(lambda answer: answer.backend == "two", "the rest of the same save", host="other.example.com")
+    assert live.ask("/secure").status == 503
+    with live.plane.envoy("edge-2") as second:
+        assert second.admin("/ready").strip() == "LIVE", "a new proxy does not wait for it either"
+    assert "platform/later" in live.plane.get("/v1/problems")[1]
+
+
+def test_after_a_crash_without_readable_specs_the_last_good_state_is_served(
+    ports: dict[str, int], backends: Backends, tmp_path: Path
+) -> None:
+    with ControlPlane(tmp_path / "plane") as plane:
+        live = Live(plane, ports)
+        with live.envoy:
+            live.becomes(lambda answer: answer.backend == "one", "the first answer")
+            with steady(live) as load:
+                plane.stop(signal.SIGKILL)
+                load.during(30)
+                (plane.specs / "shop.yaml").write_text("spec: [")
+                plane.start()
+                load.during(30)
+            with plane.envoy("edge-2") as second:
+                assert second.admin("/ready").strip() == "LIVE"
+            live.save(
+                (
+                    "hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]",
+                    "hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200, body: repaired}",
+                )
+            )
+            live.becomes(lambda answer: answer.body == b"repaired", "the repaired spec")
