@@ -63,8 +63,12 @@ def group_of_port(address: str, port: int) -> str:
 
 
 def group_of_chain(listener: ElementKey, entry: str) -> str:
-    """The listener group of one TLS filter chain: its listener, and the secret that names the entry."""
-    return f"{listener.object.full_name}/{listener.element}/{entry}"
+    """The listener group of one TLS filter chain: its listener, and the secret that names the entry.
+
+    Groups begin scope keys: they hold neither `/` nor `|`.
+    """
+    ref = listener.object
+    return f"{ref.namespace}:{ref.name}:{listener.element}:{entry}"
 
 
 def listener_name(address: str, port: int) -> str:
