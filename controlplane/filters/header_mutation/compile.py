@@ -59,7 +59,9 @@ def identity_config(names: Iterable[str]) -> Any:
     return packed(
         header_mutation_pb2.HeaderMutation(
             mutations=header_mutation_pb2.Mutations(
-                request_mutations=[mutation_rules_pb2.HeaderMutation(remove=name) for name in sorted({*names, *CLIENT_ADDRESS})]
+                request_mutations=[
+                    mutation_rules_pb2.HeaderMutation(remove=name) for name in sorted({*names, *CLIENT_ADDRESS})
+                ]
             )
         )
     )
