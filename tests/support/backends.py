@@ -36,13 +36,15 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
 class HttpBackend:
     """Answers with its name and the request as JSON; `then` says what becomes of the next requests instead.
 
-    A path that ends with `/slow` is answered when `release` is called; WebSockets are echoed.
+    A path of `documents` is answered with its bytes, one that ends with `/slow` when `release` is called; WebSockets are
+    echoed.
     """
 
     def __init__(self, name: str, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
         self.requests = 0
         self.open_websockets = 0
+        self.documents: dict[str, bytes] = {}
         self._next: deque[int | str] = deque()
         self._released = asyncio.Event()
         self._runner = _await(self._listen(address, port, tls))
@@ -74,6 +76,8 @@ class HttpBackend:
         if request.headers.get("upgrade", "").lower() == "websocket":
             return await self._echo(request)
         self.requests += 1
+        if (document := self.documents.get(request.path)) is not None:
+            return web.Response(body=document)
         outcome = self._next.popleft() if self._next else None
         if outcome == "reset":
             assert request.transport is not None

@@ -22,15 +22,23 @@ AUDIENCE = "shop-api"
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
-@cache
 def rsa_key(name: str = "one") -> rsa.RSAPrivateKey:
     """The RSA key of this name; the same name gives the same key within a run."""
+    return _rsa_key(name)
+
+
+@cache
+def _rsa_key(_: str) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-@cache
 def ec_key(name: str = "one") -> ec.EllipticCurvePrivateKey:
     """The P-256 key of this name."""
+    return _ec_key(name)
+
+
+@cache
+def _ec_key(_: str) -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
