@@ -9,11 +9,11 @@ import json
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from controlplane.errors import Diagnostic, InvalidInput, Place
+from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
 from controlplane.names import GATEWAY_KIND, ObjectRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import duplicate
@@ -108,7 +108,8 @@ def _read_file(file: str, found: Input, *, named: bool) -> None:
     except InvalidInput as error:
         found.files += 1
         found.hides_gateways = True
-        found.diagnostics += error.diagnostics
+        # What a running control plane passes over is an error for whoever asked to have it read.
+        found.diagnostics += (replace(one, severity=Severity.ERROR) for one in error.diagnostics)
         return
     found.files += 1
     found.texts[name] = text

@@ -159,3 +159,11 @@ def test_what_weighs_more(code: Code, severity: Severity, fail_on: Severity, exp
     assert exit_code([Diagnostic(code, "x", severity=severity)], fail_on) is expected
     problem = Diagnostic(Code.MISSING_FIELD, "y")
     assert exit_code([problem, Diagnostic(code, "x", severity=severity)], fail_on) >= Exit.PROBLEMS
+
+
+def test_what_is_no_file_is_an_error_in_every_format(run: Run) -> None:
+    """Exit code and document agree: `valid` is not true of something that was not read."""
+    done = run("validate", "/dev/null", "-o", "json")
+    assert done.returncode == Exit.UNREADABLE
+    content = json.loads(done.stdout)
+    assert (content["valid"], content["errorCount"]) == (False, 1)
