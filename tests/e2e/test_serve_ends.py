@@ -1,0 +1,148 @@
+"""The end of a control plane, asked for or not, is nobody's failed request; and its beginning serves nothing half."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import grpc
+import pytest
+from envoy.service.discovery.v3 import discovery_pb2
+
+from controlplane.xds import types
+from tests.e2e.plane import Plane, answers, gateway, respond
+from tests.support.client import Connection
+from tests.support.envoy import Envoy
+from tests.support.ports import free_port
+from tests.support.waiting import until
+
+DELTA = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    with Plane(tmp_path) as plane:
+        yield plane
+
+
+class Load:
+    """Requests without a pause, half of them on new connections."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.answered = 0
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(keep,)) for keep in (True, False)]
+
+    def _run(self, keep: bool) -> None:
+        connection = Connection(self._port)
+        while not self._stop.is_set():
+            try:
+                found = connection.request("/", "example.com")
+                if found.status != 200:
+                    self.failures.append(str(found.status))
+                self.answered += 1
+                if not keep:
+                    connection.close()
+                    connection = Connection(self._port)
+            except OSError as error:
+                self.failures.append(repr(error))
+                connection = Connection(self._port)
+            self._stop.wait(0.002)
+        connection.close()
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)
+
+
+@pytest.mark.envoy
+def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane) -> None:
+    port = free_port()
+    plane.write(gateway(port=port))
+    plane.start().ready()
+    envoy = plane.envoy().ready()
+    until(lambda: answers(port, "edge"), "it answers")
+    plane.kept()
+    with Load(port) as load:
+        for _ in range(5):
+            plane.kill()
+            plane.start().ready()
+        version = plane.version()
+        until(lambda: [one["settled"] for one in plane.json("/v1/nodes")["nodes"]], "the proxy is back", 40)
+        before = load.answered
+        until(lambda: load.answered > before + 20, "the load goes on")
+    assert load.failures == []
+    assert plane.version() == version
+    assert envoy.stats("listener_manager.listener_(modified|removed)") == {
+        "listener_manager.listener_modified": 0,
+        "listener_manager.listener_removed": 0,
+    }
+
+
+@pytest.mark.envoy
+def test_sigterm_under_load_ends_within_10_s_and_fails_no_request(plane: Plane) -> None:
+    port = free_port()
+    plane.write(gateway(port=port))
+    plane.start().ready()
+    plane.envoy().ready()
+    until(lambda: answers(port, "edge"), "it answers")
+    with Load(port) as load:
+        began = time.monotonic()
+        assert plane.stop() == 0
+        assert time.monotonic() - began < 10
+        before = load.answered
+        until(lambda: load.answered > before + 20, "the load goes on")
+    assert load.failures == []
+    assert plane.said("stopped")
+    assert "Traceback" not in plane.output()
+
+
+def test_nothing_is_served_before_everything_was_compiled_once(plane: Plane) -> None:
+    plane.specs.rmdir()
+    plane.start().listening()
+    with grpc.insecure_channel(plane.xds) as channel:
+        assert plane.get("/readyz")[0] == 503
+        request = discovery_pb2.DeltaDiscoveryRequest(type_url=types.LISTENER, node={"id": "n"})
+        call = channel.stream_stream(DELTA)(iter([request.SerializeToString()]), timeout=10)
+        with pytest.raises(grpc.RpcError) as refused:
+            next(call)
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "not ready" in refused.value.details()
+
+
+@pytest.mark.envoy
+def test_a_proxy_that_was_there_first_is_served_once_there_is_something(plane: Plane) -> None:
+    """Nothing half: it has no listener until the first complete configuration."""
+    port = free_port()
+    plane.specs.rmdir()
+    plane.start().listening()
+    envoy = plane.envoy()
+    until(lambda: _refused(envoy), "its stream is refused")
+    assert envoy.admin("/listeners") == ""
+    plane.write(gateway(port=port, routes=[respond("main", "/", "first")]))
+    until(lambda: answers(port, "first"), "it answers", 40)
+
+
+def _refused(envoy: Envoy) -> bool:
+    try:
+        return sum(envoy.stats("control_plane.connected_state|cluster.xds.upstream_rq_total").values()) > 0
+    except OSError:  # it has not started yet
+        return False
+
+
+def test_a_signal_while_it_starts_ends_it(plane: Plane) -> None:
+    plane.write(gateway())
+    plane.start()
+    assert plane.stop() in {0, -15}
+    assert "Traceback" not in plane.output()
