@@ -11,6 +11,8 @@ from hashlib import blake2b
 
 from controlplane.resources import VERSION_CHARACTERS, Resource
 
+LARGE = 16
+"""Resources of a listing from which on comparing two costs more than missing that they say the same."""
 _REMEMBERED = 8
 """Successors of one listing that are remembered: streams that follow the same changes take the same steps."""
 
@@ -18,7 +20,7 @@ _REMEMBERED = 8
 class Listing:
     """`resources` sorted by name, and `absent`, sorted: names that were asked for, or are gone.
 
-    A listing that is `shared` stands for itself; of two others, those are the same that say the same.
+    A large listing that is `shared` stands for itself; of two others, those are the same that say the same.
     """
 
     __slots__ = ("__weakref__", "_successors", "_version", "absent", "key", "resources")
@@ -26,7 +28,9 @@ class Listing:
     def __init__(self, resources: Sequence[Resource], absent: Sequence[str] = (), *, shared: bool = False) -> None:
         self.resources = resources
         self.absent = absent
-        self.key: Hashable = self if shared else (tuple((one.name, one.version) for one in resources), tuple(absent))
+        by_itself = shared and len(resources) + len(absent) >= LARGE
+        said = () if by_itself else (tuple((one.name, one.version) for one in resources), tuple(absent))
+        self.key: Hashable = said or self
         self._version = ""
         self._successors: dict[Hashable, Listing] = {}
 

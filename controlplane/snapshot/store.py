@@ -15,7 +15,7 @@ from itertools import chain
 from weakref import WeakValueDictionary
 
 from controlplane.resources import Resource
-from controlplane.snapshot.listing import Listing
+from controlplane.snapshot.listing import LARGE, Listing
 
 Part = Hashable
 """What content is published under; the store compares parts and nothing else."""
@@ -197,7 +197,7 @@ class View:
         if (selection := selections.get(names)) is None:
             found = [resource for name in names if (resource := self.get(type_url, name)) is not None]
             absent = names.difference(one.name for one in found) if len(found) < len(names) else ()
-            large = len(names) >= REMEMBERED_SELECTIONS
+            large = len(names) >= LARGE
             selection = Listing.of(found, absent, shared=large)
             if large:
                 if len(selections) >= REMEMBERED_SELECTIONS:

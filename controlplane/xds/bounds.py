@@ -41,5 +41,26 @@ class Limits:
     """Responses without an ACK whose nonces are remembered, for each type."""
     streams: int = 10_000
     """Streams that the server holds; further ones are refused."""
+    identity_streams: int = 64
+    """Streams of one certificate or node: one, or one a type, twice while it restarts, with room to spare."""
+    openings_burst: int = 2_000
+    openings_per_second: float = 200.0
+    """A fleet may come at once; what comes again and again is slowed down."""
+    beginning_streams: int = 16
+    """First answers that are made at a time: a large one is some megabytes until the peer has read it."""
+    beginning_seconds: float = 2.0
+    """After which the next one begins although the peer has not read its first answer."""
+    waiting_streams: int = 4_000
+    waiting_seconds: float = 10.0
+    """For a turn; clients take 15 s without an answer for "there is nothing"."""
+    first_request_seconds: float = 15.0
+    """A stream that has said nothing by then is ended."""
+    handshake_seconds: float = 10.0
+    """For the TLS handshake and the preface of HTTP/2."""
+    keepalive_seconds: float = 30.0
+    keepalive_timeout_seconds: float = 15.0
+    """A peer that does not answer a ping within that is gone."""
+    stream_age_seconds: float | None = None
+    """After about which (10 % more or less) a stream that has had a response ends with OK, its connection before it."""
     connection_streams: int = 100
     """Concurrent streams of one connection: Envoy uses one, or one a type."""

@@ -1,4 +1,4 @@
-"""The gRPC server: the one module of this package that imports grpc.
+"""The gRPC server: methods, statuses, and the life of every stream. With transport.py the only one that knows grpc.
 
 It moves bytes between streams and their sessions: no serializer, no message classes. One coroutine a stream writes,
 one reads; `changed()` wakes every writer, and there is neither polling nor a delay here. What a stream may see is
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,19 +19,20 @@ import structlog
 
 from controlplane.snapshot.store import Store, View
 from controlplane.xds import types
+from controlplane.xds.admission import Admission, identity
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.nodes import Denied, Directory, Ended, Node, Peer, Status
 from controlplane.xds.observer import Observer, SilentObserver, StreamStatus
-from controlplane.xds.peers import certificate_uris
 from controlplane.xds.session import Session
 from controlplane.xds.sotw import SotwSession
+from controlplane.xds.stream import Stream
+from controlplane.xds.transport import channel_options, dynamic_credentials, peer_of
 from controlplane.xds.wire import Encoder
 
-log = structlog.get_logger(__name__)
+__all__ = ["XdsServer", "dynamic_credentials"]
 
-ServerKeys = tuple[bytes, bytes, bytes]
-"""PEM: the server's certificate chain, its private key, and the CA certificates that client certificates need."""
+log = structlog.get_logger(__name__)
 
 _SERVICES: Mapping[str, tuple[str, str]] = {
     types.CLUSTER: ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters"),
@@ -47,81 +49,10 @@ _SERVICES: Mapping[str, tuple[str, str]] = {
 
 _AGGREGATED = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 
+_AGE_VARIES = 0.1
+
 _DRAIN_SHARE = 0.9
 """Of the drain window, over which streams are ended: the rest is for the last of them to finish."""
-
-
-def _options(limits: Limits) -> list[tuple[str, int]]:
-    """Channel options. Dead peers are found within about a minute; a peer may ping, but not flood."""
-    return [
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 15_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.max_receive_message_length", limits.message_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", limits.connection_streams),
-        ("grpc.so_reuseport", 0),
-    ]
-
-
-def dynamic_credentials(load: Callable[[], ServerKeys]) -> Any:
-    """Server credentials that require and verify a client certificate, and read the keys anew for each handshake.
-
-    Streams that are open stay when the keys rotate. `load` is called on threads of grpc; when it fails, or gives what
-    it gave before, the keys in use stay.
-    """
-    current = load()
-
-    def configuration(keys: ServerKeys) -> Any:
-        chain, key, client_ca = keys
-        return grpc.ssl_server_certificate_configuration([(key, chain)], root_certificates=client_ca)
-
-    def fetch() -> Any:
-        nonlocal current
-        try:
-            keys = load()
-        except Exception as error:  # noqa: BLE001 - whatever it is, handshakes go on with the keys in use
-            log.error("server keys not reloaded", error=type(error).__name__)
-            return None
-        if keys == current:
-            return None
-        current = keys
-        return configuration(keys)
-
-    return grpc.dynamic_ssl_server_credentials(configuration(current), fetch, require_client_authentication=True)
-
-
-class _Stream:
-    """One open stream: its session, and what wakes its writer."""
-
-    def __init__(self, number: int, method: str, session: Session, peer: Peer, loop: asyncio.AbstractEventLoop) -> None:
-        self.number = number
-        self.method = method
-        self.session = session
-        self.peer = peer
-        self.connected = loop.time()
-        self.outdated = False  # the store or the directory changed since the session looked
-        self.finished = False  # the client half-closed, or the server drains: end with OK
-        self.failure: Ended | Denied | None = None
-        self._loop = loop
-        self._woken = asyncio.Event()
-
-    def wake(self) -> None:
-        """Have the writer look at the session."""
-        self._woken.set()
-
-    async def sleep(self) -> None:
-        """Until woken, or until the session's deadline."""
-        deadline = self.session.deadline
-        timer = self._loop.call_at(deadline, self.wake) if deadline is not None else None
-        try:
-            await self._woken.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-        self._woken.clear()
 
 
 class XdsServer:
@@ -143,14 +74,15 @@ class XdsServer:
         self._encoder = Encoder(identifier)
         self._limits = limits or Limits()
         self._timing = timing or Timing()
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
         self._opened = 0
+        self._admission = Admission(self._limits, time.monotonic)
         self._stopping = False
         self._server: Any = None
 
     async def start(self, address: str, credentials: Any = None) -> int:
         """Listen on `host:port` and return the port (0 asks for a free one). Without credentials: plaintext."""
-        server = grpc.aio.server(options=_options(self._limits), maximum_concurrent_rpcs=None)
+        server = grpc.aio.server(options=channel_options(self._limits), maximum_concurrent_rpcs=None)
         server.add_generic_rpc_handlers(tuple(self._handlers()))
         port = (
             server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
@@ -229,13 +161,29 @@ class XdsServer:
         if self._stopping or not self._directory.ready:
             reason = "shutting down" if self._stopping else "not ready: nothing has been compiled yet"
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
-        if len(self._streams) >= self._limits.streams:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"more than {self._limits.streams} streams")
+        peer = peer_of(context)
+        try:
+            self._admission.enter()
+        except Ended as refusal:
+            log.warning("stream refused", peer=peer.address, reason=refusal.reason)
+            await context.abort(*_status(refusal))
         self._opened += 1
-        number = self._opened
-        peer = _peer(context)
+        stream = self._open(self._opened, method, kind, only, peer)
+        timers = self._timers(stream)
+        reader = asyncio.create_task(self._guard(stream, self._read(stream, context)))
+        try:
+            await self._guard(stream, self._write(stream, context))
+            if (failure := stream.failure) is not None:
+                await context.abort(*_status(failure))
+        finally:
+            for timer in timers:
+                timer.cancel()
+            reader.cancel()
+            self._close(stream)
+
+    def _open(self, number: int, method: str, kind: type[Session], only: str | None, peer: Peer) -> Stream:
         session = kind(
-            partial(self._admit, peer),
+            partial(self._admit, number, peer),
             self._encoder,
             only=only,
             stream=number,
@@ -243,43 +191,76 @@ class XdsServer:
             timing=self._timing,
             limits=self._limits,
         )
-        stream = _Stream(number, method, session, peer, asyncio.get_running_loop())
-        self._streams[number] = stream
-        reader = asyncio.create_task(self._guard(stream, self._read(stream, context)))
-        try:
-            await self._guard(stream, self._write(stream, context))
-            if (failure := stream.failure) is not None:
-                await context.abort(*_status(failure))
-        finally:
-            del self._streams[number]
-            reader.cancel()
-            if session.node is not None:
-                self._observer.disconnected(number, session.node)
+        stream = self._streams[number] = Stream(number, method, session, peer, asyncio.get_running_loop())
+        return stream
 
-    def _admit(self, peer: Peer, node: Node) -> View | None:
-        return self._directory.admit(node, peer)
+    def _close(self, stream: Stream) -> None:
+        del self._streams[stream.number]
+        if stream.turn is not None:
+            stream.turn.end()
+        self._admission.leave()
+        if stream.who is not None:
+            self._admission.forget(stream.who)
+        if stream.session.node is not None:
+            self._observer.disconnected(stream.number, stream.session.node)
 
-    async def _read(self, stream: _Stream, context: Any) -> None:
+    def _timers(self, stream: Stream) -> list[asyncio.TimerHandle]:
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(self._limits.first_request_seconds, self._silent, stream)]
+        if (age := self._limits.stream_age_seconds) is not None:
+            varied = age * random.uniform(1 - _AGE_VARIES, 1 + _AGE_VARIES)  # noqa: S311 - spreads load
+            timers.append(loop.call_later(varied, self._aged, stream))
+        return timers
+
+    def _admit(self, number: int, peer: Peer, node: Node) -> View | None:
+        view = self._directory.admit(node, peer)
+        stream = self._streams[number]
+        if stream.who is None:
+            who = identity(node, peer)
+            self._admission.introduce(who)
+            stream.who = who
+        return view
+
+    def _silent(self, stream: Stream) -> None:
+        if stream.session.node is None and stream.failure is None:
+            seconds = self._limits.first_request_seconds
+            stream.failure = Ended(Status.INVALID_ARGUMENT, f"no request within {seconds:g} s")
+            stream.wake()
+
+    def _aged(self, stream: Stream) -> None:
+        """A client takes a stream that ended without a response for an outage: such a one is left alone."""
+        if stream.sent or stream.session.node is None:
+            self._finish(stream)
+        else:
+            asyncio.get_running_loop().call_later(1.0, self._aged_again, stream.number)
+
+    def _aged_again(self, number: int) -> None:
+        if (stream := self._streams.get(number)) is not None:
+            self._aged(stream)
+
+    async def _read(self, stream: Stream, context: Any) -> None:
         loop = asyncio.get_running_loop()
         while (data := await context.read()) is not grpc.aio.EOF:
+            if stream.session.node is None:
+                stream.turn = await self._admission.turn()
             stream.session.receive(data, loop.time())
             del data  # a megabyte that would stay while the stream waits
-            stream.wake()
+            stream.heard()
         stream.finished = True
 
-    async def _write(self, stream: _Stream, context: Any) -> None:
-        loop = asyncio.get_running_loop()
-        session = stream.session
+    @staticmethod
+    async def _write(stream: Stream, context: Any) -> None:
         while not (stream.finished or stream.failure):
-            if stream.outdated:
-                stream.outdated = False
-                session.changed(loop.time())
-            for response in session.poll(loop.time()):
-                await context.write(response)
-                del response
+            responses = stream.take()
+            stream.writing = True
+            while responses:
+                await context.write(responses.pop())
+                stream.sent = True
+            stream.writing = False
+            stream.begun()
             await stream.sleep()
 
-    async def _guard(self, stream: _Stream, work: Awaitable[None]) -> None:
+    async def _guard(self, stream: Stream, work: Awaitable[None]) -> None:
         """Whatever goes wrong on one stream ends that stream with a status, and nothing else."""
         try:
             await work
@@ -293,7 +274,7 @@ class XdsServer:
         stream.wake()
 
     @staticmethod
-    def _finish(stream: _Stream) -> None:
+    def _finish(stream: Stream) -> None:
         stream.finished = True
         stream.wake()
 
@@ -307,11 +288,3 @@ def _status(failure: Ended | Denied) -> tuple[Any, str]:
     if isinstance(failure, Denied):
         return grpc.StatusCode.PERMISSION_DENIED, str(failure)
     return grpc.StatusCode[failure.status.name], failure.reason
-
-
-def _peer(context: Any) -> Peer:
-    """Who the handshake proved. grpc lists names of all kinds together, so the certificate itself is read."""
-    certificate = b"".join(context.auth_context().get("x509_pem_cert", ()))
-    if not certificate:
-        return Peer(address=context.peer())
-    return Peer(context.peer(), certificate_uris(certificate), authenticated=True, certificate=certificate)

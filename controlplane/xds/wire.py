@@ -121,6 +121,8 @@ class Encoder:
 
     CACHED_BYTES = 64 << 20
     """Bounds what is kept; the first answer for 20,000 scopes is about 30 MB and is asked for by every proxy."""
+    ENTRY_BYTES = 1024
+    """About what a small body costs beside its bytes."""
 
     def __init__(self, identifier: str = "") -> None:
         self._control_plane = delimited(1, identifier.encode()) if identifier else b""
@@ -164,7 +166,7 @@ class Encoder:
         body = b"".join(parts())
         if len(body) <= self.CACHED_BYTES:
             self._bodies[key] = body
-            self._size += len(body)
+            self._size += len(body) + self.ENTRY_BYTES
             while self._size > self.CACHED_BYTES:
-                self._size -= len(self._bodies.popitem(last=False)[1])
+                self._size -= len(self._bodies.popitem(last=False)[1]) + self.ENTRY_BYTES
         return body

@@ -1,0 +1,85 @@
+"""One open stream between its session and the transport: what is to be written, and what wakes its writer.
+
+Used by the server only. It imports no grpc: what it gets and gives are bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+
+from controlplane.xds.admission import Turn
+from controlplane.xds.nodes import Denied, Ended, Peer
+from controlplane.xds.session import Session
+
+
+class Stream:
+    """One open stream: its session, what is to be written, and what wakes its writer."""
+
+    __slots__ = (
+        "_loop", "_woken", "connected", "failure", "finished", "method", "number", "outbox", "outdated", "peer", "sent",
+        "session", "turn", "who", "writing",
+    )  # fmt: skip
+
+    def __init__(self, number: int, method: str, session: Session, peer: Peer, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = number
+        self.method = method
+        self.session = session
+        self.peer = peer
+        self.turn: Turn | None = None  # while it begins
+        self.who: Hashable = None  # for the count of its identity's streams, once it is known
+        self.connected = loop.time()
+        self.outdated = False  # the store or the directory changed since the session looked
+        self.finished = False  # the client half-closed, or the server drains: end with OK
+        self.sent = False  # it has had a response
+        self.writing = False  # nothing may be asked of the session: what it says now would wait in memory
+        self.outbox: list[bytes] = []
+        self.failure: Ended | Denied | None = None
+        self._loop = loop
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Have the writer look at the session."""
+        self._woken.set()
+
+    def heard(self) -> None:
+        """The session has taken in a request: wake the writer if there is something to do for it.
+
+        Most requests are ACKs, after which there is nothing to say.
+        """
+        if self.writing or self.outbox or self.outdated or self.finished:
+            self.wake()
+            return
+        before = self.session.deadline
+        self.outbox = self.session.poll(self._loop.time())
+        if self.outbox or self.session.deadline != before:
+            self.wake()
+        else:
+            self.begun()
+
+    def begun(self) -> None:
+        """Its first answer is out, or there is none to give: the next stream may begin."""
+        if self.turn is not None and self.session.node is not None:
+            self.turn.end()
+            self.turn = None
+
+    def take(self) -> list[bytes]:
+        """What is to be written now; responses leave the memory of the stream one by one."""
+        if self.outdated:
+            self.outdated = False
+            self.session.changed(self._loop.time())
+        outbox, self.outbox = self.outbox, []
+        outbox += self.session.poll(self._loop.time())
+        outbox.reverse()
+        return outbox
+
+    async def sleep(self) -> None:
+        """Until woken, or until the session's deadline."""
+        deadline = self.session.deadline
+        timer = self._loop.call_at(deadline, self.wake) if deadline is not None else None
+        try:
+            await self._woken.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._woken.clear()

@@ -1,0 +1,308 @@
+"""What no peer can do to the server or to the others: crowds, silence, slowness, and coming and going."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import subprocess
+import sys
+import textwrap
+from typing import Any
+
+import grpc
+import pytest
+
+from controlplane.xds.admission import Admission, Rate
+from controlplane.xds.bounds import Limits
+from controlplane.xds.nodes import Ended, Status
+from controlplane.xds.session import Session
+from controlplane.xds.stream import Stream as OpenStream
+from tests.protocol.dialogue import CDS, EDS, resource
+from tests.protocol.rig import DELTA, PATIENCE, SOTW, Rig, Stream, run, running, until
+
+
+def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second() -> None:
+    now = 0.0
+    rate = Rate(3, 2.0, lambda: now)
+    assert [rate.take() for _ in range(4)] == [True, True, True, False]
+    now = 1.0
+    assert [rate.take() for _ in range(3)] == [True, True, False]
+    now = 1000.0
+    assert [rate.take() for _ in range(4)] == [True, True, True, False]
+
+
+def test_err_11_those_that_begin_take_turns_and_nobody_waits_for_ever() -> None:
+    async def test() -> None:
+        limits = Limits(beginning_streams=1, waiting_streams=1, waiting_seconds=0.01)
+        admission = Admission(limits, lambda: 0.0)
+        first = await admission.turn()
+        with pytest.raises(Ended) as caught:
+            await admission.turn()
+        assert caught.value.status is Status.UNAVAILABLE
+        assert "try again" in caught.value.reason
+        first.end()
+        first.end()  # gives back once
+        (await admission.turn()).end()
+        patient = Admission(Limits(beginning_streams=1, waiting_streams=1), lambda: 0.0)
+        first = await patient.turn()
+        second = asyncio.create_task(patient.turn())
+        await asyncio.sleep(0)
+        with pytest.raises(Ended):  # one waits already
+            await patient.turn()
+        first.end()
+        (await second).end()
+
+    run(test)
+
+
+def test_err_11_a_turn_ends_by_itself_when_its_peer_does_not_read() -> None:
+    async def test() -> None:
+        admission = Admission(Limits(beginning_streams=1, beginning_seconds=0.01), lambda: 0.0)
+        await admission.turn()
+        (await asyncio.wait_for(admission.turn(), PATIENCE)).end()
+
+    run(test)
+
+
+def test_err_11_a_storm_is_slowed_down_with_a_status_that_says_so() -> None:
+    async def test() -> None:
+        limits = Limits(openings_burst=2, openings_per_second=0.0)
+        async with running(limits=limits) as rig, rig.channel() as channel:
+            for _ in range(2):
+                stream = Stream(channel, DELTA)
+                await stream.send(CDS)
+                await stream.take(CDS)
+            code, details = await Stream(channel, DELTA).ended()
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "try again" in details
+
+    run(test)
+
+
+def test_err_11_all_of_a_storm_are_answered_in_turn() -> None:
+    async def test() -> None:
+        async with running(limits=Limits(beginning_streams=2)) as rig, rig.channel() as channel:
+            rig.publish(*(resource(EDS, f"e{number}") for number in range(50)))
+            streams = [Stream(channel, DELTA, node=f"n{number}") for number in range(40)]
+            await asyncio.gather(*(stream.send(EDS, resource_names_subscribe=["*"]) for stream in streams))
+            answers = await asyncio.gather(*(stream.take(EDS) for stream in streams))
+            assert all(len(answer.resources) == 50 for answer in answers)
+            silent = Stream(channel, DELTA)  # nothing to answer: its turn goes on to the next all the same
+            await silent.send(EDS)
+            for _ in range(4):
+                await Stream(channel, DELTA).send(EDS)
+            last = Stream(channel, DELTA)
+            await last.send(CDS)
+            await last.take(CDS)
+
+    run(test)
+
+
+def test_err_13_streams_of_one_identity_are_counted() -> None:
+    async def test() -> None:
+        async with running(limits=Limits(identity_streams=2)) as rig, rig.channel() as channel:
+            streams = [Stream(channel, method) for method in (DELTA, SOTW)]
+            for stream in streams:
+                await stream.send(CDS)
+                await stream.take(CDS)
+            third = Stream(channel, DELTA)
+            await third.send(CDS)
+            code, details = await third.ended()
+            assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "one identity" in details
+            other = Stream(channel, DELTA, node="other")
+            await other.send(CDS)
+            await other.take(CDS)
+            await streams[0].call.done_writing()
+            await streams[0].ended()
+            await until(lambda: len(rig.server.nodes()) == 2)
+            again = Stream(channel, DELTA)
+            await again.send(CDS)
+            await again.take(CDS)
+
+    run(test)
+
+
+def test_a_stream_that_says_nothing_is_ended() -> None:
+    async def test() -> None:
+        async with running(limits=Limits(first_request_seconds=0.05)) as rig, rig.channel() as channel:
+            code, details = await Stream(channel, DELTA).ended()
+            assert code is grpc.StatusCode.INVALID_ARGUMENT
+            assert "no request" in details
+
+    run(test)
+
+
+def test_a_connection_that_says_nothing_is_closed() -> None:
+    async def test() -> None:
+        async with running(limits=Limits(handshake_seconds=0.2)) as rig:
+            reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+            assert await asyncio.wait_for(_drained(reader), PATIENCE)
+            writer.close()
+            await writer.wait_closed()
+
+    run(test)
+
+
+async def _drained(reader: asyncio.StreamReader) -> bool:
+    try:
+        while await reader.read(1000):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def test_err_10_old_streams_end_with_ok_after_a_response() -> None:
+    async def test() -> None:
+        async with running(limits=Limits(stream_age_seconds=0.2)) as rig, rig.channel() as channel:
+            stream = Stream(channel, DELTA)
+            await stream.send(CDS)
+            await stream.take(CDS)
+            unanswered = Stream(channel, DELTA)
+            await unanswered.send(EDS)
+            assert (await stream.ended())[0] is grpc.StatusCode.OK
+            rig.publish(resource(EDS, "a"))
+            await unanswered.send(EDS, resource_names_subscribe=["a"])
+            await unanswered.take(EDS)
+            assert (await unanswered.ended())[0] is grpc.StatusCode.OK
+
+    run(test)
+
+
+class Relay:
+    """Passes bytes on to the server until it is told to fall silent, with both connections left open."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writers: list[asyncio.StreamWriter] = []
+        self.port = 0
+
+    async def start(self) -> asyncio.Server:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers += [writer, ours]
+        self._tasks += [asyncio.create_task(self._pass(reader, ours)), asyncio.create_task(self._pass(theirs, writer))]
+
+    @staticmethod
+    async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    def fall_silent(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        self.fall_silent()
+        for writer in self._writers:
+            writer.transport.abort()
+
+
+def test_err_07_a_peer_that_vanished_is_noticed() -> None:
+    async def test() -> None:
+        limits = Limits(keepalive_seconds=1.0, keepalive_timeout_seconds=0.2)
+        async with running(limits=limits) as rig:
+            relay = Relay(rig.port)
+            listening = await relay.start()
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{relay.port}", options) as channel:
+                stream = Stream(channel, DELTA)
+                await stream.send(CDS)
+                await stream.take(CDS)
+                relay.fall_silent()
+                await until(lambda: not rig.server.nodes())
+                stream.call.cancel()
+            await relay.close()
+            listening.close()
+            await listening.wait_closed()
+
+    run(test)
+
+
+_READER = """
+    import sys
+    import grpc
+    from envoy.service.discovery.v3 import discovery_pb2
+
+    channel = grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}")
+    request = discovery_pb2.DeltaDiscoveryRequest(
+        type_url=sys.argv[3], node={"id": "stopped"}, resource_names_subscribe=["a"]
+    )
+    def requests():
+        yield request.SerializeToString()
+        sys.stdin.read()
+    for response in channel.stream_stream(sys.argv[2])(requests()):
+        print("got", flush=True)
+"""
+
+
+def test_a_stopped_process_holds_up_nobody_else() -> None:
+    async def test() -> None:
+        async with running() as rig, rig.channel() as channel:
+            rig.publish(resource(EDS, "a", "0"))
+            command = [sys.executable, "-c", textwrap.dedent(_READER), str(rig.port), DELTA, EDS]
+            process = subprocess.Popen(  # noqa: ASYNC220 - once, before anything is measured
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            try:
+                assert process.stdout is not None
+                await asyncio.to_thread(process.stdout.readline)
+                process.send_signal(signal.SIGSTOP)
+                stream = Stream(channel, DELTA)
+                await stream.send(EDS, resource_names_subscribe=["a"])
+                await stream.take(EDS)
+                for number in range(60):
+                    rig.publish(resource(EDS, "a", f"{number} " + "x" * 200_000))
+                    await stream.take(EDS)
+                (held,) = (each for each in rig.server._streams.values() if each.session.node.id == "stopped")
+                assert sum(map(len, held.outbox)) <= 2 * 200_100
+            finally:
+                process.kill()
+                process.communicate()
+
+    run(test)
+
+
+async def _cycle(rig: Rig, channel: Any, number: int) -> None:
+    stream = Stream(channel, (DELTA, SOTW)[number // 2 % 2])
+    await stream.send(CDS)
+    await stream.expect(CDS)
+    if number % 2:
+        rig.publish(resource(CDS, "a", str(number % 4)))
+        stream.call.cancel()
+    else:
+        await stream.call.done_writing()
+        await stream.ended()
+
+
+def test_err_12_a_thousand_streams_come_and_go_and_leave_nothing() -> None:
+    async def test() -> None:
+        limits = Limits(openings_burst=10_000)
+        async with running(limits=limits) as rig, rig.channel() as channel:
+            rig.publish(resource(CDS, "a"))
+            counts = []
+            for round_ in range(4):
+                for number in range(250):
+                    await _cycle(rig, channel, number + 250 * round_)
+                await until(lambda: not rig.server._streams)
+                await until(lambda: len(asyncio.all_tasks()) <= 4)
+                rig.directory.peers.clear()
+                rig.observer.acks.clear()
+                gc.collect()
+                objects = gc.get_objects()
+                counts.append(len(objects))
+                assert sum(isinstance(each, (Session, OpenStream)) for each in objects) <= 2
+                del objects
+            assert rig.server._admission.open == 0
+            assert not rig.server._admission._streams
+            # The store remembers changes (4 objects of every other stream, bounded); nothing else may grow.
+            assert counts[3] - counts[1] < 500 * 3
+
+    run(test)
