@@ -52,6 +52,7 @@ class Fleet:
     ) -> None:
         """`trust_domain` None: peers are not authenticated (`--insecure`). `demand` asks for a view to be compiled."""
         self.ready = False
+        self.draining = False
         self._store = store
         self._metrics = metrics
         self._trust_domain = trust_domain

@@ -37,6 +37,8 @@ class Running:
     def ready(self) -> tuple[bool, str]:
         """Ready after the first complete compile; says so when what is served comes from the state."""
         failed = [f"{status.name} ({status.failure})" for status in self.intake.sources.values() if status.failure]
+        if self.fleet.draining:
+            return False, "not ready: ending"
         if not self.fleet.ready:
             waiting = [status.name for status in self.intake.sources.values() if not status.answered]
             waiting += failed

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic.alias_generators import to_camel
 
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef
@@ -65,7 +66,7 @@ class Memory:
     def status(self) -> dict[str, Any]:
         """How the state on disk is."""
         status = asdict(self._state.status())
-        return {key: str(value) if isinstance(value, Path) else _plain(value) for key, value in status.items()}
+        return {to_camel(key): _plain(value) for key, value in status.items()}
 
     def close(self) -> None:
         """Write what waits."""

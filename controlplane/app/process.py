@@ -128,6 +128,7 @@ class ControlPlane:
         finally:
             if listens:
                 log.info("draining", seconds=DRAIN_SECONDS)
+                self._fleet.draining = True
             await self._server.stop(DRAIN_SECONDS)
             for task in (readiness, *tasks):
                 task.cancel()
