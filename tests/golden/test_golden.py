@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.compile.offline import decoded
+from controlplane.compile.offline import compile_objects, decoded
 from tests.golden.cases import FOLDER, Case, cases, orphans, rendered, resources
 from tests.golden.second_codec import disagreement, messages
 from tests.support.edge import configuration
@@ -43,10 +43,8 @@ def test_the_second_codec_agrees(case: Case, tmp_path: Path) -> None:
 @CASES
 def test_bytes_do_not_depend_on_the_order_of_documents(case: Case, tmp_path: Path) -> None:
     """Names are identity: reordering a document changes nothing in Envoy."""
-    from controlplane.compile.offline import compile_objects
-
     once = case.compile(tmp_path)
-    objects = dict(reversed([(ref, dict(reversed(rows.items()))) for ref, rows in once.compiler.objects.items()]))
+    objects = dict(reversed([(ref, dict(reversed(list(rows.items())))) for ref, rows in once.compiler.objects.items()]))
     tables = once.compiler.tables
     again = compile_objects(objects, tables.secrets.rows, tuple(once.gateways))
     assert resources(again) == resources(once)
