@@ -22,7 +22,6 @@ from controlplane.xds import types
 from controlplane.xds.admission import Admission, identity
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
-from controlplane.xds.holds import Holds
 from controlplane.xds.nodes import Denied, Directory, Ended, Node, Peer, Status
 from controlplane.xds.observer import Observer, SilentObserver, StreamStatus
 from controlplane.xds.session import Session
@@ -77,8 +76,6 @@ class XdsServer:
         self._timing = timing or Timing()
         self._streams: dict[int, Stream] = {}
         self._opened = 0
-        self.holds = Holds(self.changed)
-        """What is held back from whom."""
         self._admission = Admission(self._limits, time.monotonic)
         self._stopping = False
         self._server: Any = None
@@ -193,7 +190,6 @@ class XdsServer:
             observer=self._observer,
             timing=self._timing,
             limits=self._limits,
-            holds=self.holds,
         )
         stream = self._streams[number] = Stream(number, method, session, peer, asyncio.get_running_loop())
         return stream
