@@ -53,6 +53,28 @@ class SecretRef(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
+class ServiceRef(NamedTuple):
+    """A discovered service: the source that knows it (`kubernetes/aws-eu`), its namespace there ("" in Consul), its name."""
+
+    source: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """`kubernetes/aws-eu: shop/catalog`, for people."""
+        return f"{self.source}: {self.namespace}/{self.name}" if self.namespace else f"{self.source}: {self.name}"
+
+
+def kubernetes_source(cluster: str) -> str:
+    """`kubernetes/aws-eu`: the source that watches this cluster."""
+    return f"kubernetes/{cluster}"
+
+
+def consul_source(datacenter: str) -> str:
+    """`consul/gcp-dc2`: the source that watches this datacenter."""
+    return f"consul/{datacenter}"
+
+
 View = tuple[GatewayName, ...]
 """The gateways that a node sees, sorted and without duplicates; most views hold one."""
 

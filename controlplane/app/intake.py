@@ -17,8 +17,9 @@ from controlplane.app.problems import Problems
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.tls import certificate_status
 from controlplane.errors import Diagnostic
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
 
 log = structlog.get_logger(__name__)
@@ -139,6 +140,12 @@ class Intake:
             self._secrets.pop(ref, None)
             self._forget_secret(ref)
             self._say_lost(ref, ())
+
+    def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:
+        """A service as it is now. Nothing reads services yet."""
+
+    def remove_service(self, ref: ServiceRef, *, sure: bool = False) -> None:
+        """A service is gone. Nothing reads services yet."""
 
     def problems(self, source: str, subject: str, diagnostics: Sequence[Diagnostic]) -> None:
         """What is wrong with something that a source reads."""

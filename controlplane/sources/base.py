@@ -6,13 +6,14 @@ empty result. All calls come from the event loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from controlplane.errors import Diagnostic
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.spec.rows import Row, RowKey
 
 
@@ -42,6 +43,16 @@ class Sink(Protocol):
     def remove_secret(self, ref: SecretRef) -> None:
         """The secret is certainly gone."""
 
+    def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:
+        """The service as it is now.
+
+        `sure`: endpoints that it lacks are certainly gone: their deletion was seen in a healthy watch, or a second read
+        agrees. What is not sure may be held back by the guard against mass removal, which then asks for `confirm`.
+        """
+
+    def remove_service(self, ref: ServiceRef, *, sure: bool = False) -> None:
+        """There is no such service (any more); `sure` as for `put_service`."""
+
     def problems(self, source: str, subject: str, diagnostics: Sequence[Diagnostic]) -> None:
         """All that is wrong with `subject` (a file, an object); replaces what was said of it before, () clears it."""
 
@@ -53,3 +64,19 @@ class Sink(Protocol):
 
     def flush(self, event_time: float) -> None:
         """A consistent batch ends here; `event_time` (time.monotonic) is when the oldest of its changes was noticed."""
+
+
+class Discovery(Protocol):
+    """A source that delivers only what is referred to. The application calls these; they return at once."""
+
+    name: str
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything wanted has been pushed, or said to be absent, or the source has said that it failed."""
+
+    def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        """All that is referred to in this source, from now on. What is wanted and does not exist is pushed as removed."""
+
+    def confirm(self, services: Collection[ServiceRef]) -> None:
+        """Read these once more, consistently, and push them again as `sure`, whether they changed or not."""

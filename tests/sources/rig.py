@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import pytest
 
 from controlplane.errors import Diagnostic
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import Sink, SpecObject
 
 DEADLINE_SECONDS = 20.0
@@ -30,6 +31,7 @@ class Remembering:
     def __init__(self) -> None:
         self.objects: dict[ObjectRef, SpecObject] = {}
         self.secrets: dict[SecretRef, Secret] = {}
+        self.services: dict[ServiceRef, Service] = {}
         self.said: dict[str, tuple[Diagnostic, ...]] = {}
         self.state = "starting"
         self.calls: list[str] = []
@@ -52,6 +54,14 @@ class Remembering:
     def remove_secret(self, ref: SecretRef) -> None:
         del self.secrets[ref]
         self.calls.append(f"remove {ref}")
+
+    def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:
+        self.services[ref] = service
+        self.calls.append(f"put {ref}{' surely' if sure else ''}")
+
+    def remove_service(self, ref: ServiceRef, *, sure: bool = False) -> None:
+        self.services.pop(ref, None)
+        self.calls.append(f"remove {ref}{' surely' if sure else ''}")
 
     def problems(self, source: str, subject: str, diagnostics: Sequence[Diagnostic]) -> None:
         self.said[subject] = tuple(diagnostics)
