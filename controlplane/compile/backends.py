@@ -28,7 +28,7 @@ def cluster_of_backend(
     """The cluster of one backend."""
     assert isinstance(element.part, Backend)
     settings = read.get(tables.settings, element.gateway)
-    if settings is None:
+    if settings is None or read.get(tables.refused_backends, key):
         return
     if tls := element.part.tls:
         if tls.client_certificate is not None:
@@ -44,10 +44,12 @@ def cluster_of_backend(
     yield ResourceKey((element.gateway,), CLUSTER, name), Resource(CLUSTER, name, serialised(message), origin=key)
 
 
-def assignment_of_backend(_: Read, key: ElementKey, element: Element) -> Iterator[tuple[ResourceKey, Resource]]:
+def assignment_of_backend(
+    read: Read, tables: Tables, key: ElementKey, element: Element
+) -> Iterator[tuple[ResourceKey, Resource]]:
     """The load assignment of a backend whose endpoints are all known here."""
     assert isinstance(element.part, Backend)
-    if is_discovered(element.part):
+    if is_discovered(element.part) and not read.get(tables.refused_backends, key):
         name = cluster_name(key)
         body = serialised(load_assignment(name, element.part))
         yield ResourceKey((element.gateway,), LOAD_ASSIGNMENT, name), Resource(LOAD_ASSIGNMENT, name, body, origin=key)

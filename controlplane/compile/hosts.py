@@ -1,7 +1,7 @@
 """Hosts: which gateway owns one in a listener group, and the shards that its routes are put into.
 
-A host of a group belongs to one gateway among those that a proxy may see together: the first by name. Gateways whose
-selectors exclude each other never meet, so they may both have it. (decisions.md 4)
+A host of a group belongs to one gateway among those that a proxy may see together: the one with the oldest claim, then
+the first by name; a path of a host to one namespace, in the same way. Gateways whose selectors exclude each other never meet, so they may both have it. (decisions.md 4)
 """
 
 from __future__ import annotations
@@ -79,10 +79,8 @@ def claims(
     """Who owns a host of a group, and which declaration of it counts: the narrowest (`shop.example.com` before `*`)."""
     group, host = scope
     winners: list[tuple[GatewayName, tuple[tuple[str, str], ...]]] = []
-    for gateway in sorted({key.gateway for key, _ in hosts}):
-        row = read.get(tables.gateways, gateway)
-        if row is None:
-            continue
+    rows = ((gateway, read.get(tables.gateways, gateway)) for gateway in {key.gateway for key, _ in hosts})
+    for _, gateway, row in sorted((row.claim, gateway, row) for gateway, row in rows if row is not None):
         own = [key for key, _ in hosts if key.gateway == gateway]
         incumbent = next((name for name, labels in winners if not _excluded(labels, row.labels)), None)
         if incumbent is not None:
@@ -107,7 +105,7 @@ def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: li
     """The routes of a shard in order, with what happens when none matches at the end: a shard is complete."""
     reached_blindly = key.segment == FALLBACK and key.host.startswith("*")
     bodies = [MERGED_ROOT] if key.segment == FALLBACK else []
-    for entry, rival in ordered(entries):
+    for entry, rival in ordered(_undisputed(read, key, entries)):
         if rival is not None:
             _say_useless(read, key, entry, rival)
         if rival is None or rival.signature != entry.signature:
@@ -118,6 +116,30 @@ def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: li
     else:
         bodies.append(NOT_FOUND)
     return bodies
+
+
+def _undisputed(read: Read, key: ShardKey, entries: list[Entry]) -> Iterator[Entry]:
+    """Without the matches of a namespace for a path that another one has: not even a narrower condition takes from it.
+
+    The path belongs to the gateway's own namespace, else to the oldest claim.
+    """
+    home = key.gateway.partition("/")[0]
+    owners: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda one: (_namespace(one) != home, one.order.claim, one.order.route)):
+        owners.setdefault(entry.signature.path, entry)
+    for entry in entries:
+        owner = owners[entry.signature.path]
+        if _namespace(owner) == _namespace(entry):
+            yield entry
+        elif (entry.segment or FALLBACK) == key.segment and not entry.signature.preflight:
+            route = owner.order.route
+            message = f'this path under host "{key.host}" belongs to route "{route.element}" of {route.object}'
+            help = "choose another path, or agree with its owner; when that route goes, this one is served"
+            read.note(Issue(entry.order.route, f"match[{entry.order.number}].path", codes.CONFLICT, message, help))
+
+
+def _namespace(entry: Entry) -> str:
+    return entry.order.route.object.namespace
 
 
 def _say_useless(read: Read, key: ShardKey, entry: Entry, rival: Entry) -> None:

@@ -41,7 +41,7 @@ def segment(path: PathMatch) -> str | None:
     return plain[1] if plain else None
 
 
-def order(match: Match, route: ElementKey, number: int) -> Order:
+def order(match: Match, claim: str, route: ElementKey, number: int) -> Order:
     """The precedence of a match. (gatewayspec.md, semantics 7)"""
     path = match.path
     if path.exact is not None:
@@ -53,7 +53,7 @@ def order(match: Match, route: ElementKey, number: int) -> Order:
         kind, specificity = 2, 0
     else:
         kind, specificity = 3, -len(path.prefix or "")
-    return Order(kind, specificity, not match.methods, -len(match.headers), -len(match.query), route, number)
+    return Order(kind, specificity, not match.methods, -len(match.headers), -len(match.query), claim, route, number)
 
 
 def signature(match: Match) -> Signature:

@@ -1,6 +1,6 @@
 """The wiring diagram: every table, in the order in which it is swept. Read this first.
 
-    gateways ──── settings ───────────┐
+    gateways ──── settings, grants ───┐
     listeners ─── chains ─────────────┤
     providers ─── provider_states ────┤
     policies, backends ───────────────┴─► compiled_routes ─┬─ hosts ── claims ──► shards, fallbacks
@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.compile import backends, chains, hosts, providers, routes, secrets, views
+from controlplane.compile import backends, chains, grants, hosts, providers, routes, secrets, views
+from controlplane.compile.grants import Grant, GrantKey
 from controlplane.compile.rows import (
     CertificateStatus,
     Chain,
@@ -84,8 +85,12 @@ class Tables:
         self.settings: Derived[Any, Any, GatewayName, Settings] = Derived(
             "settings", self.gateways, lambda _, name, row: [(name, Settings(row.guardrails, row.defaults))]
         )
+        self.grants: Derived[Any, Any, GrantKey, Grant] = Derived("grants", self.gateways, grants.grants_of_gateway)
         self.certificate_states: Derived[Any, Any, SecretRef, CertificateStatus] = Derived(
             "certificate_states", self.secrets, secrets.certificate_state
+        )
+        self.refused_backends: Derived[Any, Any, ElementKey, bool] = Derived(
+            "refused_backends", self.backends, self._with(grants.refusals_of_backend)
         )
         self.provider_states: Derived[Any, Any, ElementKey, ProviderStatus] = Derived(
             "provider_states", self.providers, self._with(providers.provider_state)
@@ -129,7 +134,7 @@ class Tables:
             "clusters", self.backends, self._with(backends.cluster_of_backend)
         )
         self.assignments: Derived[Any, Any, ResourceKey, Resource] = Derived(
-            "assignments", self.backends, backends.assignment_of_backend
+            "assignments", self.backends, self._with(backends.assignment_of_backend)
         )
         self.jwks_clusters: Derived[Any, Any, ResourceKey, Resource] = Derived(
             "jwks_clusters", self.providers, self._with(backends.cluster_of_provider)

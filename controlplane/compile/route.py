@@ -23,6 +23,7 @@ from controlplane.compile.action import (
     timeouts,
     websocket,
 )
+from controlplane.compile.grants import Claimed, Grant, claimed_by
 from controlplane.compile.match import order, preflight_match, route_match, segment, signature
 from controlplane.compile.placement import placements
 from controlplane.compile.rows import (
@@ -57,14 +58,20 @@ class Surroundings(Protocol):
     def settings(self, gateway: GatewayName) -> Settings | None:
         """The layers of a gateway, or None when there is no such gateway."""
 
+    def grant(self, gateway: GatewayName, namespace: str) -> Grant | None:
+        """What a gateway grants to documents of a namespace; None: nothing."""
+
     def chains(self, gateway: GatewayName) -> tuple[Chain, ...]:
         """Its ways in."""
 
     def listener(self, gateway: GatewayName, name: str) -> ElementKey | None:
         """A listener of the gateway by name."""
 
-    def backend(self, route: ElementKey, gateway: GatewayName, name: str) -> ElementKey | None:
-        """A backend by name: of the route's own document, else of the gateway."""
+    def backend(self, gateway: GatewayName, name: str) -> ElementKey | None:
+        """A backend by name: of the route's own document, else one of the gateway that it may use."""
+
+    def refused(self, backend: ElementKey) -> bool:
+        """Whether a backend leads where its document was not granted to."""
 
     def policy(self, gateway: GatewayName, name: str) -> Policy | None:
         """A policy by name."""
@@ -117,8 +124,13 @@ def route_name(key: ElementKey) -> str:
     return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{key.element}"
 
 
-def compiled_route(around: Surroundings, key: ElementKey, gateway: GatewayName, route: Route) -> CompiledRoute | None:
-    """The Envoy routes of one route and where they belong; None when its gateway does not exist."""
+def compiled_route(
+    around: Surroundings, key: ElementKey, gateway: GatewayName, route: Route, claim: str = ""
+) -> CompiledRoute | None:
+    """The Envoy routes of one route and where they belong; None when its gateway does not exist.
+
+    `claim` is how old the claims of its document are. (`spec.rows.rows`)
+    """
     problems = _Problems(around, key)
     settings = around.settings(gateway)
     if settings is None:
@@ -126,10 +138,11 @@ def compiled_route(around: Surroundings, key: ElementKey, gateway: GatewayName, 
         return None
     chains = around.chains(gateway)
     named = _named_listeners(around, problems, gateway, route)
-    found = placements(route.hosts, chains, named)
+    claimed = _claimed(around, key, gateway, route)
+    found = placements(claimed.hosts, chains, named)
     reachable = {placement.declared for placement in found if not placement.redirect}
     for index, host in enumerate(route.hosts):
-        if host not in reachable:
+        if host in claimed.hosts and host not in reachable:
             problems.warning(
                 codes.NO_LISTENER, f"hosts[{index}]", f'no listener accepts "{host}": the route is never used for it',
                 "a listener must be HTTP without redirect, or have a certificate for the host",
@@ -138,7 +151,7 @@ def compiled_route(around: Surroundings, key: ElementKey, gateway: GatewayName, 
     _check_matches(around, problems, gateway, route)
     copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
     shared_limits = bool(resolved.limits) and copies and route.to is not None
-    entries = tuple(_entries(problems, key, route, resolved, settings, shared_limits=shared_limits))
+    entries = tuple(_entries(problems, key, route, claimed, claim, resolved, settings, shared_limits=shared_limits))
     return CompiledRoute(
         gateway,
         found,
@@ -146,6 +159,14 @@ def compiled_route(around: Surroundings, key: ElementKey, gateway: GatewayName, 
         None if problems.fatal else resolved.requirement,
         _shared(resolved.limits) if shared_limits and not problems.fatal else (),
     )
+
+
+def _claimed(around: Surroundings, key: ElementKey, gateway: GatewayName, route: Route) -> Claimed:
+    """What of the route is its own to say; documents in the gateway's namespace need no grant."""
+    namespace = key.object.namespace
+    if namespace == gateway.partition("/")[0]:
+        return Claimed(route.hosts, frozenset(range(len(route.match))))
+    return claimed_by(around.note, around.grant(gateway, namespace), key, gateway, route)
 
 
 def _shared(limits: Mapping[str, LocalLimit]) -> tuple[tuple[str, str, LocalLimit], ...]:
@@ -174,11 +195,16 @@ def _resolve(
 ) -> _Resolved:
     resolved = _Resolved()
     for index, destination in enumerate(route.to or ()):
-        backend = around.backend(key, gateway, destination.backend)
+        backend = around.backend(gateway, destination.backend)
         if backend is None:
             problems.error(
                 codes.UNKNOWN_BACKEND, f"to[{index}].backend", f'no backend "{destination.backend}"',
                 nearest(destination.backend, around.known("backend", gateway)),
+            )  # fmt: skip
+        elif around.refused(backend):
+            problems.error(
+                codes.NOT_GRANTED, f"to[{index}].backend",
+                f'backend "{destination.backend}" leads where it was not granted to', "see what is said of its members",
             )  # fmt: skip
         else:
             resolved.clusters[cluster_name(backend)] = destination.weight
@@ -256,6 +282,8 @@ def _entries(
     problems: _Problems,
     key: ElementKey,
     route: Route,
+    claimed: Claimed,
+    claim: str,
     resolved: _Resolved,
     settings: Settings,
     *,
@@ -263,6 +291,8 @@ def _entries(
 ) -> Iterator[Entry]:
     effective = _effective(problems, route, settings)
     for number, match in enumerate(route.match):
+        if number not in claimed.matches:
+            continue
         message = _base(key)
         message.match.CopyFrom(route_match(match))
         if problems.fatal:
@@ -275,10 +305,10 @@ def _entries(
                 names.update(local_ratelimit.names(resolved.limits))
                 message.metadata.filter_metadata[local_ratelimit.METADATA].CopyFrom(names)
         takes_upgrades = route.websocket and not problems.fatal
-        place, where = order(match, key, number), segment(match.path)
+        place, where = order(match, claim, key, number), segment(match.path)
         yield Entry(place, where, signature(match), serialised(message), takes_upgrades)
         if resolved.cors is not None and not problems.fatal and not _takes_preflights(match):
-            yield _preflight(key, number, match, resolved)
+            yield _preflight(key, claim, number, match, resolved)
 
 
 def _base(key: ElementKey) -> Any:
@@ -298,7 +328,7 @@ def _takes_preflights(match: Match) -> bool:
     return not match.headers and (not match.methods or "OPTIONS" in match.methods)
 
 
-def _preflight(key: ElementKey, number: int, match: Match, resolved: _Resolved) -> Entry:
+def _preflight(key: ElementKey, claim: str, number: int, match: Match, resolved: _Resolved) -> Entry:
     """The sibling that answers the browser's question for a match which OPTIONS requests do not reach.
 
     The CORS filter acts on routes to a cluster alone, and answers every preflight itself: none is forwarded.
@@ -310,7 +340,7 @@ def _preflight(key: ElementKey, number: int, match: Match, resolved: _Resolved) 
     message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
     # A sibling that asks for certain methods stands before one that asks for any.
-    place = order(match, key, number)._replace(no_methods=False, headers=-2 - bool(match.methods))
+    place = order(match, claim, key, number)._replace(no_methods=False, headers=-2 - bool(match.methods))
     asked = signature(match.model_copy(update={"headers": ()}))._replace(preflight=True)
     return Entry(place, segment(match.path), asked, serialised(message))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from controlplane.compile.grants import Grant
 from controlplane.compile.route import compiled_route
 from controlplane.compile.rows import Chain, CompiledRoute, Issue, ProviderStatus, Settings
 from controlplane.filters.jwt.spec import JwtProvider
@@ -30,6 +31,9 @@ class _Surroundings:
     def settings(self, gateway: GatewayName) -> Settings | None:
         return self._read.get(self._tables.settings, gateway)
 
+    def grant(self, gateway: GatewayName, namespace: str) -> Grant | None:
+        return self._read.get(self._tables.grants, (gateway, namespace))
+
     def chains(self, gateway: GatewayName) -> tuple[Chain, ...]:
         return self._read.get(self._tables.gateway_chains, gateway) or ()
 
@@ -42,12 +46,25 @@ class _Surroundings:
         found = self._own(self._tables.listeners_by_name, gateway, name)
         return found[0] if found else None
 
-    def backend(self, route: ElementKey, gateway: GatewayName, name: str) -> ElementKey | None:
-        own = ElementKey(route.object, name)
+    def _may_use(self, gateway: GatewayName, backend: str) -> bool:
+        """Whether the route's document may use a backend of the gateway."""
+        namespace = self._route.object.namespace
+        if namespace == gateway.partition("/")[0]:
+            return True
+        grant = self.grant(gateway, namespace)
+        return grant is not None and grant.backend(backend)
+
+    def backend(self, gateway: GatewayName, name: str) -> ElementKey | None:
+        own = ElementKey(self._route.object, name)
         if self._read.get(self._tables.backends, own) is not None:
             return own
+        if not self._may_use(gateway, name):
+            return None
         found = self._own(self._tables.backends_by_name, gateway, name)
         return found[0] if found else None
+
+    def refused(self, backend: ElementKey) -> bool:
+        return self._read.get(self._tables.refused_backends, backend) is not None
 
     def policy(self, gateway: GatewayName, name: str) -> Policy | None:
         found = self._own(self._tables.policies_by_name, gateway, name)
@@ -70,6 +87,7 @@ class _Surroundings:
         }[kind]
         found = self._read.find(index, gateway)
         if kind == "backend":
+            found = tuple(pair for pair in found if self._may_use(gateway, pair[0].element))
             found += self._read.find(self._tables.backends_by_object, self._route.object)
         return [key.element for key, _ in found]
 
@@ -85,7 +103,7 @@ def compiled(
 ) -> Iterator[tuple[ElementKey, CompiledRoute]]:
     """One route of a spec, compiled."""
     assert isinstance(element.part, Route)
-    if row := compiled_route(_Surroundings(read, tables, key), key, element.gateway, element.part):
+    if row := compiled_route(_Surroundings(read, tables, key), key, element.gateway, element.part, element.claim):
         yield key, row
 
 

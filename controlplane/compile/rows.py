@@ -48,13 +48,17 @@ class Placement:
 
 
 class Order(NamedTuple):
-    """The precedence of a match: exact > template > regex > longest prefix, then method, headers, query, then name."""
+    """The precedence of a match: exact > template > regex > longest prefix, then method, headers, query, then name.
+
+    Before the name, the older claim. (`spec.rows.rows`)
+    """
 
     kind: int
     specificity: int
     no_methods: bool
     headers: int
     query: int
+    claim: str
     route: ElementKey
     number: int
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.model.written import Count, Name, Percent, PositiveDuration, Written
 from controlplane.spec.backend import Backend
+from controlplane.spec.delegation import Delegate
 from controlplane.spec.listener import Listener
 from controlplane.spec.policy import Policy
 from controlplane.spec.route import Retry, Route, Timeouts
@@ -94,6 +95,7 @@ class GatewayBody(Written):
     fleet: Fleet
     guardrails: Guardrails = Guardrails()
     defaults: Defaults = Defaults()
+    delegates: Annotated[tuple[Delegate, ...], Field(max_length=1024), AfterValidator(_distinct)] = ()
     listeners: Annotated[tuple[Listener, ...], Field(min_length=1, max_length=64), AfterValidator(_distinct)]
     identity: Identity = Identity()
     policies: Annotated[tuple[Policy, ...], AfterValidator(_distinct)] = ()

@@ -12,6 +12,7 @@ from enum import StrEnum
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.names import ElementKey, GatewayName, ObjectRef
 from controlplane.spec.backend import Backend
+from controlplane.spec.delegation import Delegate
 from controlplane.spec.gateway import Defaults, Document, GatewaySpec, Guardrails
 from controlplane.spec.listener import Listener
 from controlplane.spec.policy import Policy
@@ -31,11 +32,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GatewayRow:
-    """What a gateway says about itself."""
+    """What a gateway says about itself. `claim` is how old its claims are: smaller keeps what both want."""
 
     labels: tuple[tuple[str, str], ...]
     guardrails: Guardrails
     defaults: Defaults
+    delegates: tuple[Delegate, ...] = ()
+    claim: str = ""
 
 
 Part = Listener | Route | Backend | Policy | JwtProvider
@@ -43,24 +46,33 @@ Part = Listener | Route | Backend | Policy | JwtProvider
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A named part of a document, and the gateway it belongs to."""
+    """A named part of a document, and the gateway it belongs to. `claim` is how old its document's claims are."""
 
     gateway: GatewayName
     part: Part
+    claim: str = ""
 
 
 Row = GatewayRow | Element
 RowKey = tuple[Kind, ElementKey]
 
 
-def rows(ref: ObjectRef, document: Document) -> dict[RowKey, Row]:
-    """Every row of a document. The gateway's own row has the empty element name."""
+def rows(ref: ObjectRef, document: Document, claim: str = "") -> dict[RowKey, Row]:
+    """Every row of a document. The gateway's own row has the empty element name.
+
+    `claim` decides between documents that want the same: the smaller keeps it. Custom resources say when they were
+    created and their uid; files say nothing, and their names decide. (decisions.md 1)
+    """
     found: dict[RowKey, Row] = {}
     if isinstance(document, GatewaySpec):
         gateway = GatewayName(ref.full_name)
         body = document.spec
         found[Kind.GATEWAY, ElementKey(ref, "")] = GatewayRow(
-            tuple(sorted(body.fleet.selector.match_labels.items())), body.guardrails, body.defaults
+            tuple(sorted(body.fleet.selector.match_labels.items())),
+            body.guardrails,
+            body.defaults,
+            body.delegates,
+            claim,
         )
         for kind, parts in (
             (Kind.LISTENER, body.listeners),
@@ -68,11 +80,11 @@ def rows(ref: ObjectRef, document: Document) -> dict[RowKey, Row]:
             (Kind.PROVIDER, body.identity.jwt),
         ):
             for part in parts:
-                found[kind, ElementKey(ref, part.name)] = Element(gateway, part)
+                found[kind, ElementKey(ref, part.name)] = Element(gateway, part, claim)
     else:
         gateway = GatewayName(document.spec.gateway)
     for backend in document.spec.backends:
-        found[Kind.BACKEND, ElementKey(ref, backend.name)] = Element(gateway, backend)
+        found[Kind.BACKEND, ElementKey(ref, backend.name)] = Element(gateway, backend, claim)
     for route in document.spec.routes:
-        found[Kind.ROUTE, ElementKey(ref, route.name)] = Element(gateway, route)
+        found[Kind.ROUTE, ElementKey(ref, route.name)] = Element(gateway, route, claim)
     return found

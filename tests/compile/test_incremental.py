@@ -171,12 +171,7 @@ def test_a_missing_backend_costs_one_look_at_what_could_be_meant() -> None:
     """Every backend of other documents used to be compared with a misspelt name, by every route that has one."""
     lived = Lived()
     put(lived, GATEWAY + ROUTE % (1, 1, 1))
-    other = (
-        GATEWAY.split("spec:", maxsplit=1)[0]
-        .replace("GatewaySpec", "RouteSpec")
-        .replace("edge", "pay")
-        .replace("platform", "team")
-    )
+    other = GATEWAY.split("spec:", maxsplit=1)[0].replace("GatewaySpec", "RouteSpec").replace("edge", "pay")
     body = "spec:\n  gateway: platform/edge\n  backends: [{name: %s, members: [{static: {address: 127.0.0.1, port: 9000}}]}]\n  routes:\n"
     put(lived, other + body % "pay" + (ROUTE % (2, 2, 2)).replace("backend: web", "backend: gone"))
     third = other.replace("name: pay", "name: mail")

@@ -118,7 +118,7 @@ def test_the_literal_first_segment(path: dict[str, str], expected: str | None) -
 def test_names_decide_only_between_equals() -> None:
     def key(name: str, **said: Any) -> Any:
         match = Match.model_validate({"path": {"prefix": "/api"}, **said})
-        return order(match, ElementKey(worlds.ref(gateway([])), name), 0)
+        return order(match, "", ElementKey(worlds.ref(gateway([])), name), 0)
 
     conditions = {"headers": [{"name": "x", "present": True}]}
     assert key("b", methods=["GET"]) < key("a")

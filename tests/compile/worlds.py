@@ -105,6 +105,10 @@ def gateway(random: Random, name: str) -> Said:
         "backends": [_backend(random, "web")] if random.random() < 0.8 else [],
         "routes": [_route(random, name) for name in _some(random, ("home", "api", "files"), 3)],
     }
+    if random.random() < 0.8:
+        prefixes = random.choice((["/"], ["/api", "/files"]))
+        grant = {"hosts": ["*"], "pathPrefixes": prefixes, "addresses": ["0.0.0.0/0", "127.0.0.0/8"], "dnsHosts": ["*"]}
+        spec["delegates"] = [{"name": "team", "namespaces": ["team"], "backends": ["web"], **grant}]
     if random.random() < 0.3:
         spec["guardrails"] = {"timeouts": {"request": f"{random.randint(10, 20)}s"}}
     metadata = {"name": name, "namespace": "platform"}

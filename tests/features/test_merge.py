@@ -29,6 +29,7 @@ SPEC = "\n---\n".join(
         gateway(
             "alpha",
             """\
+  delegates: [{name: team, namespaces: [team], hosts: [alpha.example.com], backends: [web], addresses: [127.0.0.0/8]}]
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   backends: [{name: web, members: [{static: {address: 127.0.0.1, port: @one@}}]}]
   routes:
@@ -98,7 +99,7 @@ def test_the_incumbent_keeps_a_host_and_the_challenger_is_told(edge: Edge, backe
 def test_an_equal_route_of_another_document_does_not_take_over(edge: Edge, backends: Backends) -> None:
     assert edge.request("/x", "alpha.example.com").backend == "one"
     assert [one.path for one in edge.diagnostics if one.subject == "RouteSpec team/team"] == [
-        "spec.routes[same].match[0]"
+        "spec.routes[same].match[0].path"
     ]
 
 

@@ -1,0 +1,269 @@
+"""What a document of another namespace may do at a gateway: pure questions about a `Grant`, and the table of them.
+
+A grant is asked for every host and path that a route claims and for every place that a backend leads to; what is not
+granted is not claimed (its requests go on to whom they belong), and a route that leads elsewhere answers 503.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from controlplane.compile import codes
+from controlplane.compile.placement import covers
+from controlplane.compile.rows import Issue
+from controlplane.graph.engine import Read
+from controlplane.names import ElementKey, GatewayName
+from controlplane.spec.backend import Backend, Member
+from controlplane.spec.delegation import Delegate
+from controlplane.spec.route import PathMatch, Route
+from controlplane.spec.rows import Element, GatewayRow
+
+if TYPE_CHECKING:
+    from controlplane.compile.pipeline import Tables
+
+RESERVED = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "100.100.100.200/32",
+            "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8", "fd00:ec2::254/128",
+        ),
+    )
+)  # fmt: skip
+"""This machine, its links, and where clouds tell credentials: only a grant of a network within these leads there."""
+
+GrantKey = tuple[GatewayName, str]
+"""A gateway, and the namespace that it grants something to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Everything that a gateway grants to one namespace."""
+
+    namespace: str
+    delegates: tuple[Delegate, ...]
+
+    def host(self, host: str) -> bool:
+        """Whether something is granted under this host."""
+        return any(covers(pattern, host) for delegate in self.delegates for pattern in delegate.hosts)
+
+    def path(self, host: str, path: PathMatch) -> bool:
+        """Whether every path that this match takes is granted under this host."""
+        return any(
+            within(prefix, path)
+            for delegate in self.delegates
+            if any(covers(pattern, host) for pattern in delegate.hosts)
+            for prefix in delegate.path_prefixes
+        )
+
+    def prefixes(self, host: str) -> list[str]:
+        """The path prefixes that are granted under this host, for a message."""
+        return sorted(
+            {
+                prefix
+                for delegate in self.delegates
+                if any(covers(pattern, host) for pattern in delegate.hosts)
+                for prefix in delegate.path_prefixes
+            }
+        )
+
+    def hosts(self) -> list[str]:
+        """The hosts that are granted, for a message."""
+        return sorted({host for delegate in self.delegates for host in delegate.hosts})
+
+    def backend(self, name: str) -> bool:
+        """Whether a backend of the gateway is granted."""
+        return any(name in delegate.backends for delegate in self.delegates)
+
+    def backends(self) -> list[str]:
+        """The backends of the gateway that are granted, for a message."""
+        return sorted({name for delegate in self.delegates for name in delegate.backends})
+
+    def kubernetes(self, cluster: str, namespace: str, service: str) -> bool:
+        """Whether a Kubernetes service is granted; those of the own namespace always are."""
+        return namespace == self.namespace or any(
+            one.kubernetes is not None
+            and one.kubernetes.namespace == namespace
+            and _fits(one.kubernetes.cluster, cluster)
+            and _fits(one.kubernetes.service, service)
+            for delegate in self.delegates
+            for one in delegate.services
+        )
+
+    def consul(self, datacenter: str, service: str) -> bool:
+        """Whether a Consul service is granted."""
+        return any(
+            one.consul is not None and _fits(one.consul.datacenter, datacenter) and _fits(one.consul.service, service)
+            for delegate in self.delegates
+            for one in delegate.services
+        )
+
+    def address(self, address: str) -> bool:
+        """Whether an address is granted; a reserved one must be granted by a network within the reserved one."""
+        return _granted(address, self._networks())
+
+    def dns(self, host: str) -> bool:
+        """Whether a DNS name is granted."""
+        return any(covers(pattern, host) for delegate in self.delegates for pattern in delegate.dns_hosts)
+
+    def reserved(self, address: str) -> bool:
+        """Whether a discovered endpoint stands at a reserved address that is not granted."""
+        return is_reserved(address) and not self.address(address)
+
+    def _networks(self) -> Iterator[str]:
+        return (network for delegate in self.delegates for network in delegate.addresses)
+
+
+def is_reserved(address: str) -> bool:
+    """Whether an address means this machine, its links, or a cloud's metadata."""
+    parsed = ipaddress.ip_address(address)
+    return any(parsed in network for network in RESERVED)
+
+
+def _granted(address: str, networks: Iterable[str]) -> bool:
+    parsed = ipaddress.ip_address(address)
+    reserved = [network for network in RESERVED if parsed in network]
+    for text in networks:
+        network = ipaddress.ip_network(text)
+        if parsed in network and all(_is_within(network, one) for one in reserved):
+            return True
+    return False
+
+
+def _is_within(network: ipaddress.IPv4Network | ipaddress.IPv6Network, other: object) -> bool:
+    if isinstance(network, ipaddress.IPv4Network):
+        return isinstance(other, ipaddress.IPv4Network) and network.subnet_of(other)
+    return isinstance(other, ipaddress.IPv6Network) and network.subnet_of(other)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What of a route's hosts and matches (by number) its gateway grants: the rest is not claimed, not even with a 503."""
+
+    hosts: tuple[str, ...]
+    matches: frozenset[int]
+
+
+def claimed_by(
+    note: Callable[[Issue], None], grant: Grant | None, key: ElementKey, gateway: GatewayName, route: Route
+) -> Claimed:
+    """What of the route is granted; every part that is not is noted, and left to whom it belongs."""
+    namespace = key.object.namespace
+
+    def refuse(path: str, message: str, help: str) -> None:
+        note(Issue(key, path, codes.NOT_GRANTED, message, help))
+
+    if grant is None:
+        message = f'gateway {gateway} grants nothing to namespace "{namespace}"'
+        refuse("spec.gateway", message, "its owner can name the namespace in spec.delegates")
+        return Claimed((), frozenset())
+    hosts = []
+    for index, host in enumerate(route.hosts):
+        if grant.host(host):
+            hosts.append(host)
+        else:
+            message = f'host "{host}" is not granted to namespace "{namespace}"'
+            refuse(f"hosts[{index}]", message, f"granted are {', '.join(grant.hosts())}")
+    matches = set()
+    for number, match in enumerate(route.match):
+        outside = next((host for host in hosts if not grant.path(host, match.path)), None)
+        if outside is None:
+            matches.add(number)
+        else:
+            message = f'the path is not granted to namespace "{namespace}" under host "{outside}"'
+            help = f"every path of the match must lie below {' or '.join(grant.prefixes(outside))}"
+            refuse(f"match[{number}].path", message, help)
+    return Claimed(tuple(hosts), frozenset(matches))
+
+
+_REGEX_LITERAL = re.compile(r"\^?((?:[A-Za-z0-9_~/-]|\\[.-])*)")
+
+
+def within(prefix: str, path: PathMatch) -> bool:
+    """Whether every path that the match takes is the prefix, or lies below it."""
+    base = prefix.rstrip("/")
+    if not base:
+        return True
+    if path.regex is not None:
+        literal, whole = _regex_literal(path.regex)
+        return literal.startswith(f"{base}/") or (whole and literal in {base, prefix})
+    if path.template is not None:
+        literal = re.split(r"[*{]", path.template, maxsplit=1)[0]
+        return literal.startswith(f"{base}/") or path.template == base
+    text = path.exact or path.prefix or ""
+    return text.startswith(f"{base}/") or (text == base and not prefix.endswith("/")) or text == prefix
+
+
+def _regex_literal(pattern: str) -> tuple[str, bool]:
+    """The text that every match of a pattern begins with, and whether the pattern is nothing but that text."""
+    if _alternates(pattern):
+        return "", False
+    found = _REGEX_LITERAL.match(pattern)
+    assert found is not None
+    literal, rest = found[1], pattern[found.end() :]
+    if rest[:1] in {"*", "?", "+", "{"} and literal:
+        literal = literal[:-2] if literal[-2:-1] == "\\" else literal[:-1]
+    return literal.replace("\\", ""), rest in {"", "$"}
+
+
+def _alternates(pattern: str) -> bool:
+    """Whether a bar stands outside of all groups and classes: then the pattern is several."""
+    depth, in_class, escaped = 0, False, False
+    for character in pattern:
+        if escaped or character == "\\":
+            escaped = not escaped
+        elif in_class:
+            in_class = character != "]"
+        elif character == "[":
+            in_class = True
+        elif character == "|" and depth == 0:
+            return True
+        else:
+            depth += (character == "(") - (character == ")")
+    return False
+
+
+def refusals_of_backend(
+    read: Read, tables: Tables, key: ElementKey, element: Element
+) -> Iterator[tuple[ElementKey, bool]]:
+    """A row for a backend of another namespace that leads where it was not granted to; nothing is compiled for it."""
+    assert isinstance(element.part, Backend)
+    namespace = key.object.namespace
+    if namespace == element.gateway.partition("/")[0]:
+        return
+    grant = read.get(tables.grants, (element.gateway, namespace)) or Grant(namespace, ())
+    refused = False
+    for index, member in enumerate(element.part.members):
+        if outside := _outside(grant, member):
+            refused = True
+            message = f'{outside[1]} is not granted to namespace "{namespace}" by gateway {element.gateway}'
+            help = f"its owner can grant it: spec.delegates[].{outside[2]}"
+            path = f"members[{index}].{outside[0]}"
+            read.note(Issue(key, path, codes.NOT_GRANTED, message, help, section="backends"))
+    if refused:
+        yield key, True
+
+
+def _outside(grant: Grant, member: Member) -> tuple[str, str, str] | None:
+    """Where a member leads though it may not: the field, the place in words, and the grant that is missing."""
+    if member.static is not None and not grant.address(member.static.address):
+        return "static.address", f"address {member.static.address}", "addresses"
+    if member.dns is not None and not grant.dns(member.dns.host):
+        return "dns.host", f'DNS name "{member.dns.host}"', "dnsHosts"
+    return None
+
+
+def grants_of_gateway(_: Read, gateway: GatewayName, row: GatewayRow) -> Iterator[tuple[GrantKey, Grant]]:
+    """One row for each namespace that a gateway grants something to."""
+    namespaces = sorted({namespace for delegate in row.delegates for namespace in delegate.namespaces})
+    for namespace in namespaces:
+        granted = tuple(delegate for delegate in row.delegates if namespace in delegate.namespaces)
+        yield (gateway, namespace), Grant(namespace, granted)

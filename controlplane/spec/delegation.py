@@ -1,0 +1,81 @@
+"""Delegation: what a gateway grants to the documents of other namespaces. Without a grant they get nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+
+from controlplane.model.written import Host, Name, Written, one_of
+from controlplane.spec.route import LiteralPath
+
+_PATTERN = r"^(\*|[a-z0-9]([-a-z0-9.]{0,251})\*?)$"
+
+
+def _pattern(text: str) -> str:
+    if not re.fullmatch(_PATTERN, text):
+        raise ValueError('a name such as "checkout", one with a star at its end such as "checkout-*", or "*"')
+    return text
+
+
+NamePattern = Annotated[
+    str, AfterValidator(_pattern), WithJsonSchema({"type": "string", "pattern": _PATTERN, "examples": ["checkout-*"]})
+]
+"""A name, or the beginning of names and a star; every other character is literal."""
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(
+            'a network is one such as "10.1.0.0/16" or "2001:db8::/32", without bits beyond its length'
+        ) from None
+
+
+Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "examples": ["10.1.0.0/16"]})]
+
+
+class KubernetesGrant(Written):
+    """Services of a namespace, in one cluster or in every one (`*`)."""
+
+    cluster: NamePattern = "*"
+    namespace: Name
+    service: NamePattern = "*"
+
+
+class ConsulGrant(Written):
+    """Services of a datacenter."""
+
+    datacenter: NamePattern
+    service: NamePattern
+
+
+class ServiceGrant(Written):
+    """Discovered services that backends may aim at."""
+
+    kubernetes: KubernetesGrant | None = None
+    consul: ConsulGrant | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> ServiceGrant:
+        one_of(self, "kubernetes", "consul")
+        return self
+
+
+class Delegate(Written):
+    """What RouteSpecs of some namespaces may claim, and where their backends may lead.
+
+    Kubernetes services of the RouteSpec's own namespace are always granted. `backends` are backends of the gateway.
+    """
+
+    name: Name
+    namespaces: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1024)]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1, max_length=1024)]
+    path_prefixes: Annotated[tuple[LiteralPath, ...], Field(min_length=1, max_length=1024)] = ("/",)
+    backends: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
+    services: Annotated[tuple[ServiceGrant, ...], Field(max_length=1024)] = ()
+    addresses: Annotated[tuple[Network, ...], Field(max_length=1024)] = ()
+    dns_hosts: Annotated[tuple[Host, ...], Field(max_length=1024)] = ()

@@ -1,0 +1,172 @@
+"""Delegation: what a grant covers, who keeps a path that two want, and that deletion hands over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controlplane.compile.compiler import Compiler
+from controlplane.compile.grants import Grant, within
+from controlplane.names import GatewayName
+from controlplane.spec.delegation import Delegate
+from controlplane.spec.gateway import KINDS
+from controlplane.spec.route import PathMatch
+from controlplane.spec.rows import rows
+from tests.compile import worlds
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "granted"),
+    [
+        ("/pay", {"prefix": "/pay"}, True),
+        ("/pay", {"exact": "/pay"}, True),
+        ("/pay", {"exact": "/pay/x"}, True),
+        ("/pay", {"exact": "/payments"}, False),
+        ("/pay", {"prefix": "/"}, False),
+        ("/pay/", {"exact": "/pay"}, False),
+        ("/pay/", {"prefix": "/pay/"}, True),
+        ("/pay", {"template": "/pay/{id}"}, True),
+        ("/pay", {"template": "/{team}/pay"}, False),
+        ("/pay", {"template": "/pay{id}"}, False),
+        ("/pay", {"regex": "/pay/.*"}, True),
+        ("/pay", {"regex": "/pay/(a|b)"}, True),
+        ("/pay", {"regex": "/pay"}, True),
+        ("/pay", {"regex": "/pay.*"}, False),
+        ("/pay", {"regex": "/pay/?.*"}, False),
+        ("/pay", {"regex": "/pay/.*|/admin"}, False),
+        ("/pay", {"regex": "(/pay/.*)|(/admin)"}, False),
+        ("/pay", {"regex": "/pay/[|]x"}, True),
+        ("/pay", {"regex": "(?i)/pay/x"}, False),
+        ("/pay", {"regex": ".*/pay/.*"}, False),
+        ("/a.b", {"regex": r"/a\.b/.*"}, True),
+        ("/a.b", {"regex": "/a.b/.*"}, False),
+        ("/", {"regex": ".*"}, True),
+    ],
+)
+def test_every_path_of_the_match_lies_below_the_prefix(prefix: str, path: dict[str, str], granted: bool) -> None:
+    """One path outside of the grant would take requests from others."""
+    if path.get("template") == "/pay{id}":
+        pytest.raises(ValueError, PathMatch.model_validate, path)
+    else:
+        assert within(prefix, PathMatch.model_validate(path)) is granted
+
+
+def grant(**said: Any) -> Grant:
+    delegate = {"name": "team", "namespaces": ["team"], "hosts": ["*.example.com"], **said}
+    return Grant("team", (Delegate.model_validate(delegate),))
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "granted"),
+    [
+        ([], "192.0.2.1", False),
+        (["192.0.2.0/24"], "192.0.2.1", True),
+        (["0.0.0.0/0"], "192.0.2.1", True),
+        (["0.0.0.0/0"], "127.0.0.1", False),
+        (["0.0.0.0/0"], "169.254.169.254", False),
+        (["127.0.0.0/8"], "127.0.0.1", True),
+        (["::/0"], "::1", False),
+        (["::/0"], "fd00:ec2::254", False),
+        (["::/0"], "2001:db8::1", True),
+        (["::1/128"], "::1", True),
+        (["0.0.0.0/0"], "2001:db8::1", False),
+    ],
+)
+def test_reserved_addresses_are_granted_by_name_only(networks: list[str], address: str, granted: bool) -> None:
+    """A wide network is no permission to reach this machine, its links, or where credentials are told."""
+    assert grant(addresses=networks).address(address) is granted
+
+
+def test_services_of_the_own_namespace_are_granted() -> None:
+    mine = grant(services=[{"kubernetes": {"cluster": "aws-*", "namespace": "shared", "service": "cache"}}])
+    assert mine.kubernetes("any", "team", "api")
+    assert mine.kubernetes("aws-eu", "shared", "cache")
+    assert not mine.kubernetes("gcp", "shared", "cache")
+    assert not mine.kubernetes("aws-eu", "shared", "vault")
+    assert not mine.consul("dc1", "api")
+    assert grant(services=[{"consul": {"datacenter": "dc1", "service": "api-*"}}]).consul("dc1", "api-2")
+
+
+TEAMS = {"name": "teams", "namespaces": ["one", "two"], "hosts": ["a.test"], "pathPrefixes": ["/pay"]}
+
+
+def gateway(*delegates: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "gatewayspec.dev/v1alpha1",
+        "kind": "GatewaySpec",
+        "metadata": {"name": "edge", "namespace": "platform"},
+        "spec": {
+            "fleet": {"selector": {"matchLabels": {"role": "edge"}}},
+            "delegates": list(delegates),
+            "listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}],
+        },
+    }
+
+
+def team(namespace: str, name: str = "pay", **match: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "gatewayspec.dev/v1alpha1",
+        "kind": "RouteSpec",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "gateway": "platform/edge",
+            "routes": [
+                {
+                    "name": "pay",
+                    "hosts": ["a.test"],
+                    "match": [{"path": {"prefix": "/pay"}, **match}],
+                    "public": True,
+                    "respond": {"status": 200, "body": namespace},
+                }
+            ],
+        },
+    }
+
+
+class Lived:
+    def __init__(self) -> None:
+        self.compiler = Compiler()
+        self.problems: dict[Any, Any] = {}
+
+    def put(self, document: dict[str, Any], claim: str = "") -> None:
+        ref = worlds.ref(document)
+        self.compiler.put(ref, rows(ref, KINDS[document["kind"]].model_validate(document), claim))
+
+    def served(self) -> tuple[set[str], list[str]]:
+        """Whose answers are in what a node gets, and who is told of a conflict."""
+        self.problems.update(self.compiler.commit_now().issues)
+        bodies = b"".join(resource.body for resource in self.compiler.resources((GatewayName("platform/edge"),)))
+        told = [issue.subject for found in self.problems.values() for issue in found if issue.code == "GW0213"]
+        return {name for name in ("one", "two") if f"routespec/{name}/".encode() in bodies}, told
+
+
+def test_the_older_claim_keeps_the_path_and_deletion_hands_it_over() -> None:
+    """Whatever came first, whatever the names: also after a restart, which sees objects in another order."""
+    for order in (("one", "two"), ("two", "one")):
+        lived = Lived()
+        lived.put(gateway(TEAMS))
+        for namespace in order:
+            age = {"one": "2026-02-01T00:00:00Z/b", "two": "2026-01-01T00:00:00Z/a"}[namespace]
+            lived.put(team(namespace), age)
+        assert lived.served() == ({"two"}, ["RouteSpec one/pay"])
+        lived.compiler.remove(worlds.ref(team("two")))
+        assert lived.served() == ({"one"}, [])
+
+
+def test_a_narrower_condition_takes_nothing_from_the_owner() -> None:
+    lived = Lived()
+    lived.put(gateway(TEAMS))
+    lived.put(team("one"), "2026-01-01T00:00:00Z/a")
+    lived.put(team("two", methods=["GET"]), "2026-02-01T00:00:00Z/b")
+    assert lived.served() == ({"one"}, ["RouteSpec two/pay"])
+
+
+def test_a_revoked_grant_takes_the_routes_away() -> None:
+    lived = Lived()
+    lived.put(gateway(TEAMS))
+    lived.put(team("one"))
+    assert lived.served()[0] == {"one"}
+    lived.put(gateway())
+    assert lived.served()[0] == set()
+    assert [issue.code for found in lived.problems.values() for issue in found] == ["GW0220"]
