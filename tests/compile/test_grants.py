@@ -28,7 +28,6 @@ from tests.compile import worlds
         ("/pay/", {"prefix": "/pay/"}, True),
         ("/pay", {"template": "/pay/{id}"}, True),
         ("/pay", {"template": "/{team}/pay"}, False),
-        ("/pay", {"template": "/pay{id}"}, False),
         ("/pay", {"regex": "/pay/.*"}, True),
         ("/pay", {"regex": "/pay/(a|b)"}, True),
         ("/pay", {"regex": "/pay"}, True),
@@ -46,10 +45,7 @@ from tests.compile import worlds
 )
 def test_every_path_of_the_match_lies_below_the_prefix(prefix: str, path: dict[str, str], granted: bool) -> None:
     """One path outside of the grant would take requests from others."""
-    if path.get("template") == "/pay{id}":
-        pytest.raises(ValueError, PathMatch.model_validate, path)
-    else:
-        assert within(prefix, PathMatch.model_validate(path)) is granted
+    assert within(prefix, PathMatch.model_validate(path)) is granted
 
 
 def grant(**said: Any) -> Grant:
