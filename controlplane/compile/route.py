@@ -6,9 +6,9 @@ A route that cannot be compiled as it is written answers 503 and says why; it ne
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2
 from google.protobuf.struct_pb2 import Struct
@@ -23,22 +23,18 @@ from controlplane.compile.action import (
     timeouts,
     websocket,
 )
-from controlplane.compile.grants import Claimed, Grant, claimed_by
+from controlplane.compile.grants import Claimed, claimed_by
 from controlplane.compile.match import order, preflight_match, route_match, segment, signature
 from controlplane.compile.placement import placements
+from controlplane.compile.references import Problems, Resolved, Surroundings, named_listeners, resolve, route_name
 from controlplane.compile.rows import (
     DEFAULT_REQUEST_TIMEOUT,
-    Chain,
     CompiledRoute,
     Entry,
-    Issue,
-    ProviderStatus,
     Settings,
 )
-from controlplane.errors import nearest
 from controlplane.filters import chain
 from controlplane.filters.cors import compile as cors
-from controlplane.filters.cors.spec import Cors
 from controlplane.filters.envoy import serialised
 from controlplane.filters.header_mutation import compile as header_mutation
 from controlplane.filters.header_mutation.spec import HeaderChanges
@@ -47,81 +43,8 @@ from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
-from controlplane.names import ElementKey, GatewayName, cluster_name
-from controlplane.spec.policy import Policy
+from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.route import Match, Route
-
-
-class Surroundings(Protocol):
-    """What a route may ask about the rest; every question is a recorded read."""
-
-    def settings(self, gateway: GatewayName) -> Settings | None:
-        """The layers of a gateway, or None when there is no such gateway."""
-
-    def grant(self, gateway: GatewayName, namespace: str) -> Grant | None:
-        """What a gateway grants to documents of a namespace; None: nothing."""
-
-    def chains(self, gateway: GatewayName) -> tuple[Chain, ...]:
-        """Its ways in."""
-
-    def listener(self, gateway: GatewayName, name: str) -> ElementKey | None:
-        """A listener of the gateway by name."""
-
-    def backend(self, gateway: GatewayName, name: str) -> ElementKey | None:
-        """A backend by name: of the route's own document, else one of the gateway that it may use."""
-
-    def refused(self, backend: ElementKey) -> bool:
-        """Whether a backend leads where its document was not granted to."""
-
-    def policy(self, gateway: GatewayName, name: str) -> Policy | None:
-        """A policy by name."""
-
-    def provider(self, gateway: GatewayName, name: str) -> ProviderStatus | None:
-        """The state of a JWT provider by name."""
-
-    def token_places(self, gateway: GatewayName, name: str) -> list[str]:
-        """Where a JWT provider takes its tokens from, in words."""
-
-    def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
-        """The headers that providers of the gateway set."""
-
-    def known(self, kind: str, gateway: GatewayName) -> list[str]:
-        """The names of a kind (for a message)."""
-
-    def note(self, issue: Issue) -> None:
-        """Say what is wrong."""
-
-
-@dataclass(slots=True)
-class _Problems:
-    """Collects the issues of one route; any error disables it."""
-
-    around: Surroundings
-    key: ElementKey
-    fatal: bool = False
-
-    def error(self, code: str, path: str, message: str, help: str = "") -> None:
-        self.fatal = True
-        self.around.note(Issue(self.key, path, code, message, help))
-
-    def warning(self, code: str, path: str, message: str, help: str = "") -> None:
-        self.around.note(Issue(self.key, path, code, message, help, error=False))
-
-
-@dataclass(slots=True)
-class _Resolved:
-    """A route with everything that it refers to."""
-
-    clusters: dict[str, int] = field(default_factory=dict)
-    cors: Cors | None = None
-    limits: dict[str, LocalLimit] = field(default_factory=dict)
-    requirement: str | None = None
-
-
-def route_name(key: ElementKey) -> str:
-    """`routespec/checkout/api/pay`: the name of the Envoy routes of a route."""
-    ref = key.object
-    return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{key.element}"
 
 
 def compiled_route(
@@ -131,13 +54,13 @@ def compiled_route(
 
     `claim` is how old the claims of its document are. (`spec.rows.rows`)
     """
-    problems = _Problems(around, key)
+    problems = Problems(around, key)
     settings = around.settings(gateway)
     if settings is None:
         problems.error(codes.UNKNOWN_GATEWAY, "spec.gateway", f'no gateway "{gateway}"', "the route waits for it")
         return None
     chains = around.chains(gateway)
-    named = _named_listeners(around, problems, gateway, route)
+    named = named_listeners(around, problems, gateway, route)
     claimed = _claimed(around, key, gateway, route)
     found = placements(claimed.hosts, chains, named)
     reachable = {placement.declared for placement in found if not placement.redirect}
@@ -147,7 +70,7 @@ def compiled_route(
                 codes.NO_LISTENER, f"hosts[{index}]", f'no listener accepts "{host}": the route is never used for it',
                 "a listener must be HTTP without redirect, or have a certificate for the host",
             )  # fmt: skip
-    resolved = _resolve(around, problems, key, gateway, route)
+    resolved = resolve(around, problems, key, gateway, route)
     _check_matches(around, problems, gateway, route)
     copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
     shared_limits = bool(resolved.limits) and copies and route.to is not None
@@ -173,89 +96,7 @@ def _shared(limits: Mapping[str, LocalLimit]) -> tuple[tuple[str, str, LocalLimi
     return tuple((slot, name, limits[name]) for slot, name in local_ratelimit.names(limits).items())
 
 
-def _named_listeners(
-    around: Surroundings, problems: _Problems, gateway: GatewayName, route: Route
-) -> frozenset[ElementKey] | None:
-    if route.listeners is None:
-        return None
-    found = set()
-    for index, name in enumerate(route.listeners):
-        if listener := around.listener(gateway, name):
-            found.add(listener)
-        else:
-            problems.error(
-                codes.UNKNOWN_LISTENER, f"listeners[{index}]", f'no listener "{name}"',
-                nearest(name, around.known("listener", gateway)),
-            )  # fmt: skip
-    return frozenset(found)
-
-
-def _resolve(
-    around: Surroundings, problems: _Problems, key: ElementKey, gateway: GatewayName, route: Route
-) -> _Resolved:
-    resolved = _Resolved()
-    for index, destination in enumerate(route.to or ()):
-        backend = around.backend(gateway, destination.backend)
-        if backend is None:
-            problems.error(
-                codes.UNKNOWN_BACKEND, f"to[{index}].backend", f'no backend "{destination.backend}"',
-                nearest(destination.backend, around.known("backend", gateway)),
-            )  # fmt: skip
-        elif around.refused(backend):
-            problems.error(
-                codes.NOT_GRANTED, f"to[{index}].backend",
-                f'backend "{destination.backend}" leads where it was not granted to', "see what is said of its members",
-            )  # fmt: skip
-        else:
-            resolved.clusters[cluster_name(backend)] = destination.weight
-    if route.auth is not None:
-        for index, mechanism in enumerate(route.auth.any_of or route.auth.all_of or ()):
-            path = f"auth.{'anyOf' if route.auth.any_of else 'allOf'}[{index}].jwt"
-            status = around.provider(gateway, mechanism.jwt)
-            if status is None:
-                problems.error(
-                    codes.UNKNOWN_PROVIDER, path, f'no JWT provider "{mechanism.jwt}"',
-                    nearest(mechanism.jwt, around.known("provider", gateway)),
-                )  # fmt: skip
-            elif status.problem:
-                problems.error(codes.UNUSABLE_SECRET, path, f'JWT provider "{mechanism.jwt}": {status.problem}')
-        if route.auth.all_of is not None:
-            _check_places(around, problems, gateway, sorted({mechanism.jwt for mechanism in route.auth.all_of}))
-        resolved.requirement = jwt.requirement_name(gateway, route.auth)
-    for index, name in enumerate(route.use):
-        policy = around.policy(gateway, name)
-        if policy is None:
-            problems.error(
-                codes.UNKNOWN_POLICY, f"use[{index}]", f'no policy "{name}"',
-                nearest(name, around.known("policy", gateway)),
-            )  # fmt: skip
-            continue
-        if policy.cors is not None:
-            if route.to is None:
-                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "cors needs a backend (to)", "drop the policy here")
-            if resolved.cors is not None and resolved.cors != policy.cors:
-                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "two policies of this route set cors", "use one")
-            resolved.cors = policy.cors
-        for number, limit in enumerate(policy.rate_limit.local if policy.rate_limit else ()):
-            resolved.limits[f"{route_name(key)}/{name}/{number}"] = limit
-    return resolved
-
-
-def _check_places(around: Surroundings, problems: _Problems, gateway: GatewayName, names: list[str]) -> None:
-    """Each of several required tokens must come from a place of its own: Envoy shows every token to every provider."""
-    taken: dict[str, str] = {}
-    for name in names:
-        for place in around.token_places(gateway, name):
-            if (other := taken.setdefault(place, name)) != name:
-                problems.error(
-                    codes.IMPOSSIBLE,
-                    "auth.allOf",
-                    f'"{other}" and "{name}" both take their token from {place}: no request can satisfy both',
-                    "give one of them another place (identity.jwt[].from)",
-                )
-
-
-def _check_matches(around: Surroundings, problems: _Problems, gateway: GatewayName, route: Route) -> None:
+def _check_matches(around: Surroundings, problems: Problems, gateway: GatewayName, route: Route) -> None:
     change = route.transform.request.path if route.transform else None
     rewrites = bool(change and change.replace_prefix) or bool(
         route.redirect and route.redirect.path and route.redirect.path.replace_prefix
@@ -279,12 +120,12 @@ def _check_matches(around: Surroundings, problems: _Problems, gateway: GatewayNa
 
 
 def _entries(
-    problems: _Problems,
+    problems: Problems,
     key: ElementKey,
     route: Route,
     claimed: Claimed,
     claim: str,
-    resolved: _Resolved,
+    resolved: Resolved,
     settings: Settings,
     *,
     shared_limits: bool,
@@ -328,7 +169,7 @@ def _takes_preflights(match: Match) -> bool:
     return not match.headers and (not match.methods or "OPTIONS" in match.methods)
 
 
-def _preflight(key: ElementKey, claim: str, number: int, match: Match, resolved: _Resolved) -> Entry:
+def _preflight(key: ElementKey, claim: str, number: int, match: Match, resolved: Resolved) -> Entry:
     """The sibling that answers the browser's question for a match which OPTIONS requests do not reach.
 
     The CORS filter acts on routes to a cluster alone, and answers every preflight itself: none is forwarded.
@@ -354,7 +195,7 @@ class _Effective:
     attempts: int
 
 
-def _effective(problems: _Problems, route: Route, settings: Settings) -> _Effective:
+def _effective(problems: Problems, route: Route, settings: Settings) -> _Effective:
     """Route over defaults, field by field, and never past the guardrails."""
     defaults, guardrails = settings.defaults, settings.guardrails
     request = route.timeouts.request if route.timeouts.request is not None else defaults.timeouts.request
@@ -408,7 +249,7 @@ def _act(
             rewrite_path(message.route, route.transform.request.path, match.path)
 
 
-def _configure(configs: Any, route: Route, resolved: _Resolved, *, shared_limits: bool) -> None:
+def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits: bool) -> None:
     """What each filter shall do on this route."""
     requirement = jwt.per_route(resolved.requirement) if resolved.requirement else jwt.public()
     configs[chain.JWT].CopyFrom(requirement)

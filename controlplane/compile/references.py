@@ -1,0 +1,176 @@
+"""What a route refers to: backends, policies, providers and listeners by name, and what is wrong with that.
+
+Called by `route`; every question goes to `Surroundings`, whose answers are recorded reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from controlplane.compile import codes
+from controlplane.compile.grants import Grant
+from controlplane.compile.rows import Chain, Issue, ProviderStatus, Settings
+from controlplane.errors import nearest
+from controlplane.filters.cors.spec import Cors
+from controlplane.filters.jwt import compile as jwt
+from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.names import ElementKey, GatewayName, cluster_name
+from controlplane.spec.policy import Policy
+from controlplane.spec.route import Route
+
+
+class Surroundings(Protocol):
+    """What a route may ask about the rest; every question is a recorded read."""
+
+    def settings(self, gateway: GatewayName) -> Settings | None:
+        """The layers of a gateway, or None when there is no such gateway."""
+
+    def grant(self, gateway: GatewayName, namespace: str) -> Grant | None:
+        """What a gateway grants to documents of a namespace; None: nothing."""
+
+    def chains(self, gateway: GatewayName) -> tuple[Chain, ...]:
+        """Its ways in."""
+
+    def listener(self, gateway: GatewayName, name: str) -> ElementKey | None:
+        """A listener of the gateway by name."""
+
+    def backend(self, gateway: GatewayName, name: str) -> ElementKey | None:
+        """A backend by name: of the route's own document, else one of the gateway that it may use."""
+
+    def refused(self, backend: ElementKey) -> bool:
+        """Whether a backend leads where its document was not granted to."""
+
+    def policy(self, gateway: GatewayName, name: str) -> Policy | None:
+        """A policy by name."""
+
+    def provider(self, gateway: GatewayName, name: str) -> ProviderStatus | None:
+        """The state of a JWT provider by name."""
+
+    def token_places(self, gateway: GatewayName, name: str) -> list[str]:
+        """Where a JWT provider takes its tokens from, in words."""
+
+    def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
+        """The headers that providers of the gateway set."""
+
+    def known(self, kind: str, gateway: GatewayName) -> list[str]:
+        """The names of a kind (for a message)."""
+
+    def note(self, issue: Issue) -> None:
+        """Say what is wrong."""
+
+
+@dataclass(slots=True)
+class Problems:
+    """Collects the issues of one route; any error disables it."""
+
+    around: Surroundings
+    key: ElementKey
+    fatal: bool = False
+
+    def error(self, code: str, path: str, message: str, help: str = "") -> None:
+        """Note what disables the route."""
+        self.fatal = True
+        self.around.note(Issue(self.key, path, code, message, help))
+
+    def warning(self, code: str, path: str, message: str, help: str = "") -> None:
+        """Note what the route can live with."""
+        self.around.note(Issue(self.key, path, code, message, help, error=False))
+
+
+@dataclass(slots=True)
+class Resolved:
+    """A route with everything that it refers to."""
+
+    clusters: dict[str, int] = field(default_factory=dict)
+    cors: Cors | None = None
+    limits: dict[str, LocalLimit] = field(default_factory=dict)
+    requirement: str | None = None
+
+
+def route_name(key: ElementKey) -> str:
+    """`routespec/checkout/api/pay`: the name of the Envoy routes of a route."""
+    ref = key.object
+    return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{key.element}"
+
+
+def named_listeners(
+    around: Surroundings, problems: Problems, gateway: GatewayName, route: Route
+) -> frozenset[ElementKey] | None:
+    """The listeners that the route names; None when it names none, and every one counts."""
+    if route.listeners is None:
+        return None
+    found = set()
+    for index, name in enumerate(route.listeners):
+        if listener := around.listener(gateway, name):
+            found.add(listener)
+        else:
+            problems.error(
+                codes.UNKNOWN_LISTENER, f"listeners[{index}]", f'no listener "{name}"',
+                nearest(name, around.known("listener", gateway)),
+            )  # fmt: skip
+    return frozenset(found)
+
+
+def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: GatewayName, route: Route) -> Resolved:
+    """Everything else that the route refers to, as far as it exists."""
+    resolved = Resolved()
+    for index, destination in enumerate(route.to or ()):
+        backend = around.backend(gateway, destination.backend)
+        if backend is None:
+            problems.error(
+                codes.UNKNOWN_BACKEND, f"to[{index}].backend", f'no backend "{destination.backend}"',
+                nearest(destination.backend, around.known("backend", gateway)),
+            )  # fmt: skip
+        elif around.refused(backend):
+            problems.error(
+                codes.NOT_GRANTED, f"to[{index}].backend",
+                f'backend "{destination.backend}" leads where it was not granted to', "see what is said of its members",
+            )  # fmt: skip
+        else:
+            resolved.clusters[cluster_name(backend)] = destination.weight
+    if route.auth is not None:
+        for index, mechanism in enumerate(route.auth.any_of or route.auth.all_of or ()):
+            path = f"auth.{'anyOf' if route.auth.any_of else 'allOf'}[{index}].jwt"
+            status = around.provider(gateway, mechanism.jwt)
+            if status is None:
+                problems.error(
+                    codes.UNKNOWN_PROVIDER, path, f'no JWT provider "{mechanism.jwt}"',
+                    nearest(mechanism.jwt, around.known("provider", gateway)),
+                )  # fmt: skip
+            elif status.problem:
+                problems.error(codes.UNUSABLE_SECRET, path, f'JWT provider "{mechanism.jwt}": {status.problem}')
+        if route.auth.all_of is not None:
+            _check_places(around, problems, gateway, sorted({mechanism.jwt for mechanism in route.auth.all_of}))
+        resolved.requirement = jwt.requirement_name(gateway, route.auth)
+    for index, name in enumerate(route.use):
+        policy = around.policy(gateway, name)
+        if policy is None:
+            problems.error(
+                codes.UNKNOWN_POLICY, f"use[{index}]", f'no policy "{name}"',
+                nearest(name, around.known("policy", gateway)),
+            )  # fmt: skip
+            continue
+        if policy.cors is not None:
+            if route.to is None:
+                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "cors needs a backend (to)", "drop the policy here")
+            if resolved.cors is not None and resolved.cors != policy.cors:
+                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "two policies of this route set cors", "use one")
+            resolved.cors = policy.cors
+        for number, limit in enumerate(policy.rate_limit.local if policy.rate_limit else ()):
+            resolved.limits[f"{route_name(key)}/{name}/{number}"] = limit
+    return resolved
+
+
+def _check_places(around: Surroundings, problems: Problems, gateway: GatewayName, names: list[str]) -> None:
+    """Each of several required tokens must come from a place of its own: Envoy shows every token to every provider."""
+    taken: dict[str, str] = {}
+    for name in names:
+        for place in around.token_places(gateway, name):
+            if (other := taken.setdefault(place, name)) != name:
+                problems.error(
+                    codes.IMPOSSIBLE,
+                    "auth.allOf",
+                    f'"{other}" and "{name}" both take their token from {place}: no request can satisfy both',
+                    "give one of them another place (identity.jwt[].from)",
+                )
