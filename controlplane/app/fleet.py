@@ -18,6 +18,7 @@ import structlog
 from controlplane.compile.views import part_of
 from controlplane.names import GatewayName, View
 from controlplane.pki.identity import Identity, Refused, identify
+from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.snapshot.store import View as SnapshotView
 from controlplane.telemetry.metrics import Metrics
@@ -177,6 +178,14 @@ class Fleet:
         log.error(
             "nack", node=node.id, type_url=type_url, nonce=refusal.nonce, resources=refusal.names, detail=refusal.detail
         )
+
+    def held(self, node: Node, resource: Resource, good: Resource | None, detail: str) -> None:
+        """A resource was refused, and what was good before is shown instead."""
+        log.error(
+            "resource held back",
+            node=node.id, type_url=resource.type_url, resource=resource.name, version=resource.version,
+            shown=good.version if good is not None else None, detail=detail,
+        )  # fmt: skip
 
     def settled(self, stream: int, sequence: int) -> None:
         """A stream has everything up to a sequence number."""

@@ -29,6 +29,8 @@ Touched = Mapping[str, Mapping[str, str]]
 REMEMBERED_NAMES = 65_536
 """Names a part remembers as changed. A session further behind compares everything: a 20,000 name reload fits thrice."""
 
+REMEMBERED_PREVIOUS = 8192
+"""Resources of a part whose content before the last change is kept, in case that change is refused."""
 REMEMBERED_SELECTIONS = 16
 """Sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
 
@@ -48,12 +50,14 @@ class _Content:
     `versions` is by type URL and name too; `editions` counts the publications that touched a type.
     """
 
-    __slots__ = ("by_type", "editions", "forgotten", "remembered", "ring", "sums", "versions")
+    __slots__ = ("by_type", "editions", "forgotten", "previous", "remembered", "ring", "spoiled", "sums", "versions")
 
     def __init__(self) -> None:
         self.by_type: dict[str, dict[str, Resource]] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.editions: dict[str, int] = {}
+        self.previous: dict[tuple[str, str], Resource] = {}
+        self.spoiled: set[tuple[str, str, str]] = set()
         self.sums: dict[str, int] = {}
         self.ring: deque[tuple[int, dict[str, dict[str, str]]]] = deque()
         self.remembered = 0
@@ -78,6 +82,7 @@ class _Content:
                 self._add(type_url, _fingerprint(resource))
             if before is not None:
                 self._add(type_url, -_fingerprint(before))
+                self._keep(before)
             touched.setdefault(type_url, {}).setdefault(name, before.version if before else "")
         for type_url, names in list(touched.items()):
             # A name may occur twice in one publication and end where it began.
@@ -88,6 +93,17 @@ class _Content:
             if not names:
                 del touched[type_url]
         return touched
+
+    def _keep(self, before: Resource) -> None:
+        """What was there before, unless it was refused: then what was good before that stays."""
+        key = (before.type_url, before.name)
+        if (*key, before.version) in self.spoiled:
+            self.spoiled.discard((*key, before.version))
+            return
+        self.previous.pop(key, None)
+        self.previous[key] = before
+        if len(self.previous) > REMEMBERED_PREVIOUS:
+            del self.previous[next(iter(self.previous))]
 
     @staticmethod
     def _version(content: Mapping[str, Resource], name: str) -> str:
@@ -171,6 +187,19 @@ class View:
             if (resource := content.by_type.get(type_url, {}).get(name)) is not None:
                 return resource
         return None
+
+    def previous(self, type_url: str, name: str) -> Resource | None:
+        """What stood under this name before it changed last, and was not spoiled; None when that is not remembered."""
+        for content in self._contents:
+            if name in content.by_type.get(type_url, ()):
+                return content.previous.get((type_url, name))
+        return None
+
+    def spoil(self, resource: Resource) -> None:
+        """This content was refused: it never counts as what was good before."""
+        for content in self._contents:
+            if content.versions.get(resource.type_url, {}).get(resource.name) == resource.version:
+                content.spoiled.add((resource.type_url, resource.name, resource.version))
 
     def versions(self, type_url: str) -> Mapping[str, str]:
         """The version of every resource of a type, by name. Valid until the next publication."""

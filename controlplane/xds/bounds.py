@@ -37,6 +37,8 @@ class Limits:
     """Of a NACK's message, that are kept."""
     reported_names: int = 64
     """Of a refused response, that are kept."""
+    trials: int = 32
+    """Responses in a row that may be refused while it is searched for what is to blame: 2 for each halving."""
     remembered_pushes: int = 64
     """Responses without an ACK whose nonces are remembered, for each type."""
     streams: int = 10_000

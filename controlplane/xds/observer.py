@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from controlplane.resources import Resource
 from controlplane.xds.nodes import Node, Peer
 
 
@@ -94,6 +95,13 @@ class Observer(Protocol):
         """A response was refused."""
         ...
 
+    def held(self, node: Node, resource: Resource, good: Resource | None, detail: str) -> None:
+        """This resource of a refused response is to blame, and held back; `good` is shown instead, None: nothing.
+
+        Its `origin` is what the publisher gave it. Said once for each version of a resource.
+        """
+        ...
+
     def settled(self, stream: int, sequence: int) -> None:
         """This stream has acknowledged everything that concerns it up to this sequence number of the store."""
         ...
@@ -115,6 +123,9 @@ class SilentObserver:
         """Ignore it."""
 
     def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
+        """Ignore it."""
+
+    def held(self, node: Node, resource: Resource, good: Resource | None, detail: str) -> None:
         """Ignore it."""
 
     def settled(self, stream: int, sequence: int) -> None:

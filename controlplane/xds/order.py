@@ -28,7 +28,17 @@ class Expectation:
 class Order:
     """The waits of one stream. `window`: responses of one type that may lack their ACK before a change of it waits."""
 
-    __slots__ = ("_aggregated", "_timing", "_types", "_window", "deadline", "expected", "of_additions", "of_removals")
+    __slots__ = (
+        "_aggregated",
+        "_timing",
+        "_types",
+        "_view",
+        "_window",
+        "deadline",
+        "expected",
+        "of_additions",
+        "of_removals",
+    )
 
     def __init__(
         self, types_of_stream: Mapping[str, Progress], timing: Timing, window: int, *, aggregated: bool
@@ -36,6 +46,7 @@ class Order:
         self._types = types_of_stream
         self._timing = timing
         self._window = window
+        self._view: View | None = None
         self._aggregated = aggregated
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
@@ -49,11 +60,9 @@ class Order:
         self.of_removals = sorted(self._types.values(), key=lambda each: types.removal_rank(each.kind.url))
 
     def begin(self, view: View | None) -> None:
-        """Forget the deadline, for the session asks about everything that waits anew, and what cannot come any more."""
+        """Forget the deadline, for the session asks about everything that waits anew; `view` is what there is now."""
         self.deadline = None
-        if self.expected and view is not None:
-            for name in [name for name in self.expected if view.get(types.LOAD_ASSIGNMENT, name) is None]:
-                del self.expected[name]
+        self._view = view
 
     def holds_additions(self, progress: Progress, now: float) -> bool:
         """Whether the additions and changes of this type must wait.
@@ -131,23 +140,26 @@ class Order:
         limits = [push.limit for push in progress.in_flight if now < push.limit]
         if len(limits) < self._window:
             return False
-        self._wake(min(limits))
+        self.wake(min(limits))
         return True
 
     def _unwarmed(self, cap: float, now: float) -> bool:
         """Whether a cluster still waits for its load assignment."""
         held = False
-        for expectation in self.expected.values():
-            if now < expectation.limit:
+        for name, expectation in self.expected.items():
+            # One that is gone does not come; its cluster goes too, but both may be back before the client knows.
+            there = self._view is not None and self._view.get(types.LOAD_ASSIGNMENT, name) is not None
+            if there and now < expectation.limit:
                 held |= self._until(expectation.limit, cap)
         return held
 
     def _until(self, limit: float | None, cap: float = inf) -> bool:
         if limit is None:
             return False
-        self._wake(min(limit, cap))
+        self.wake(min(limit, cap))
         return True
 
-    def _wake(self, at: float) -> None:
+    def wake(self, at: float) -> None:
+        """Something waits until then, whoever asked."""
         if at != inf and (self.deadline is None or at < self.deadline):
             self.deadline = at

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from controlplane.snapshot.listing import Listing
+from controlplane.snapshot.substitution import Substitutes
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.observer import Refusal, State, TypeStatus
 from controlplane.xds.subscription import Subscription
@@ -76,12 +77,15 @@ class Lane:
 class Push:
     """A response under way. A tick is set when it carried all that waited in that lane.
 
-    `names` are the first ones in it, `created` those among them that the client did not hold before.
+    `names` are the first ones in it, `created` those among them that the client did not hold before. `before` is, in
+    the state of the world, the set that `listing` was made from.
     """
 
     nonce: str
     version: str
     names: tuple[str, ...]
+    listing: Listing
+    before: Listing | None
     created: frozenset[str]
     cursor: int
     sent: float
@@ -97,8 +101,8 @@ class Progress:
 
     __slots__ = (
         "acked_nonce", "acked_version", "additions", "asked", "changed", "finish", "gone", "grace", "in_flight",
-        "initial", "kind", "refusal", "refused_new", "removals", "sent", "sent_nonce", "sent_version", "settled", "since",
-        "subscription", "whole",
+        "initial", "kind", "refusal", "refused_new", "removals", "replaced", "sent", "sent_nonce", "sent_version", "settled", "since", "spared_until",
+        "subscription", "trials", "unnamed", "whole",
     )  # fmt: skip
 
     def __init__(self, kind: ResourceType, now: float) -> None:
@@ -115,6 +119,10 @@ class Progress:
         self.removals = Lane()
         self.in_flight: list[Push] = []
         self.sent: Listing | None = None  # state of the world, full-state types: the last response
+        self.replaced: Substitutes = {}  # what the client is shown instead of what is there
+        self.spared_until = 0.0  # while it is: what earlier content needs is not removed
+        self.trials: list[frozenset[str]] = []  # of a refused response: names to be sent again, a group at a time
+        self.unnamed = 0  # responses in a row that were refused without a name in the message
         self.refusal: Refusal | None = None
         self.refused_new: frozenset[str] = frozenset()  # names of that response which the client did not hold before
         self.settled = 0
@@ -128,7 +136,14 @@ class Progress:
     def idle(self) -> bool:
         """Nothing waits, nothing is under way, nothing was refused."""
         return not (
-            self.changed or self.gone or self.asked or self.whole or self.finish or self.in_flight or self.refusal
+            self.changed
+            or self.gone
+            or self.asked
+            or self.whole
+            or self.finish
+            or self.in_flight
+            or self.trials
+            or self.refusal
         )
 
     def ask(self, names: frozenset[str]) -> None:

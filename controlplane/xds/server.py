@@ -22,6 +22,7 @@ from controlplane.xds import types
 from controlplane.xds.admission import Admission, identity
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
+from controlplane.xds.holds import Holds
 from controlplane.xds.nodes import Denied, Directory, Ended, Node, Peer, Status
 from controlplane.xds.observer import Observer, SilentObserver, StreamStatus
 from controlplane.xds.session import Session
@@ -76,6 +77,8 @@ class XdsServer:
         self._timing = timing or Timing()
         self._streams: dict[int, Stream] = {}
         self._opened = 0
+        self.holds = Holds(self.changed)
+        """What is held back from whom."""
         self._admission = Admission(self._limits, time.monotonic)
         self._stopping = False
         self._server: Any = None
@@ -190,6 +193,7 @@ class XdsServer:
             observer=self._observer,
             timing=self._timing,
             limits=self._limits,
+            holds=self.holds,
         )
         stream = self._streams[number] = Stream(number, method, session, peer, asyncio.get_running_loop())
         return stream

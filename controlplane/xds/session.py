@@ -18,9 +18,11 @@ from collections.abc import Callable, Collection
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
-from controlplane.xds import difference, types
+from controlplane.snapshot.substitution import Substituted
+from controlplane.xds import difference, isolation, types
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.difference import Wanted
+from controlplane.xds.holds import Holds
 from controlplane.xds.nameset import NOTHING
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Observer, Refusal, SilentObserver, TypeStatus, Variant
@@ -51,10 +53,11 @@ class Session(ABC):
         observer: Observer | None = None,
         timing: Timing | None = None,
         limits: Limits | None = None,
+        holds: Holds | None = None,
         warming_of: Callable[[Resource], Warming] = warming,
     ) -> None:
         self.node: Node | None = None
-        self.view: View | None = None
+        self.view: Substituted | None = None
         self.settled = 0
         """The sequence number of the store up to which all that concerns this stream is acknowledged."""
         self._admit = admit
@@ -64,6 +67,9 @@ class Session(ABC):
         self._observer: Observer = observer or SilentObserver()
         self._timing = timing or Timing()
         self._limits = limits or Limits()
+        self._holds = holds or Holds()
+        self._holds_seen = 0
+        self._admitted: View | None = None  # what `view` shows, without what is held back
         self._warming = warming_of
         self._types: dict[str, Progress] = {}
         self._order = Order(self._types, self._timing, self.window, aggregated=only is None)
@@ -88,14 +94,18 @@ class Session(ABC):
             self._look(self.node, now)
 
     def _look(self, node: Node, now: float) -> None:
-        view = self._admit(node) or self.view  # a view that is taken away fails static: what it loses is published
-        if view is None:
+        admitted = self._admit(node) or self._admitted  # one that is taken away fails static: its losses are published
+        if admitted is None:
             return
         self._tick += 1
-        if view is self.view:
-            self._catch_up(view, now)
+        if admitted is self._admitted and self.view is not None:
+            self._catch_up(self.view, now)
+            if self._holds_seen != self._holds.edition:
+                self._reconsider(self.view, now)
         else:
-            self._switch(view, now)
+            self._switch(self._holds.show(admitted, node), now)
+            self._admitted = admitted
+        self._holds_seen = self._holds.edition
 
     def _open(self, request: Request, now: float) -> tuple[Progress, bool]:
         """Check what every request must hold; the progress of its type, and whether this is its first request."""
@@ -123,6 +133,8 @@ class Session(ABC):
         if len(self._types) >= self._limits.types:
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.types} types on one stream")
         progress = self._types[type_url] = Progress(types.resource_type(type_url), now)
+        if self.view is not None:
+            progress.replaced = self.view.substitutes(type_url)
         self._order.sort()
         return progress, True
 
@@ -154,7 +166,7 @@ class Session(ABC):
             if (progress := self._types.get(type_url)) is not None:
                 difference.touched(progress, view, names.items(), self._wanted(now))
 
-    def _switch(self, view: View, now: float) -> None:
+    def _switch(self, view: Substituted, now: float) -> None:
         """Another view: compare all that the client holds with all that it should."""
         if (old := self.view) is not None:
             self._catch_up(old, now)
@@ -165,6 +177,12 @@ class Session(ABC):
                 self._compare(progress, view, now)
             else:
                 difference.switched(progress, old, view, self._wanted(now))
+            progress.replaced = view.substitutes(progress.kind.url)
+
+    def _reconsider(self, view: Substituted, now: float) -> None:
+        for progress in self._order.of_additions:
+            if isolation.reconsider(progress, view, self._wanted(now)):
+                progress.spared_until = now + self._timing.refused
 
     def _wanted(self, now: float) -> Wanted:
         return Wanted(self._tick, now + 2 * self._timing.phase)
@@ -194,6 +212,8 @@ class Session(ABC):
 
     def _poll_additions(self, progress: Progress, view: View, now: float) -> bytes | None:
         url = progress.kind.url
+        if progress.trials and not progress.in_flight and not progress.changed and self.view is not None:
+            isolation.try_again(progress, self.view, progress.trials.pop(0), self._wanted(now))
         waits = bool(progress.changed or progress.whole)
         free = waits and not self._order.holds_additions(progress, now)
         due = progress.finish and not progress.changed and not progress.gone and not progress.whole
@@ -204,6 +224,7 @@ class Session(ABC):
         created = frozenset(name for name in changed if progress.changed[name] == "")
         listing = self._listing(progress, view, changed, whole=whole)
         answer = bool(progress.asked or whole or progress.finish)
+        before = progress.sent
         draft = self._compose(progress, listing, answer=answer)
         progress.asked = NOTHING
         if not progress.whole or whole:
@@ -213,7 +234,7 @@ class Session(ABC):
             progress.relax()
             return None
         bound = self._timing.answer if answer else self._timing.phase
-        push = self._record(progress, draft, listing, now, bound)
+        push = self._record(progress, draft, listing, before, now, bound)
         push.created = created
         if not progress.changed and not progress.whole:
             push.additions_tick = self._tick
@@ -238,19 +259,30 @@ class Session(ABC):
         return Listing(listing.resources, absent) if absent else listing
 
     def _poll_removals(self, progress: Progress, now: float) -> bytes | None:
-        if self._order.holds_removals(progress, now):
+        if self._order.holds_removals(progress, now) or self._spares(progress, now):
             return None
         listing = Listing((), sorted(progress.gone))
+        before = progress.sent
         draft = self._compose(progress, listing, answer=progress.finish)
         progress.gone = {}
         progress.finish = False
         if draft is None:
             progress.relax()
             return None
-        push = self._record(progress, draft, listing, now, self._timing.phase)
+        push = self._record(progress, draft, listing, before, now, self._timing.phase)
         push.removals_tick = self._tick
         progress.removals.push(self._tick, push.limit)
         return self._finish(progress, push, draft)
+
+    def _spares(self, progress: Progress, now: float) -> bool:
+        """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound."""
+        for other in self._order.of_removals:
+            if other is progress:
+                break
+            if now < other.spared_until and self.view is not None and self.view.substitutes(other.kind.url):
+                self._order.wake(other.spared_until)
+                return True
+        return False
 
     def _warm(self, push: Push, clusters: list[Resource], view: View, now: float) -> None:
         """These clusters differ from what the client holds: their load assignments follow, unchanged ones too.
@@ -273,7 +305,9 @@ class Session(ABC):
     def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         """The response that says this; None when this variant says it by silence."""
 
-    def _record(self, progress: Progress, draft: Draft, listing: Listing, now: float, bound: float) -> Push:
+    def _record(
+        self, progress: Progress, draft: Draft, listing: Listing, before: Listing | None, now: float, bound: float
+    ) -> Push:
         """Note the response as sent before its bytes can be acknowledged."""
         self._nonce += 1
         names = [resource.name for resource in listing.resources[: self._limits.reported_names]]
@@ -281,6 +315,8 @@ class Session(ABC):
             nonce=f"{self._nonce:x}",
             version=draft.version,
             names=tuple([*names, *listing.absent][: self._limits.reported_names]),
+            listing=listing,
+            before=before,
             created=frozenset(),
             cursor=self._cursor,
             sent=now,
@@ -310,7 +346,7 @@ class Session(ABC):
             self._order.acked(progress, push, now)  # passed over: the client is past it
         progress.since = now
         if error is not None:
-            self._refused(progress, push, error)
+            self._refused(progress, push, error, now)
         else:
             self._acked(progress, push, now)
         self._settle()
@@ -318,19 +354,28 @@ class Session(ABC):
     def _acked(self, progress: Progress, push: Push, now: float) -> None:
         progress.refusal = None
         progress.refused_new = frozenset()
+        progress.unnamed = 0
         progress.acked_nonce, progress.acked_version = push.nonce, push.version
         if push.complete:
             progress.settled = max(progress.settled, push.cursor)
         self._order.acked(progress, push, now)
         self._observer.acked(progress.kind.url, push.cursor)
+        if push.listing.resources and self.node is not None:
+            self._holds.accepted(self.node, push.listing)
 
-    def _refused(self, progress: Progress, push: Push, error: str) -> None:
+    def _refused(self, progress: Progress, push: Push, error: str, now: float) -> None:
         detail = error[: self._limits.detail_characters]
         progress.refusal = Refusal(push.nonce, push.version, push.names, detail)
         progress.refused_new |= push.created
         self._order.refused(progress, push)
         assert self.node is not None
         self._observer.nacked(self.node, progress.kind.url, progress.refusal)
+        if self.view is None:
+            return
+        progress.spared_until = push.sent + self._timing.refused
+        trials, wanted = self._limits.trials, self._wanted(now)
+        for case in isolation.isolate(progress, push, self.view, self.node, self._holds, detail, trials, wanted):
+            self._observer.held(self.node, case.resource, case.good, case.detail)
 
     def _settle(self) -> None:
         if not self._types:

@@ -64,9 +64,13 @@ class Recorder(SilentObserver):
         self.refusals: list[Refusal] = []
         self.settlements: list[int] = []
         self.acks: list[tuple[str, int]] = []
+        self.held_back: list[tuple[Resource, Resource | None]] = []
 
     def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
         self.refusals.append(refusal)
+
+    def held(self, node: Node, resource: Resource, good: Resource | None, detail: str) -> None:
+        self.held_back.append((resource, good))
 
     def settled(self, stream: int, sequence: int) -> None:
         self.settlements.append(sequence)
@@ -90,12 +94,14 @@ class Dialogue:
         self.now = 0.0
         self.observer = Recorder()
         self.inbox: deque[Any] = deque()
+        self.node = {"id": bounds.pop("node", "node-1"), "user_agent_version": bounds.pop("version", "1.40.0")}
         self.session = self.kind(
             self._admit,
             Encoder("replica-1"),
             only=only,
             observer=self.observer,
             timing=bounds.pop("timing", Timing()),
+            holds=bounds.pop("holds", None),
             limits=Limits(**bounds),
         )
         self._introduced = False
@@ -141,7 +147,8 @@ class Dialogue:
     def _request(self, message: Any) -> None:
         if not self._introduced:
             self._introduced = True
-            message.node.id = "node-1"
+            message.node.id = self.node["id"]
+            message.node.user_agent_version = self.node["user_agent_version"]
         self.receive(message.SerializeToString())
 
     def receive(self, data: bytes) -> None:

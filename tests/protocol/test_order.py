@@ -75,6 +75,19 @@ def test_routes_wait_for_the_load_assignment_of_a_new_cluster() -> None:
     client.take(SRDS, ["b"])
 
 
+def test_a_cluster_that_goes_and_returns_before_its_load_assignment_was_asked_for_is_still_waited_for() -> None:
+    client = synced()
+    client.publish(eds_cluster("b"), resource(EDS, "b"))
+    clusters = client.expect_names(CDS, ["b"])
+    client.publish(removed(CDS, "b"), removed(EDS, "b"))
+    client.publish(eds_cluster("b"), resource(EDS, "b"), resource(SRDS, "b"))
+    client.ack(clusters)
+    client.expect_nothing()
+    client.send(EDS, ["b"])
+    client.take(EDS, ["b"])
+    client.take(SRDS, ["b"])
+
+
 def test_the_client_may_ask_for_the_load_assignment_before_it_acknowledges_the_cluster() -> None:
     client = synced()
     client.publish(eds_cluster("b", service="elsewhere"), resource(EDS, "elsewhere"), resource(SRDS, "b"))

@@ -1,0 +1,295 @@
+"""What is refused is held back alone: everything else flows, and everybody else is shown what was good."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controlplane.resources import Resource
+from controlplane.snapshot.store import Store
+from controlplane.xds.blame import blamed, halves
+from controlplane.xds.holds import CREDIBLE_REFUSALS, Holds
+from tests.protocol.dialogue import CDS, EDS, LDS, PART, RDS, SRDS, Change, Delta, Dialogue, Sotw, removed, resource
+
+BAD = b"bad"
+
+
+class Fleet:
+    """Several streams of one server: what one refuses concerns the others."""
+
+    def __init__(self, *content: Change) -> None:
+        self.store = Store()
+        self.store.publish({PART: content})
+        self.clients: list[Dialogue] = []
+        self.holds = Holds(self.changed)
+        self._due = False
+
+    def changed(self) -> None:
+        self._due = True
+
+    def join(self, kind: type[Any] = Delta, node: str = "node-1", version: str = "1.40.0") -> Any:
+        client = kind(store=self.store, holds=self.holds, node=node, version=version)
+        self.clients.append(client)
+        return client
+
+    def publish(self, *changes: Change) -> None:
+        self.store.publish({PART: changes})
+        self.settle()
+
+    def settle(self) -> None:
+        """As the server does: everybody looks again."""
+        self._due = False
+        for client in self.clients:
+            client.changed()
+
+
+def refuses_bad(client: Any, url: str, named: bool = False) -> list[str]:
+    """Answer as a client does that takes no response with a bad resource; the names that it took over."""
+    taken: list[str] = []
+    for _ in range(100):
+        if not client.inbox:
+            return taken
+        message = client.inbox.popleft()
+        if message.type_url != url:
+            client.ack(message)
+            continue
+        bad = [each.name for each in message.resources if each.resource.value == BAD]
+        if bad:
+            client.nack(message, f"Error adding/updating {', '.join(bad)}: no" if named else "cannot be")
+        else:
+            taken += [each.name for each in message.resources]
+            client.ack(message)
+    pytest.fail("it never comes to rest")
+
+
+def bodies(message: Any) -> list[bytes]:
+    return [each.resource.value for each in message.resources]
+
+
+@pytest.mark.parametrize(
+    ("detail", "found"),
+    [
+        ("Error adding/updating listener(s) a: no", {"a"}),
+        ("Error adding/updating cluster(s) shop/api: x, shop/web: y", {"shop/api", "shop/web"}),
+        ("route config shop/api-eu: bad", {"shop/api-eu"}),
+        ("something is wrong", set()),
+        ("banana", set()),
+        ("a, shop/api, shop/web, shop/api-eu, [::]:80|h|s: all", set()),
+        ("scope [::]:80|h|s is bad.", {"[::]:80|h|s"}),
+    ],
+)
+def test_who_is_blamed(detail: str, found: set[str]) -> None:
+    assert blamed(detail, ["a", "shop/api", "shop/web", "shop/api-eu", "[::]:80|h|s"]) == found
+
+
+def test_halves_are_whole() -> None:
+    assert halves("dacb") == [{"a", "b"}, {"c", "d"}]
+    assert halves("abc") == [{"a", "b"}, {"c"}]
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "bisected"])
+@pytest.mark.parametrize("bad", [["3"], ["0", "6"], ["1", "2", "5"], [str(i) for i in range(7)]], ids=len)
+def test_the_bad_ones_alone_are_held_and_all_others_arrive(bad: list[str], named: bool) -> None:
+    names = [str(i) for i in range(7)]
+    client = Delta(*(resource(SRDS, name, f"{name} good") for name in names))
+    client.send(SRDS)
+    client.take(SRDS, names)
+    client.publish(*(resource(SRDS, name, "bad" if name in bad else f"{name} better") for name in names))
+    assert set(refuses_bad(client, SRDS, named)) == set(names) - set(bad)
+    assert sorted(each.name for each, _ in client.observer.held_back) == bad
+    assert [good.body for _, good in client.observer.held_back if good] == [f"{name} good".encode() for name in bad]
+    client.publish(*(resource(SRDS, name, f"{name} mended") for name in bad))
+    assert set(refuses_bad(client, SRDS, named)) == set(bad)
+    assert client.status(SRDS).state == "synced"
+    client.advance(1000)
+    client.expect_nothing()
+
+
+def test_a_first_answer_with_a_bad_resource_gives_all_the_others() -> None:
+    names = [str(i) for i in range(20)]
+    client = Delta(*(resource(SRDS, name, "bad" if name == "13" else name) for name in names))
+    client.send(SRDS)
+    assert set(refuses_bad(client, SRDS)) == set(names) - {"13"}
+    ((held, good),) = client.observer.held_back
+    assert (held.name, good) == ("13", None)
+
+
+def test_others_and_new_nodes_are_shown_the_last_good_content() -> None:
+    fleet = Fleet(resource(SRDS, "a", "good"), resource(SRDS, "b", "b"))
+    first, second = fleet.join(node="n1"), fleet.join(node="n2")
+    for client in (first, second):
+        client.send(SRDS)
+        client.take(SRDS, ["a", "b"])
+    fleet.store.publish({PART: [resource(SRDS, "a", "bad")]})
+    first.changed()
+    first.nack(first.expect_names(SRDS, ["a"]))
+    fleet.settle()
+    first.expect_nothing()
+    second.expect_nothing()  # it was spared
+    new = fleet.join(node="n3")
+    new.send(SRDS)
+    message = new.take(SRDS, ["a", "b"])
+    assert sorted(bodies(message)) == [b"b", b"good"]
+    sotw = fleet.join(Sotw, node="n4")
+    sotw.send(SRDS)
+    sotw.take(SRDS, b"b", b"good")
+    resumed = fleet.join(node="n5")
+    resumed.send(SRDS, initial={each.name: each.version for each in message.resources})
+    resumed.take(SRDS)
+    fleet.publish(resource(SRDS, "a", "mended"))
+    for client in (first, second, new, resumed):
+        assert bodies(client.take(SRDS, ["a"])) == [b"mended"]
+    sotw.take(SRDS, b"b", b"mended")
+
+
+def test_a_second_bad_edit_does_not_lose_what_was_good() -> None:
+    fleet = Fleet(resource(SRDS, "a", "good"))
+    client = fleet.join()
+    client.send(SRDS)
+    client.take(SRDS, ["a"])
+    for content in ("bad 1", "bad 2", "bad 3"):
+        fleet.publish(resource(SRDS, "a", content))
+        client.nack(client.expect_names(SRDS, ["a"]))
+        client.expect_nothing()
+    new = fleet.join(node="n2")
+    new.send(SRDS)
+    assert bodies(new.take(SRDS, ["a"])) == [b"good"]
+
+
+def test_another_version_of_the_client_is_asked_itself() -> None:
+    fleet = Fleet(resource(SRDS, "a", "good"))
+    old, new = fleet.join(node="n1", version="1.30.0"), fleet.join(node="n2", version="1.40.0")
+    for client in (old, new):
+        client.send(SRDS)
+        client.take(SRDS, ["a"])
+    fleet.store.publish({PART: [resource(SRDS, "a", "only for 1.40")]})
+    old.changed()
+    old.nack(old.expect_names(SRDS, ["a"]))
+    fleet.settle()
+    assert bodies(new.take(SRDS, ["a"])) == [b"only for 1.40"]
+    old.expect_nothing()
+
+
+def test_everybody_is_spared_after_several_nodes_refused() -> None:
+    fleet = Fleet(resource(SRDS, "a", "good"))
+    for number in range(3):
+        client = fleet.join(node=f"n{number}", version=f"1.{number}")
+        client.send(SRDS)
+        client.take(SRDS, ["a"])
+    fleet.publish(resource(SRDS, "a", "bad"))
+    for client in fleet.clients:
+        client.nack(client.expect_names(SRDS, ["a"]))  # type: ignore[attr-defined]
+    new = fleet.join(node="new", version="2.0")
+    new.send(SRDS)
+    assert bodies(new.take(SRDS, ["a"])) == [b"good"]
+    (held,) = fleet.holds.held()
+    assert (held.everywhere, held.nodes) == (True, ("n0", "n1", "n2"))
+
+
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_one_that_refuses_what_others_take_over_is_alone(refused_first: bool) -> None:
+    """A proxy that refuses everything must not freeze its fleet."""
+    fleet = Fleet(resource(SRDS, "a", "1"))
+    good, odd, late = (fleet.join(node=node) for node in ("good", "odd", "late"))
+    for client in (good, odd, late):
+        client.send(SRDS)
+        client.take(SRDS, ["a"])
+    late.inbox.clear()
+    fleet.store.publish({PART: [resource(SRDS, "a", "2")]})
+    good.changed()
+    odd.changed()
+    to_good, to_odd = good.expect_names(SRDS, ["a"]), odd.expect_names(SRDS, ["a"])
+    for step in ("refuse", "accept") if refused_first else ("accept", "refuse"):
+        if step == "refuse":
+            odd.nack(to_odd)
+        else:
+            good.ack(to_good)
+        late.changed()
+    assert bodies(late.take(SRDS, ["a"])) == [b"2"]
+    new = fleet.join(node="new")
+    new.send(SRDS)
+    assert bodies(new.take(SRDS, ["a"])) == [b"2"]
+    again = fleet.join(node="odd")
+    again.send(SRDS)
+    assert bodies(again.take(SRDS, ["a"])) == [b"1"]
+
+
+def test_one_that_refuses_everything_speaks_for_itself() -> None:
+    names = [f"r{number:02}" for number in range(2 * CREDIBLE_REFUSALS)]
+    fleet = Fleet(*(resource(SRDS, name) for name in names))
+    rogue = fleet.join(node="rogue")
+    rogue.send(SRDS)
+    refused = 0
+    while rogue.inbox:
+        rogue.nack(rogue.inbox.popleft(), ", ".join(names[:-1]))
+        refused += 1
+        assert refused < 200
+    new = fleet.join(node="new")
+    new.send(SRDS)
+    new.take(SRDS, names)
+
+
+def test_what_earlier_content_needs_stays_though_others_move_on() -> None:
+    client = Delta(resource(CDS, "old"), resource(SRDS, "a", "to old"), resource(SRDS, "b", "to old"))
+    for url, names in ((CDS, ["old"]), (SRDS, ["a", "b"])):
+        client.send(url)
+        client.take(url, names)
+    client.publish(resource(CDS, "new"), removed(CDS, "old"), resource(SRDS, "a", "bad"), resource(SRDS, "b", "to new"))
+    client.take(CDS, ["new"])
+    client.nack(client.expect_names(SRDS, ["a", "b"]), "a: no")
+    client.take(SRDS, ["b"])
+    client.advance(30)
+    client.expect_nothing()
+    client.publish(resource(SRDS, "a", "to new"))
+    client.take(SRDS, ["a"])
+    client.take(CDS, removed=["old"])
+
+
+def test_sotw_full_state_keeps_the_good_one_in_the_set() -> None:
+    client = Sotw(resource(LDS, "a", "a1"), resource(LDS, "b", "b1"))
+    client.send(LDS)
+    client.take(LDS, b"a1", b"b1")
+    client.publish(resource(LDS, "a", "bad"), resource(LDS, "b", "b2"))
+    client.nack(client.expect_bodies(LDS, b"bad", b"b2"), error="Error adding/updating listener(s) a: no")
+    client.take(LDS, b"a1", b"b2")
+    client.publish(resource(LDS, "c", "c1"))
+    client.take(LDS, b"a1", b"b2", b"c1")
+    client.publish(removed(LDS, "b"))
+    client.take(LDS, b"a1", b"c1")
+    client.publish(resource(LDS, "a", "a3"))
+    client.take(LDS, b"a3", b"c1")
+
+
+def test_sotw_bisects_with_what_was_good_in_place() -> None:
+    client = Sotw(*(resource(LDS, name, f"{name}1") for name in "abcd"))
+    client.send(LDS)
+    client.take(LDS, b"a1", b"b1", b"c1", b"d1")
+    client.publish(*(resource(LDS, name, f"{name}2") for name in "abcd"))
+    client.nack(client.expect_bodies(LDS, b"a2", b"b2", b"c2", b"d2"))
+    client.nack(client.expect_bodies(LDS, b"a2", b"b2", b"c1", b"d1"))
+    client.take(LDS, b"a2", b"b1", b"c1", b"d1")
+    client.nack(client.expect_bodies(LDS, b"a2", b"b2", b"c1", b"d1"))  # b it is
+    client.take(LDS, b"a2", b"b1", b"c2", b"d2")
+    client.expect_nothing()
+
+
+@pytest.mark.parametrize("url", [EDS, RDS])
+def test_by_name(url: str) -> None:
+    client = Delta(resource(url, "a", "a1"), resource(url, "b", "b1"))
+    client.send(url, ["a", "b", "new"])
+    client.take(url, ["a", "b"], ["new"])
+    client.publish(resource(url, "a", "bad"), resource(url, "b", "b2"), resource(url, "new", "bad"))
+    assert refuses_bad(client, url) == ["b"]
+    client.send(url, ["a", "new"])  # asked again: what is good, and what is not there
+    assert bodies(client.take(url, ["a"], ["new"])) == [b"a1"]
+
+
+def test_the_origin_of_what_is_held_reaches_the_observer() -> None:
+    client = Delta()
+    client.send(SRDS)
+    client.take(SRDS)
+    client.publish((SRDS, "a", Resource(SRDS, "a", BAD, origin="shop.yaml:7:3")))
+    client.nack(client.expect_names(SRDS, ["a"]), "no")
+    ((held, _),) = client.observer.held_back
+    assert held.origin == "shop.yaml:7:3"
