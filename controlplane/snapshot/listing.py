@@ -49,6 +49,11 @@ class Listing:
             self._version = digest.hexdigest()
         return self._version
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each resource, by name."""
+        return {one.name: one.version for one in self.resources}
+
     def followed_by(self, change: Listing) -> Listing:
         """The set after a change: its resources put in, its absent names taken out; the same for all who ask."""
         if (successor := self._successors.get(change.key)) is None:

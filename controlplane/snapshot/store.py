@@ -29,8 +29,8 @@ Touched = Mapping[str, Mapping[str, str]]
 REMEMBERED_NAMES = 65_536
 """Names a part remembers as changed. A session further behind compares everything: a 20,000 name reload fits thrice."""
 
-REMEMBERED_PREVIOUS = 8192
-"""Resources of a part whose content before the last change is kept, in case that change is refused."""
+REMEMBERED_GOOD = 8192
+"""Resources of a part whose last content that somebody took over is kept, in case what came after it is refused."""
 REMEMBERED_SELECTIONS = 16
 """Sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
 
@@ -47,17 +47,18 @@ def _fingerprint(resource: Resource) -> int:
 class _Content:
     """One part: its resources by type URL and name, sums of their fingerprints, and the ring of changes.
 
-    `versions` is by type URL and name too; `editions` counts the publications that touched a type.
+    `versions` is by type URL and name too; `editions` counts the publications that touched a type. `unproven`: names
+    whose content nobody has taken over yet; `good`: what stood there before and was.
     """
 
-    __slots__ = ("by_type", "editions", "forgotten", "previous", "remembered", "ring", "spoiled", "sums", "versions")
+    __slots__ = ("by_type", "editions", "forgotten", "good", "remembered", "ring", "sums", "unproven", "versions")
 
     def __init__(self) -> None:
         self.by_type: dict[str, dict[str, Resource]] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.editions: dict[str, int] = {}
-        self.previous: dict[tuple[str, str], Resource] = {}
-        self.spoiled: set[tuple[str, str, str]] = set()
+        self.good: dict[tuple[str, str], Resource] = {}
+        self.unproven: dict[str, set[str]] = {}
         self.sums: dict[str, int] = {}
         self.ring: deque[tuple[int, dict[str, dict[str, str]]]] = deque()
         self.remembered = 0
@@ -82,7 +83,7 @@ class _Content:
                 self._add(type_url, _fingerprint(resource))
             if before is not None:
                 self._add(type_url, -_fingerprint(before))
-                self._keep(before)
+            self._keep(type_url, name, before, gone=resource is None)
             touched.setdefault(type_url, {}).setdefault(name, before.version if before else "")
         for type_url, names in list(touched.items()):
             # A name may occur twice in one publication and end where it began.
@@ -94,16 +95,25 @@ class _Content:
                 del touched[type_url]
         return touched
 
-    def _keep(self, before: Resource) -> None:
-        """What was there before, unless it was refused: then what was good before that stays."""
-        key = (before.type_url, before.name)
-        if (*key, before.version) in self.spoiled:
-            self.spoiled.discard((*key, before.version))
-            return
-        self.previous.pop(key, None)
-        self.previous[key] = before
-        if len(self.previous) > REMEMBERED_PREVIOUS:
-            del self.previous[next(iter(self.previous))]
+    def _keep(self, type_url: str, name: str, before: Resource | None, *, gone: bool) -> None:
+        """What was there before, if somebody took it over; else what was good before that stays."""
+        unproven = self.unproven.setdefault(type_url, set())
+        if before is not None and name not in unproven:
+            self.good.pop((type_url, name), None)
+            self.good[type_url, name] = before
+            if len(self.good) > REMEMBERED_GOOD:
+                del self.good[next(iter(self.good))]
+        if gone:
+            unproven.discard(name)
+        else:
+            unproven.add(name)
+
+    def prove(self, type_url: str, versions: Mapping[str, str]) -> None:
+        """Somebody took these versions over."""
+        if unproven := self.unproven.get(type_url):
+            current = self.versions.get(type_url, {})
+            names = versions if len(versions) < len(unproven) else list(unproven)
+            unproven.difference_update([name for name in names if current.get(name) == versions.get(name)])
 
     @staticmethod
     def _version(content: Mapping[str, Resource], name: str) -> str:
@@ -188,18 +198,21 @@ class View:
                 return resource
         return None
 
-    def previous(self, type_url: str, name: str) -> Resource | None:
-        """What stood under this name before it changed last, and was not spoiled; None when that is not remembered."""
+    def good(self, type_url: str, name: str) -> Resource | None:
+        """What stood under this name before, and somebody took over; None when there is no such content."""
         for content in self._contents:
             if name in content.by_type.get(type_url, ()):
-                return content.previous.get((type_url, name))
+                return content.good.get((type_url, name))
         return None
 
-    def spoil(self, resource: Resource) -> None:
-        """This content was refused: it never counts as what was good before."""
+    def unproven(self, type_url: str) -> bool:
+        """Whether there is something of this type that nobody has taken over."""
+        return any(content.unproven.get(type_url) for content in self._contents)
+
+    def prove(self, type_url: str, versions: Mapping[str, str]) -> None:
+        """Somebody took these names in these versions over: they count as good when they change."""
         for content in self._contents:
-            if content.versions.get(resource.type_url, {}).get(resource.name) == resource.version:
-                content.spoiled.add((resource.type_url, resource.name, resource.version))
+            content.prove(type_url, versions)
 
     def versions(self, type_url: str) -> Mapping[str, str]:
         """The version of every resource of a type, by name. Valid until the next publication."""

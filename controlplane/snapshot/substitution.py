@@ -12,20 +12,31 @@ from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import Touched, View
 
 Substitutes = Mapping[str, Resource | None]
-"""By name: what is shown instead; None: as if there were none."""
+"""By name: what is shown instead; None: nothing good is known, so nothing is shown, and who has something keeps it."""
+
+NO_SUBSTITUTES: Substitutes = {}
 
 
 class Substituted(View):
-    """`inner` with what `substitutes` gives for a type URL. Asked anew every time, for both change."""
+    """`inner` with what `substitutes` gives by type URL; asked anew when the store or `edition` has moved."""
 
-    def __init__(self, inner: View, substitutes: Callable[[View, str], Substitutes]) -> None:
+    def __init__(
+        self, inner: View, substitutes: Callable[[View], Mapping[str, Substitutes]], edition: Callable[[], int]
+    ) -> None:
         self.parts = inner.parts
         self.inner = inner
-        self._substitutes = substitutes
+        self._ask = substitutes
+        self._edition = edition
+        self._asked_at = (-1, -1)
+        self._substitutes: Mapping[str, Substitutes] = {}
 
     def substitutes(self, type_url: str) -> Substitutes:
         """What is shown of a type instead of what is there."""
-        return self._substitutes(self.inner, type_url)
+        now = (self.inner.sequence, self._edition())
+        if now != self._asked_at:
+            self._asked_at = now
+            self._substitutes = self._ask(self.inner)
+        return self._substitutes.get(type_url, NO_SUBSTITUTES)
 
     @property
     def sequence(self) -> int:
@@ -42,13 +53,13 @@ class Substituted(View):
 
     def get(self, type_url: str, name: str) -> Resource | None:
         """The resource that is shown under this name."""
-        if (substitutes := self._substitutes(self.inner, type_url)) and name in substitutes:
+        if (substitutes := self.substitutes(type_url)) and name in substitutes:
             return substitutes[name]
         return self.inner.get(type_url, name)
 
     def versions(self, type_url: str) -> Mapping[str, str]:
         """The version of every resource that is shown, by name."""
-        if not (substitutes := self._substitutes(self.inner, type_url)):
+        if not (substitutes := self.substitutes(type_url)):
             return self.inner.versions(type_url)
         versions = dict(self.inner.versions(type_url))
         for name, resource in substitutes.items():
@@ -61,19 +72,18 @@ class Substituted(View):
     def listing(self, type_url: str) -> Listing:
         """Everything of a type that is shown."""
         listing = self.inner.listing(type_url)
-        if substitutes := self._substitutes(self.inner, type_url):
+        if substitutes := self.substitutes(type_url):
             return listing.followed_by(_change(substitutes))
         return listing
 
     def select(self, type_url: str, names: frozenset[str]) -> Listing:
         """The resources that are shown under these names, and which names have none."""
         listing = self.inner.select(type_url, names)
-        substitutes = self._substitutes(self.inner, type_url)
+        substitutes = self.substitutes(type_url)
         replaced = {name: substitutes[name] for name in substitutes if name in names}
         if not replaced:
             return listing
         absent = {name for name, resource in replaced.items() if resource is None}.union(listing.absent)
-        absent -= {name for name, resource in replaced.items() if resource is not None}
         return Listing(listing.followed_by(_change(replaced)).resources, sorted(absent))
 
     def touched_since(self, sequence: int) -> Touched | None:
@@ -84,13 +94,17 @@ class Substituted(View):
         """The version of the view without substitutes: what the client is meant to have."""
         return self.inner.version(type_url)
 
-    def previous(self, type_url: str, name: str) -> Resource | None:
-        """What stood under this name before."""
-        return self.inner.previous(type_url, name)
+    def good(self, type_url: str, name: str) -> Resource | None:
+        """What stood under this name before, and somebody took over."""
+        return self.inner.good(type_url, name)
 
-    def spoil(self, resource: Resource) -> None:
-        """This content was refused."""
-        self.inner.spoil(resource)
+    def unproven(self, type_url: str) -> bool:
+        """Whether there is something of this type that nobody has taken over."""
+        return self.inner.unproven(type_url)
+
+    def prove(self, type_url: str, versions: Mapping[str, str]) -> None:
+        """Somebody took these over."""
+        self.inner.prove(type_url, versions)
 
 
 def _change(substitutes: Substitutes) -> Listing:

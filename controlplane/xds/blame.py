@@ -1,7 +1,9 @@
 """Which resources of a refused response are to blame: from what the client says, where it names them.
 
-Envoy joins what each bad resource of a response gave rise to, name first: `Error adding/updating listener(s) a: why`
-(source/common/listener_manager/lds_api.cc, source/common/upstream/cds_api_helper.cc in envoyproxy/envoy).
+Envoy 1.40 says it in two ways. Where it judges one resource after the other it joins what each gave rise to, name
+first: `Error adding/updating cluster(s) a: why, b: why` (source/common/upstream/cds_api_helper.cc, the same in
+source/common/listener_manager/lds_api.cc). Where a message breaks the rules of its definition it prints that message,
+whose own name is the field that is not indented. Of anything else only one unmistakable name is believed.
 """
 
 from __future__ import annotations
@@ -9,18 +11,28 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-_INSIDE = r"[\w./|*-]"
+_LIST = re.compile(r"Error adding/updating \w+\(s\) ")
+_BROKEN = "Proto constraint validation failed"
+_OWN_NAME = re.compile(r'^(?:cluster_)?name: "(.*)"$', re.MULTILINE)
+_INSIDE = r"[\w./|*:-]"
 """What may stand in the middle of a name: `shop` is not meant by `shop-eu`."""
+_UNMISTAKABLE = re.compile(r"[/|:.]|.{16}")
+"""A name that is no word of a sentence."""
 
 
 def blamed(detail: str, names: Collection[str]) -> frozenset[str]:
-    """The names among these that the message names; none when it names none, or all of several."""
-    found = {name for name in names if name and name in detail}
-    found = {name for name in found if _stands_alone(name, detail)}
-    # A name within a longer one that is named too says nothing by itself.
-    if len(found) == len(names) > 1:
-        return frozenset()
-    return frozenset(found)
+    """The names among these that the message blames; none when it does not say."""
+    if (start := _LIST.match(detail)) is not None:
+        listed = detail[start.end() :]
+        return frozenset(name for name in names if name in listed and _heads(name, listed))
+    if _BROKEN in detail:
+        return frozenset(_OWN_NAME.findall(detail)).intersection(names)
+    found = [name for name in names if _UNMISTAKABLE.search(name) and name in detail and _stands_alone(name, detail)]
+    return frozenset(found) if len(found) == 1 else frozenset()
+
+
+def _heads(name: str, listed: str) -> bool:
+    return re.search(rf"(?:^|,\s){re.escape(name)}: ", listed) is not None
 
 
 def _stands_alone(name: str, detail: str) -> bool:

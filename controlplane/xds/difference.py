@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
+from controlplane.snapshot.substitution import Substituted
 from controlplane.xds.progress import Progress
 
 UNKNOWN = "?"
@@ -24,7 +26,7 @@ class Wanted:
     cap: float
 
 
-def note(progress: Progress, view: View, name: str, before: str, wanted: Wanted) -> None:
+def note(progress: Progress, view: Substituted, name: str, before: str, wanted: Wanted) -> None:
     """Compare what the client holds of one name (`before`, unless noted otherwise already) with the view."""
     held = progress.changed.get(name)
     if progress.whole:
@@ -37,7 +39,8 @@ def note(progress: Progress, view: View, name: str, before: str, wanted: Wanted)
         progress.changed.pop(name, None)
         if name in progress.refused_new:
             progress.ask(frozenset((name,)))  # never taken over: nothing relies on it, and its end ends the NACK
-        elif held:
+        elif held and name not in view.substitutes(progress.kind.url):
+            # What is held back with nothing good to show stays with who has something earlier.
             progress.gone[name] = held
             progress.removals.want(wanted.tick, wanted.cap)
         return
@@ -49,7 +52,7 @@ def note(progress: Progress, view: View, name: str, before: str, wanted: Wanted)
         progress.additions.want(wanted.tick, wanted.cap)
 
 
-def touched(progress: Progress, view: View, before: Iterable[tuple[str, str]], wanted: Wanted) -> None:
+def touched(progress: Progress, view: Substituted, before: Iterable[tuple[str, str]], wanted: Wanted) -> None:
     """Publications touched these names, which had these versions before."""
     for name, version in before:
         if progress.subscription.covers(name):
@@ -57,7 +60,7 @@ def touched(progress: Progress, view: View, before: Iterable[tuple[str, str]], w
     progress.relax()
 
 
-def switched(progress: Progress, old: View, view: View, wanted: Wanted) -> None:
+def switched(progress: Progress, old: Substituted, view: Substituted, wanted: Wanted) -> None:
     """The client held what one view had, and is to hold what another has."""
     url = progress.kind.url
     then, now = old.versions(url), view.versions(url)
@@ -67,13 +70,14 @@ def switched(progress: Progress, old: View, view: View, wanted: Wanted) -> None:
     progress.relax()
 
 
-def resumed(progress: Progress, view: View, unsure: Collection[str], wanted: Wanted) -> None:
+def resumed(progress: Progress, view: Substituted, unsure: Collection[str], wanted: Wanted) -> None:
     """The client comes back with `progress.initial`: note what differs, but leave `unsure` names to be answered."""
     initial, progress.initial = progress.initial, None
     if not initial:
         return
     subscription, versions = progress.subscription, view.versions(progress.kind.url)
     progress.whole = False
+    view.prove(progress.kind.url, initial)
     # One pass over the view: to go through the decoder's map itself costs twice as much.
     had = list(map(initial.get, versions))
     differing = [name for name, then, now in zip(versions, had, versions.values(), strict=True) if then != now]
@@ -89,3 +93,16 @@ def resumed(progress: Progress, view: View, unsure: Collection[str], wanted: Wan
         answered += [name for name, then in zip(versions, had, strict=True) if then is None and name in progress.asked]
     progress.asked = progress.asked.intersection(unsure).union(answered)
     progress.relax()
+
+
+def due(progress: Progress, view: View, changed: frozenset[str], *, whole: bool) -> Listing:
+    """What is asked for, what changed, and everything if that is due: one that others share where possible."""
+    url, subscription = progress.kind.url, progress.subscription
+    if not (whole and subscription.enumerates):
+        wanted = changed | subscription.names.frozen() if whole else changed
+        selection = view.select(url, progress.asked | wanted if wanted else progress.asked)
+        unasked = wanted and not progress.asked.issuperset(selection.absent)
+        return Listing(selection.resources, sorted(progress.asked & {*selection.absent})) if unasked else selection
+    listing = view.listing(url)
+    absent = view.select(url, progress.asked).absent if progress.asked else ()
+    return Listing(listing.resources, absent) if absent else listing

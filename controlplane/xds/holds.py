@@ -9,38 +9,41 @@ speaks for itself alone.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from controlplane.resources import Resource
-from controlplane.snapshot.listing import LARGE, Listing
+from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
-from controlplane.snapshot.substitution import Substituted, Substitutes
+from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substituted, Substitutes
+from controlplane.xds.dependents import Dependents
 from controlplane.xds.nodes import Node
 
 Family = tuple[str, str]
 """The name and the version of a client."""
 
 SEVERAL_NODES = 3
-"""Distinct nodes after which what others took over does not count any more, and other families are spared too."""
+"""Distinct nodes after which other families are spared too, unless they have taken it over."""
 CREDIBLE_REFUSALS = 16
 """Refusals of one node at a time; beyond that something is wrong with the node rather than with what it refuses."""
-REMEMBERED_CASES = 4096
-REMEMBERED_ACCEPTANCES = 200_000
+REMEMBERED_CASES = 1024
+NODE_CASES = 256
+"""Of one node. What it refuses beyond that is held back from nobody, and it gets nothing of that type until it changes."""
 
-_NONE: Substitutes = {}
+Shown = Mapping[str, Substitutes]
+"""By type URL: what is shown instead of what is there."""
 
 
 @dataclass(slots=True)
 class Case:
-    """One version of one resource that was refused. `good` is what is shown instead; None: as if there were none."""
+    """One version of one resource that was refused, by whom, and who took it over all the same."""
 
     resource: Resource
-    good: Resource | None
     detail: str
     nodes: set[str] = field(default_factory=set)
     families: set[Family] = field(default_factory=set)
+    accepted: set[Family] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,6 @@ class Held:
     """A hold, for people: `everywhere` when all families are spared, else `families`."""
 
     resource: Resource
-    good: Resource | None
     detail: str
     nodes: tuple[str, ...]
     families: tuple[Family, ...]
@@ -61,34 +63,43 @@ def family(node: Node) -> Family:
 
 
 class Holds:
-    """`changed` is called when somebody is to be shown something else than before."""
+    """`changed` is called when somebody is to be shown something else than before.
 
-    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+    `takers` gives the families of those who have taken a resource over, among all that are connected.
+    """
+
+    def __init__(
+        self,
+        changed: Callable[[], None] = lambda: None,
+        takers: Callable[[Resource], Iterable[Family]] = lambda _: (),
+    ) -> None:
         self.edition = 0
         """Grows with every hold that begins or is narrowed."""
         self._changed = changed
+        self._takers = takers
         self._cases: OrderedDict[tuple[str, str, str], Case] = OrderedDict()
-        self._by_type: dict[str, dict[tuple[str, str], Case]] = {}
         self._refusals: dict[str, int] = {}
-        self._accepted: OrderedDict[tuple[str, str], tuple[str, set[Family]]] = OrderedDict()
-        self._accepted_listings: OrderedDict[tuple[Family, Listing], None] = OrderedDict()
+        self._dependents = Dependents()
+        self._computed_at = (-1, -1)
+        self._computed: dict[Hashable, Shown] = {}
 
     def show(self, view: View, node: Node) -> Substituted:
         """The view with what this node is spared replaced by what was good."""
-        return Substituted(view, partial(self._substitutes, family(node), node.id))
+        return Substituted(view, partial(self._substitutes, family(node), node.id), lambda: self.edition)
 
-    def refused(self, node: Node, view: View, resources: Iterable[Resource], detail: str) -> list[Case]:
-        """This node refused these resources: the cases that are new."""
+    def refused(self, node: Node, view: View, resources: Iterable[Resource], detail: str) -> list[Resource]:
+        """This node refused these resources of its view: those that nobody had refused before."""
         new = []
         for resource in resources:
             key = (resource.type_url, resource.name, resource.version)
-            if (case := self._cases.get(key)) is None:
-                view.spoil(resource)
-                case = Case(resource, view.previous(resource.type_url, resource.name), detail)
-                self._remember(key, case)
-                new.append(case)
-            if node.id not in case.nodes:
+            case = self._cases.get(key)
+            if case is None or node.id not in case.nodes:
+                if self._refusals.get(node.id, 0) >= NODE_CASES or (case is None and not self._make_room(view)):
+                    break
                 self._refusals[node.id] = self._refusals.get(node.id, 0) + 1
+            if case is None:
+                case = self._cases[key] = Case(resource, detail, accepted=set(self._takers(resource)))
+                new.append(resource)
             case.nodes.add(node.id)
             case.families.add(family(node))
         self.edition += 1
@@ -96,25 +107,23 @@ class Holds:
         return new
 
     def accepted(self, node: Node, listing: Listing) -> None:
-        """This node took these over. A large listing counts once for a family, however many take it over."""
-        who = family(node)
-        if len(listing.resources) >= LARGE:
-            if (who, listing) in self._accepted_listings:
-                return
-            self._accepted_listings[who, listing] = None
-            if len(self._accepted_listings) > LARGE:
-                self._accepted_listings.popitem(last=False)
-        lifted = False
-        for resource in listing.resources:
-            key = (resource.type_url, resource.name)
-            entry = self._accepted.get(key)
-            if entry is None or entry[0] != resource.version:
-                self._accepted[key] = entry = (resource.version, set())
-                if len(self._accepted) > REMEMBERED_ACCEPTANCES:
-                    self._accepted.popitem(last=False)
-            if who not in entry[1]:
-                entry[1].add(who)
-                lifted |= (*key, resource.version) in self._cases
+        """This node took these over."""
+        if self._cases:
+            self._take(node, ((one.type_url, one.name, one.version) for one in listing.resources))
+
+    def resumed(self, node: Node, type_url: str, versions: Mapping[str, str]) -> None:
+        """This node has these already."""
+        if self._cases:
+            held = ((name, version) for url, name, version in self._cases if url == type_url)
+            self._take(node, [(type_url, *one) for one in held if versions.get(one[0]) == one[1]])
+
+    def _take(self, node: Node, keys: Iterable[tuple[str, str, str]]) -> None:
+        who, lifted = family(node), False
+        for key in keys:
+            case = self._cases.get(key)
+            if case is not None and who not in case.accepted:
+                case.accepted.add(who)
+                lifted = True
         if lifted:
             self.edition += 1
             self._changed()
@@ -124,35 +133,70 @@ class Holds:
         for case in self._cases.values():
             everywhere = len(case.nodes) >= SEVERAL_NODES
             families = tuple(sorted(who for who in case.families if self._spared(case, who, "")))
-            yield Held(case.resource, case.good, case.detail, tuple(sorted(case.nodes)), families, everywhere)
+            yield Held(case.resource, case.detail, tuple(sorted(case.nodes)), families, everywhere)
 
-    def _remember(self, key: tuple[str, str, str], case: Case) -> None:
-        self._cases[key] = case
-        self._by_type.setdefault(key[0], {})[key[1:]] = case
-        if len(self._cases) > REMEMBERED_CASES:
-            (type_url, *rest), oldest = self._cases.popitem(last=False)
-            del self._by_type[type_url][rest[0], rest[1]]
-            for node in oldest.nodes:
-                self._refusals[node] -= 1
-                if not self._refusals[node]:
-                    del self._refusals[node]
+    def _make_room(self, view: View) -> bool:
+        """Forget the oldest case if there are too many; not one that holds something back from this view."""
+        if len(self._cases) < REMEMBERED_CASES:
+            return True
+        (url, name, version), oldest = next(iter(self._cases.items()))
+        current = view.get(url, name)
+        if current is not None and current.version == version:
+            return False
+        del self._cases[url, name, version]
+        for node in oldest.nodes:
+            self._refusals[node] -= 1
+            if not self._refusals[node]:
+                del self._refusals[node]
+        return True
 
     def _spared(self, case: Case, who: Family, node: str) -> bool:
         if node in case.nodes:
             return True
-        version, families = self._accepted.get((case.resource.type_url, case.resource.name), ("", set[Family]()))
-        taken_over = version == case.resource.version and who in families
         if len(case.nodes) >= SEVERAL_NODES:
-            return who in case.families or not taken_over
+            return who in case.families or who not in case.accepted
         credible = any(self._refusals.get(each, 0) <= CREDIBLE_REFUSALS for each in case.nodes)
-        return credible and who in case.families and not taken_over
+        return credible and who in case.families and who not in case.accepted
 
-    def _substitutes(self, who: Family, node: str, view: View, type_url: str) -> Substitutes:
-        if not (cases := self._by_type.get(type_url)):
-            return _NONE
-        found: dict[str, Resource | None] = {}
-        for (name, version), case in cases.items():
-            current = view.get(type_url, name)
+    def _substitutes(self, who: Family, node: str, view: View) -> Shown:
+        """The same object for all who are shown the same, until the store or a hold changes."""
+        if not self._cases:
+            return {}
+        if self._computed_at != (view.sequence, self.edition):
+            self._computed_at = (view.sequence, self.edition)
+            self._computed = {}
+        node = node if node in self._refusals else ""  # others differ by their family alone
+        if (shown := self._computed.get((view.parts, who, node))) is None:
+            shown = self._computed[view.parts, who, node] = self._compute(who, node, view)
+        return shown
+
+    def _compute(self, who: Family, node: str, view: View) -> Shown:
+        found: dict[str, dict[str, Resource | None]] = {}
+        absent: list[tuple[str, str]] = []
+
+        def hold(current: Resource) -> None:
+            url, name = current.type_url, current.name
+            if name in found.get(url, NO_SUBSTITUTES):
+                return
+            good = view.good(url, name)
+            if good is not None and (good.version == current.version or self._is_refused(good, who, node)):
+                good = None
+            found.setdefault(url, {})[name] = good
+            if good is None:
+                absent.append((url, name))
+
+        for (url, name, version), case in self._cases.items():
+            current = view.get(url, name)
             if current is not None and current.version == version and self._spared(case, who, node):
-                found[name] = case.good
+                hold(current)
+        # What would name something that is not there is held too, and then what names that.
+        while absent:
+            for url, names in self._dependents.of(view, *absent.pop()).items():
+                for name in sorted(names):
+                    if (current := view.get(url, name)) is not None:
+                        hold(current)
         return found
+
+    def _is_refused(self, good: Resource, who: Family, node: str) -> bool:
+        case = self._cases.get((good.type_url, good.name, good.version))
+        return case is not None and self._spared(case, who, node)

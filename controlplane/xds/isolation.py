@@ -6,14 +6,17 @@ to blame is sent once more. Where nothing is blamed by name, halves are tried on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
+from controlplane.resources import Resource
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import difference
 from controlplane.xds.blame import blamed, halves
 from controlplane.xds.difference import UNKNOWN, Wanted
-from controlplane.xds.holds import Case, Holds
+from controlplane.xds.holds import Holds
 from controlplane.xds.nodes import Node
+from controlplane.xds.observer import Refusal
 from controlplane.xds.progress import Progress, Push
 
 
@@ -23,11 +26,11 @@ def isolate(
     view: Substituted,
     node: Node,
     holds: Holds,
-    detail: str,
+    refusal: Refusal,
     trials: int,
     wanted: Wanted,
-) -> list[Case]:
-    """Find what is to blame, or try a half; the holds that begin. `trials` bounds how many fail in a row."""
+) -> list[Resource]:
+    """Find what is to blame, or try a half; what is held back from now on. `trials` bounds how many fail in a row."""
     if not push.listing.resources:
         return []
     url = progress.kind.url
@@ -37,12 +40,13 @@ def isolate(
         current = view.get(url, one.name)
         if current is not None and current.version == one.version and progress.subscription.covers(one.name):
             suspects[one.name] = one
-    to_blame = frozenset(suspects) if len(suspects) == 1 else blamed(detail, suspects)
+    to_blame = frozenset(suspects) if len(suspects) == 1 else blamed(refusal.detail, suspects)
     if to_blame:
-        cases = holds.refused(node, view, [suspects[name] for name in sorted(to_blame)], detail)
+        held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)
+        progress.complaints |= {name: replace(refusal, names=(name,)) for name in sorted(to_blame)}
         progress.replaced = view.substitutes(url)
         try_again(progress, view, suspects.keys() - to_blame, wanted)
-        return cases
+        return held
     if suspects and progress.unnamed < trials:
         progress.unnamed += 1
         progress.trials[:0] = halves(suspects)  # each is sent when nothing else is under way or waits
@@ -57,12 +61,24 @@ def try_again(progress: Progress, view: Substituted, names: Iterable[str], wante
     difference.touched(progress, view, unknown, wanted)
 
 
+def held(progress: Progress, before: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The versions that the client holds, of those that it would hold if nothing were held back from it."""
+    for name, version in before:
+        if name in progress.replaced:
+            good = progress.replaced[name]
+            yield name, good.version if good is not None else ""
+        else:
+            yield name, version
+
+
 def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     """Something is held back, or not any more: it concerns what waits, and what was replaced so far.
 
     Whether something is replaced now that was not.
     """
     before, progress.replaced = progress.replaced, view.substitutes(progress.kind.url)
+    if before is progress.replaced or not (before or progress.replaced):
+        return False
     back = [
         (name, good.version if good is not None else "")
         for name, good in before.items()
@@ -70,4 +86,22 @@ def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     ]
     waiting = [item for item in progress.changed.items() if item[0] in progress.replaced]
     difference.touched(progress, view, [*back, *waiting], wanted)
+    for name in progress.complaints.keys() - progress.replaced.keys():
+        del progress.complaints[name]
     return not progress.replaced.keys() <= before.keys()
+
+
+def took(progress: Progress, view: Substituted, cursor: int, resource: Resource) -> bool:
+    """Whether the client, which has seen everything up to `cursor`, has taken over exactly this content."""
+    url, name = resource.type_url, resource.name
+    if progress.whole or progress.refusal is not None or progress.trials:
+        return False  # what of it the client has is not known
+    touched = view.touched_since(cursor)
+    if touched is None or name in touched.get(url, ()) or not progress.subscription.covers(name):
+        return False
+    if name in progress.changed or name in progress.asked or name in progress.complaints:
+        return False
+    if any(one.name == name for push in progress.in_flight for one in push.listing.resources):
+        return False
+    current = view.get(url, name)
+    return current is not None and current.version == resource.version

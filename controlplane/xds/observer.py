@@ -5,7 +5,7 @@ The application implements `Observer`; nothing here knows Prometheus, HTTP or a 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -32,17 +32,22 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A response that the client refused: `names` are the resources in it (the first ones, when they are many)."""
+    """A response that the client refused, and when: `names` are the resources in it (the first ones of many)."""
 
     nonce: str
     version: str
     names: tuple[str, ...]
     detail: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
 class TypeStatus:
-    """One type on one stream. `since` is when `state` began, on the clock of the server."""
+    """One type on one stream. `since` is when `state` began, on the clock of the server.
+
+    `nack` is the last refusal that still matters: nothing was taken over since, or what was to blame is held back.
+    `held` are names that this client is spared, with the version that is shown instead (None: nothing).
+    """
 
     type_url: str
     state: State
@@ -55,6 +60,7 @@ class TypeStatus:
     acked_version: str
     settled: int
     nack: Refusal | None
+    held: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True)

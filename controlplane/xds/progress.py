@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from controlplane.snapshot.listing import Listing
-from controlplane.snapshot.substitution import Substitutes
+from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substitutes
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.observer import Refusal, State, TypeStatus
 from controlplane.xds.subscription import Subscription
@@ -100,9 +100,9 @@ class Progress:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_nonce", "acked_version", "additions", "asked", "changed", "finish", "gone", "grace", "in_flight",
-        "initial", "kind", "refusal", "refused_new", "removals", "replaced", "sent", "sent_nonce", "sent_version", "settled", "since", "spared_until",
-        "subscription", "trials", "unnamed", "whole",
+        "acked_nonce", "acked_version", "additions", "asked", "changed", "complaints", "finish", "gone", "grace",
+        "in_flight", "initial", "kind", "refusal", "refused_new", "removals", "replaced", "sent", "sent_nonce",
+        "sent_version", "settled", "since", "spared_until", "subscription", "trials", "unnamed", "whole",
     )  # fmt: skip
 
     def __init__(self, kind: ResourceType, now: float) -> None:
@@ -119,7 +119,8 @@ class Progress:
         self.removals = Lane()
         self.in_flight: list[Push] = []
         self.sent: Listing | None = None  # state of the world, full-state types: the last response
-        self.replaced: Substitutes = {}  # what the client is shown instead of what is there
+        self.replaced: Substitutes = NO_SUBSTITUTES  # what the client is shown instead of what is there
+        self.complaints: dict[str, Refusal] = {}  # of what it refused and is therefore spared, by name
         self.spared_until = 0.0  # while it is: what earlier content needs is not removed
         self.trials: list[frozenset[str]] = []  # of a refused response: names to be sent again, a group at a time
         self.unnamed = 0  # responses in a row that were refused without a name in the message
@@ -178,7 +179,8 @@ class Progress:
 
     def status(self) -> TypeStatus:
         """Where the stream stands with this type, for people."""
-        if self.refusal is not None:
+        nack = self.refusal or next(reversed(self.complaints.values()), None)
+        if nack is not None:
             state = State.NACK
         elif not self.sent_nonce:
             state = State.NOT_SENT
@@ -189,7 +191,7 @@ class Progress:
         return TypeStatus(
             type_url=self.kind.url,
             state=state,
-            since=self.since,
+            since=nack.at if nack is not None else self.since,
             wildcard=self.subscription.wildcard,
             names=len(self.subscription.names),
             sent_nonce=self.sent_nonce,
@@ -197,5 +199,10 @@ class Progress:
             acked_nonce=self.acked_nonce,
             acked_version=self.acked_version,
             settled=self.settled,
-            nack=self.refusal,
+            nack=nack,
+            held={
+                name: good.version if good is not None else None
+                for name, good in self.replaced.items()
+                if self.subscription.covers(name)
+            },
         )

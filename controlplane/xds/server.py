@@ -17,12 +17,13 @@ from typing import Any
 import grpc
 import structlog
 
+from controlplane.resources import Resource
 from controlplane.snapshot.store import Store, View
 from controlplane.xds import types
 from controlplane.xds.admission import Admission, identity
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
-from controlplane.xds.holds import Holds
+from controlplane.xds.holds import Family, Holds, family
 from controlplane.xds.nodes import Denied, Directory, Ended, Node, Peer, Status
 from controlplane.xds.observer import Observer, SilentObserver, StreamStatus
 from controlplane.xds.session import Session
@@ -77,7 +78,7 @@ class XdsServer:
         self._timing = timing or Timing()
         self._streams: dict[int, Stream] = {}
         self._opened = 0
-        self.holds = Holds(self.changed)
+        self.holds = Holds(self.changed, self._takers)
         """What is held back from whom."""
         self._admission = Admission(self._limits, time.monotonic)
         self._stopping = False
@@ -99,6 +100,11 @@ class XdsServer:
         for stream in self._streams.values():
             stream.outdated = True
             stream.wake()
+
+    def _takers(self, resource: Resource) -> set[Family]:
+        """The kinds of clients that have taken this content over."""
+        sessions = (stream.session for stream in self._streams.values())
+        return {family(session.node) for session in sessions if session.node is not None and session.took(resource)}
 
     async def stop(self, drain_seconds: float) -> None:
         """Accept nothing more, end the streams with OK at random over the window, then cut what is left.

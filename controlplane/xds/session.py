@@ -23,6 +23,7 @@ from controlplane.xds import difference, isolation, types
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.difference import Wanted
 from controlplane.xds.holds import Holds
+from controlplane.xds.isolation import took
 from controlplane.xds.nameset import NOTHING
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Observer, Refusal, SilentObserver, TypeStatus, Variant
@@ -68,7 +69,6 @@ class Session(ABC):
         self._timing = timing or Timing()
         self._limits = limits or Limits()
         self._holds = holds or Holds()
-        self._holds_seen = 0
         self._admitted: View | None = None  # what `view` shows, without what is held back
         self._warming = warming_of
         self._types: dict[str, Progress] = {}
@@ -100,12 +100,10 @@ class Session(ABC):
         self._tick += 1
         if admitted is self._admitted and self.view is not None:
             self._catch_up(self.view, now)
-            if self._holds_seen != self._holds.edition:
-                self._reconsider(self.view, now)
+            self._reconsider(self.view, now)
         else:
             self._switch(self._holds.show(admitted, node), now)
             self._admitted = admitted
-        self._holds_seen = self._holds.edition
 
     def _open(self, request: Request, now: float) -> tuple[Progress, bool]:
         """Check what every request must hold; the progress of its type, and whether this is its first request."""
@@ -155,7 +153,7 @@ class Session(ABC):
 
     # -- what a stream lacks -------------------------------------------------------------------------------------
 
-    def _catch_up(self, view: View, now: float) -> None:
+    def _catch_up(self, view: Substituted, now: float) -> None:
         sequence = view.sequence
         if sequence == self._cursor:
             return
@@ -164,7 +162,8 @@ class Session(ABC):
         self._cursor = sequence
         for type_url, names in touched.items():
             if (progress := self._types.get(type_url)) is not None:
-                difference.touched(progress, view, names.items(), self._wanted(now))
+                before = isolation.held(progress, names.items()) if progress.replaced else names.items()
+                difference.touched(progress, view, before, self._wanted(now))
 
     def _switch(self, view: Substituted, now: float) -> None:
         """Another view: compare all that the client holds with all that it should."""
@@ -187,11 +186,13 @@ class Session(ABC):
     def _wanted(self, now: float) -> Wanted:
         return Wanted(self._tick, now + 2 * self._timing.phase)
 
-    def _compare(self, progress: Progress, view: View, now: float) -> None:
+    def _compare(self, progress: Progress, view: Substituted, now: float) -> None:
         """The first answer of a type: everything, or what differs from the versions that the client resumes with."""
         if not progress.initial:
             progress.initial = None
             return
+        if self.node is not None:
+            self._holds.resumed(self.node, progress.kind.url, progress.initial)
         # The cluster of an expected load assignment was just sent, and waits for it, unchanged or not.
         unsure = self._order.expected if progress.kind.url == types.LOAD_ASSIGNMENT else ()
         difference.resumed(progress, view, unsure, Wanted(self._tick, now + self._timing.answer))
@@ -222,7 +223,7 @@ class Session(ABC):
         whole = free and progress.whole
         changed = frozenset(progress.changed) if free else NOTHING
         created = frozenset(name for name in changed if progress.changed[name] == "")
-        listing = self._listing(progress, view, changed, whole=whole)
+        listing = difference.due(progress, view, changed, whole=whole)
         answer = bool(progress.asked or whole or progress.finish)
         before = progress.sent
         draft = self._compose(progress, listing, answer=answer)
@@ -244,19 +245,6 @@ class Session(ABC):
         elif url == types.LOAD_ASSIGNMENT:
             self._order.assigned(push, listing.resources, now)
         return self._finish(progress, push, draft)
-
-    @staticmethod
-    def _listing(progress: Progress, view: View, changed: frozenset[str], *, whole: bool) -> Listing:
-        """What is asked for, what changed, and everything if that is due: one that others share where possible."""
-        url, subscription = progress.kind.url, progress.subscription
-        if not (whole and subscription.enumerates):
-            wanted = changed | subscription.names.frozen() if whole else changed
-            selection = view.select(url, progress.asked | wanted if wanted else progress.asked)
-            unasked = wanted and not progress.asked.issuperset(selection.absent)
-            return Listing(selection.resources, sorted(progress.asked & {*selection.absent})) if unasked else selection
-        listing = view.listing(url)
-        absent = view.select(url, progress.asked).absent if progress.asked else ()
-        return Listing(listing.resources, absent) if absent else listing
 
     def _poll_removals(self, progress: Progress, now: float) -> bytes | None:
         if self._order.holds_removals(progress, now) or self._spares(progress, now):
@@ -360,12 +348,14 @@ class Session(ABC):
             progress.settled = max(progress.settled, push.cursor)
         self._order.acked(progress, push, now)
         self._observer.acked(progress.kind.url, push.cursor)
-        if push.listing.resources and self.node is not None:
+        if push.listing.resources and self.node is not None and self.view is not None:
+            if self.view.unproven(progress.kind.url):
+                self.view.prove(progress.kind.url, push.listing.versions)
             self._holds.accepted(self.node, push.listing)
 
     def _refused(self, progress: Progress, push: Push, error: str, now: float) -> None:
         detail = error[: self._limits.detail_characters]
-        progress.refusal = Refusal(push.nonce, push.version, push.names, detail)
+        progress.refusal = Refusal(push.nonce, push.version, push.names, detail, now)
         progress.refused_new |= push.created
         self._order.refused(progress, push)
         assert self.node is not None
@@ -374,8 +364,9 @@ class Session(ABC):
             return
         progress.spared_until = push.sent + self._timing.refused
         trials, wanted = self._limits.trials, self._wanted(now)
-        for case in isolation.isolate(progress, push, self.view, self.node, self._holds, detail, trials, wanted):
-            self._observer.held(self.node, case.resource, case.good, case.detail)
+        refusal = progress.refusal
+        for resource in isolation.isolate(progress, push, self.view, self.node, self._holds, refusal, trials, wanted):
+            self._observer.held(self.node, resource, self.view.get(resource.type_url, resource.name), detail)
 
     def _settle(self) -> None:
         if not self._types:
@@ -387,6 +378,13 @@ class Session(ABC):
         if settled > self.settled:
             self.settled = settled
             self._observer.settled(self._stream, settled)
+
+    # -- what others ask -----------------------------------------------------------------------------------------
+
+    def took(self, resource: Resource) -> bool:
+        """Whether the client has taken over exactly this content."""
+        progress = self._types.get(resource.type_url)
+        return progress is not None and self.view is not None and took(progress, self.view, self._cursor, resource)
 
     # -- what people see -----------------------------------------------------------------------------------------
 

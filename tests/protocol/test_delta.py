@@ -271,7 +271,10 @@ def test_a_nack_is_kept_and_not_sent_again_before_its_content_changes() -> None:
     client.expect_nothing()
     client.publish(resource(CDS, "b", "2"))  # others of the type move on
     client.take(CDS, ["b"])
-    assert client.status(CDS).nack is None  # cleared by the next ACK
+    assert client.status(CDS).state == "nack"  # what was refused is still held back
+    client.publish(resource(CDS, "a", "mended"))
+    client.take(CDS, ["a"])
+    assert client.status(CDS).nack is None  # cleared by the ACK of what came instead
     client.publish(resource(CDS, "a", "good"))
     client.take(CDS, ["a"])
 

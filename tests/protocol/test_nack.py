@@ -9,7 +9,7 @@ import pytest
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.xds.blame import blamed, halves
-from controlplane.xds.holds import CREDIBLE_REFUSALS, Holds
+from controlplane.xds.holds import CREDIBLE_REFUSALS, NODE_CASES, Family, Holds, family
 from tests.protocol.dialogue import CDS, EDS, LDS, PART, RDS, SRDS, Change, Delta, Dialogue, Sotw, removed, resource
 
 BAD = b"bad"
@@ -22,11 +22,15 @@ class Fleet:
         self.store = Store()
         self.store.publish({PART: content})
         self.clients: list[Dialogue] = []
-        self.holds = Holds(self.changed)
+        self.holds = Holds(self.changed, self.takers)
         self._due = False
 
     def changed(self) -> None:
         self._due = True
+
+    def takers(self, resource: Resource) -> set[Family]:
+        sessions = [client.session for client in self.clients]
+        return {family(session.node) for session in sessions if session.node and session.took(resource)}
 
     def join(self, kind: type[Any] = Delta, node: str = "node-1", version: str = "1.40.0") -> Any:
         client = kind(store=self.store, holds=self.holds, node=node, version=version)
@@ -56,7 +60,8 @@ def refuses_bad(client: Any, url: str, named: bool = False) -> list[str]:
             continue
         bad = [each.name for each in message.resources if each.resource.value == BAD]
         if bad:
-            client.nack(message, f"Error adding/updating {', '.join(bad)}: no" if named else "cannot be")
+            said = "Error adding/updating cluster(s) " + ", ".join(f"{name}: no" for name in bad)
+            client.nack(message, said if named else "cannot be")
         else:
             taken += [each.name for each in message.resources]
             client.ack(message)
@@ -73,7 +78,14 @@ def bodies(message: Any) -> list[bytes]:
         ("Error adding/updating listener(s) a: no", {"a"}),
         ("Error adding/updating cluster(s) shop/api: x, shop/web: y", {"shop/api", "shop/web"}),
         ("route config shop/api-eu: bad", {"shop/api-eu"}),
-        ("something is wrong", set()),
+        ("Error adding/updating cluster(s) shop/api: unknown cluster 'shop/web', a: y", {"shop/api", "a"}),
+        (
+            'goo.gle/debugproto\nname: "a"\nkey {\n  name: "shop/web"\n}\n: Proto constraint validation failed (x)',
+            {"a"},
+        ),
+        ('cluster_name: "shop/web"\n: Proto constraint validation failed (x)', {"shop/web"}),
+        ("missing ): (", set()),
+        ("a is wrong", set()),
         ("banana", set()),
         ("a, shop/api, shop/web, shop/api-eu, [::]:80|h|s: all", set()),
         ("scope [::]:80|h|s is bad.", {"[::]:80|h|s"}),
@@ -222,7 +234,8 @@ def test_one_that_refuses_everything_speaks_for_itself() -> None:
     rogue.send(SRDS)
     refused = 0
     while rogue.inbox:
-        rogue.nack(rogue.inbox.popleft(), ", ".join(names[:-1]))
+        said = ", ".join(f"{name}: no" for name in names)
+        rogue.nack(rogue.inbox.popleft(), f"Error adding/updating listener(s) {said}")
         refused += 1
         assert refused < 200
     new = fleet.join(node="new")
@@ -237,7 +250,7 @@ def test_what_earlier_content_needs_stays_though_others_move_on() -> None:
         client.take(url, names)
     client.publish(resource(CDS, "new"), removed(CDS, "old"), resource(SRDS, "a", "bad"), resource(SRDS, "b", "to new"))
     client.take(CDS, ["new"])
-    client.nack(client.expect_names(SRDS, ["a", "b"]), "a: no")
+    client.nack(client.expect_names(SRDS, ["a", "b"]), "Error adding/updating route(s) a: no")
     client.take(SRDS, ["b"])
     client.advance(30)
     client.expect_nothing()
@@ -293,3 +306,123 @@ def test_the_origin_of_what_is_held_reaches_the_observer() -> None:
     client.nack(client.expect_names(SRDS, ["a"]), "no")
     ((held, _),) = client.observer.held_back
     assert held.origin == "shop.yaml:7:3"
+
+
+def test_content_that_nobody_took_over_is_not_what_was_good() -> None:
+    """Two bad edits, the second before the client could refuse the first."""
+    fleet = Fleet(resource(SRDS, "a", "good"))
+    client = fleet.join()
+    client.send(SRDS)
+    client.take(SRDS, ["a"])
+    fleet.publish(resource(SRDS, "a", "bad 1"))
+    fleet.publish(resource(SRDS, "a", "bad 2"))
+    first, second = client.expect_names(SRDS, ["a"]), client.expect_names(SRDS, ["a"])
+    client.nack(first)
+    client.nack(second)
+    client.expect_nothing()
+    new = fleet.join(node="n2")
+    new.send(SRDS)
+    assert bodies(new.take(SRDS, ["a"])) == [b"good"]
+
+
+def scope(name: str, cluster: str, content: str = "") -> Change:
+    """A shard that names a cluster, as protobuf writes it: the length of the name, then the name."""
+    return resource(SRDS, name, f"{chr(len(cluster))}{cluster}{content}")
+
+
+def test_what_names_a_new_cluster_that_is_refused_is_held_with_it() -> None:
+    fleet = Fleet(resource(CDS, "old"), scope("a", "old"), scope("other", "old"))
+    client = fleet.join()
+    for url, names in ((CDS, ["old"]), (SRDS, ["a", "other"])):
+        client.send(url)
+        client.take(url, names)
+    fleet.publish(resource(CDS, "new"), scope("a", "new"), scope("b", "new"), scope("other", "old", "edited"))
+    client.nack(client.expect_names(CDS, ["new"]))
+    fleet.settle()
+    client.advance(5)
+    client.take(SRDS, ["other"])
+    fleet.publish(scope("a", "new", "edited"))
+    client.expect_nothing()
+    other = fleet.join(node="n2")
+    for url, names in ((CDS, ["old"]), (SRDS, ["a", "other"])):
+        other.send(url)
+        message = other.take(url, names)
+    assert bodies(message) == [b"\x03old", b"\x03oldedited"]
+    fleet.publish(resource(CDS, "new", "mended"))
+    for each in (client, other):
+        each.take(CDS, ["new"])
+        each.take(SRDS, ["a", "b"])
+        each.advance(1000)
+        each.expect_nothing()
+
+
+def test_a_client_that_resumes_keeps_what_nothing_good_is_known_of() -> None:
+    """After a restart of the server: it knows no content but the bad one, and the client holds a good one."""
+    fleet = Fleet(resource(CDS, "a", "bad"), resource(CDS, "b"))
+    client = fleet.join()
+    client.send(CDS, initial={"a": "good", "b": client.version(CDS, "b")})
+    client.nack(client.expect_names(CDS, ["a"]))
+    client.advance(1000)
+    client.expect_nothing()
+    again = fleet.join(node="n2")
+    again.send(CDS, initial={"a": "good", "b": client.version(CDS, "b")})
+    again.take(CDS)
+    again.advance(1000)
+    again.expect_nothing()
+    fleet.publish(resource(CDS, "a", "mended"))
+    client.take(CDS, ["a"])
+    again.take(CDS, ["a"])
+    fleet.publish(removed(CDS, "a"))
+    client.take(CDS, removed=["a"])
+    again.take(CDS, removed=["a"])
+
+
+def test_one_that_comes_back_with_what_another_refuses_shows_that_it_can_be_taken_over() -> None:
+    fleet = Fleet(resource(SRDS, "a", "1"))
+    odd = fleet.join(node="odd")
+    odd.send(SRDS)
+    odd.take(SRDS, ["a"])
+    fleet.publish(resource(SRDS, "a", "2"))
+    odd.nack(odd.expect_names(SRDS, ["a"]))
+    back = fleet.join(node="back")
+    back.send(SRDS, initial={"a": back.version(SRDS, "a")})
+    back.take(SRDS)
+    new = fleet.join(node="new")
+    new.send(SRDS)
+    assert bodies(new.take(SRDS, ["a"])) == [b"2"]
+
+
+def test_the_state_is_nack_while_something_refused_is_held_back() -> None:
+    client = Delta(resource(SRDS, "a", "good"), resource(SRDS, "b"))
+    client.send(SRDS)
+    client.take(SRDS, ["a", "b"])
+    good = client.version(SRDS, "a")
+    client.publish(resource(SRDS, "a", "bad"))
+    client.advance(7)
+    client.nack(client.expect_names(SRDS, ["a"]), "why")
+    client.publish(resource(SRDS, "b", "2"))
+    client.take(SRDS, ["b"])
+    status = client.status(SRDS)
+    assert (status.state, status.since, status.held) == ("nack", 7, {"a": good})
+    assert status.nack is not None
+    assert (status.nack.names, status.nack.detail) == (("a",), "why")
+    client.publish(resource(SRDS, "a", "mended"))
+    client.take(SRDS, ["a"])
+    status = client.status(SRDS)
+    assert (status.state, status.nack, status.held) == ("synced", None, {})
+
+
+def test_refusals_without_end_come_to_an_end() -> None:
+    """More bad resources than are held back of one node: it gets no more of them until they change."""
+    names = [f"cluster/{number}" for number in range(NODE_CASES + 50)]
+    fleet = Fleet(*(resource(SRDS, name) for name in names))
+    rogue = fleet.join(node="rogue")
+    rogue.send(SRDS)
+    refused = 0
+    while rogue.inbox and refused < 10:
+        refused += 1
+        message = rogue.inbox.popleft()
+        said = ", ".join(f"{each.name}: no" for each in message.resources)
+        rogue.nack(message, f"Error adding/updating cluster(s) {said}")
+    assert refused < 10
+    assert len(list(fleet.holds.held())) == NODE_CASES
