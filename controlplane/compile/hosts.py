@@ -103,13 +103,16 @@ def _declared_entries(read: Read, tables: Tables, key: ShardKey, claim: Claim) -
 
 def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: list[Entry]) -> list[bytes]:
     """The routes of a shard in order, with what happens when none matches at the end: a shard is complete."""
-    reached_blindly = key.segment == FALLBACK and key.host.startswith("*")
-    bodies = [MERGED_ROOT] if key.segment == FALLBACK else []
+    served: list[Entry] = []
     for entry, rival in ordered(_undisputed(read, key, entries)):
         if rival is not None:
             _say_useless(read, key, entry, rival)
         if rival is None or rival.signature != entry.signature:
-            bodies += without_upgrades(entry) if reached_blindly else [entry.body]
+            served.append(entry)
+    if key.segment == FALLBACK:
+        bodies = [MERGED_ROOT, *without_upgrades(served)]
+    else:
+        bodies = [entry.body for entry in served]
     ways_in = [chain for chain in _chains(read, tables, key.gateway) if chain.group == key.group]
     if claim.redirect or any(chain.redirect for chain in ways_in):
         bodies.append(last_redirect(_redirect(read, tables, key.gateway, ways_in)))

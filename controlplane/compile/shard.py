@@ -5,7 +5,7 @@ Envoy rebuilds the whole route table of a route configuration when one route cha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -51,7 +51,7 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
     configuration = (
         serialised(route_pb2.RouteConfiguration(name=shard_name(key.group, key.host, key.segment)))
         + delimited(_CONFIGURATION_HOSTS, virtual_host)
-        + _what_all_shards_say()
+        + _what_shards_say(fallback=key.segment == shard_lua.FALLBACK)
     )
     scope = scoped_route_pb2.ScopedRouteConfiguration(name=name)
     for fragment in (f"{key.group}|{key.host}", key.segment):
@@ -60,22 +60,33 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
 
 
 @cache
-def _what_all_shards_say() -> bytes:
+def _what_shards_say(*, fallback: bool) -> bytes:
     """The fields of a route configuration that follow its virtual hosts (by number, as in canonical encoding)."""
     configuration = route_pb2.RouteConfiguration(
         ignore_port_in_host_matching=True,
         # A reference to a cluster that is not there yet answers 503; it must not hold back other shards.
         validate_clusters=BoolValue(value=False),
     )
-    shard_lua.decided(configuration)
+    shard_lua.decided(configuration, fallback=fallback)
     return serialised(configuration)
 
 
-def without_upgrades(entry: Entry) -> Iterator[bytes]:
-    """The route of an entry, behind one that refuses upgrades that the entry does not take.
+def without_upgrades(entries: Sequence[Entry]) -> Iterator[bytes]:
+    """The routes of these entries, with refusals of the upgrades that they do not take.
 
-    For shards that the last Lua filter aims at without looking: what it would refuse, the shard refuses itself.
+    For fallbacks: Envoy has decided on an upgrade before it finds them, so they refuse it themselves.
     """
+    some = any(entry.websocket for entry in entries)
+    if entries and not some:
+        yield NO_UPGRADES
+    for entry in entries:
+        if some:
+            yield _refusal(entry)
+        yield entry.body
+
+
+def _refusal(entry: Entry) -> bytes:
+    """A route that refuses the upgrades which this entry does not take."""
     message = route_components_pb2.Route.FromString(entry.body)
     refusal = route_components_pb2.Route(name=message.name, match=message.match)
     if entry.websocket:
@@ -86,8 +97,13 @@ def without_upgrades(entry: Entry) -> Iterator[bytes]:
         refusal.match.headers.add(name="upgrade", present_match=True)
     refusal.direct_response.CopyFrom(direct_response(403, ""))
     refusal.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
-    yield serialised(refusal)
-    yield entry.body
+    return serialised(refusal)
+
+
+def _no_upgrades() -> bytes:
+    match = route_components_pb2.RouteMatch(prefix="/")
+    match.headers.add(name="upgrade", present_match=True)
+    return _final("no-upgrades", lambda message: message.direct_response.CopyFrom(direct_response(403, "")), match)
 
 
 def last_resort(name: str, status: int, body: str) -> bytes:
@@ -100,9 +116,9 @@ def last_redirect(action: Any) -> bytes:
     return _final("redirect-to-https", lambda message: message.redirect.CopyFrom(action))
 
 
-def _final(name: str, act: Any, path: str | None = None) -> bytes:
-    match = route_components_pb2.RouteMatch(path=path) if path else route_components_pb2.RouteMatch(prefix="/")
-    message = route_components_pb2.Route(name=f"gatewayspec/{name}", match=match)
+def _final(name: str, act: Any, match: Any = None) -> bytes:
+    everything = route_components_pb2.RouteMatch(prefix="/")
+    message = route_components_pb2.Route(name=f"gatewayspec/{name}", match=match or everything)
     act(message)
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
     return serialised(message)
@@ -112,7 +128,8 @@ def _merged_root() -> bytes:
     redirect = route_components_pb2.RedirectAction(
         path_redirect="/", response_code=route_components_pb2.RedirectAction.RedirectResponseCode.TEMPORARY_REDIRECT
     )
-    return _final("merged-slashes", lambda message: message.redirect.CopyFrom(redirect), path="//")
+    match = route_components_pb2.RouteMatch(path="//")
+    return _final("merged-slashes", lambda message: message.redirect.CopyFrom(redirect), match)
 
 
 MERGED_ROOT = _merged_root()
@@ -120,5 +137,6 @@ MERGED_ROOT = _merged_root()
 
 An exact `/` would not see it while a backend may take it for `/`: clients are sent to `/`, as for encoded slashes.
 """
+NO_UPGRADES = _no_upgrades()
 NOT_FOUND = last_resort("not-found", 404, "")
 MISDIRECTED = last_resort("misdirected", 421, "")

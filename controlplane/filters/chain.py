@@ -47,8 +47,11 @@ def _filters() -> tuple[HttpFilter, ...]:
     authn = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
     lua = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
     return (
-        HttpFilter(shard_lua.REKEY, Stage.ROUTE_SELECTION, config=shard_lua.rekey),
-        HttpFilter(shard_lua.REKEY_WILDCARD, Stage.ROUTE_RESELECTION, delivered=shard_lua.REKEY_WILDCARD, type_url=lua),
+        HttpFilter(shard_lua.NATIVE_FALLBACK, Stage.FALLBACK_SELECTION, config=shard_lua.native_fallback),
+        HttpFilter(shard_lua.REKEY, Stage.HOST_SELECTION, config=shard_lua.rekey),
+        HttpFilter(
+            shard_lua.REKEY_WILDCARD, Stage.WILDCARD_SELECTION, delivered=shard_lua.REKEY_WILDCARD, type_url=lua
+        ),
         HttpFilter(header_mutation.IDENTITY_NAME, Stage.SANITATION, delivered=IDENTITY_HEADERS, type_url=mutation),
         HttpFilter(
             local_ratelimit.LISTENER_NAME,

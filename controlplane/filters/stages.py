@@ -8,9 +8,10 @@ from enum import IntEnum
 class Stage(IntEnum):
     """Where in the chain a filter stands; a request passes them from the top."""
 
-    ROUTE_SELECTION = 0
-    """Before everything: what follows must see the route that is taken in the end."""
-    ROUTE_RESELECTION = 1
+    FALLBACK_SELECTION = 0
+    """The selections of a route come before everything: what follows must see the one that is taken in the end."""
+    HOST_SELECTION = 1
+    WILDCARD_SELECTION = 2
     SANITATION = 10
     """Removes what only the gateway may say."""
     FLOOD_PROTECTION = 20

@@ -1,4 +1,4 @@
-"""How Envoy and the two Lua filters find a route among compiled shards, in Python over the compiled messages.
+"""How Envoy and the filters that re-key find a route among compiled shards, in Python over the compiled messages.
 
 `Lookup` reads the scopes of one listener group; the steps are those of filters/shard_lua, the matching is Envoy's.
 """
@@ -22,7 +22,7 @@ JWT = "gatewayspec/jwt"
 
 
 class Lookup:
-    """The scopes by key, and the wildcard hosts that the second filter knows."""
+    """The scopes by key, and the wildcard hosts that the last filter knows."""
 
     def __init__(self, resources: Iterable[Resource], group: str) -> None:
         self.group = group

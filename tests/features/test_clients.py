@@ -83,6 +83,36 @@ def test_proxy_protocol_is_required_where_said(edge: Edge) -> None:
         edge.request("/plain", port=8082)
 
 
+CLIENTS = [
+    "203.0.113.1", "0.0.0.0", "255.255.255.255", "2001:db8::1", "::", "::1", "::ffff:203.0.113.1", "fe80::1%eth0", "203.0.113.1:80", "[2001:db8::1]:443", "unknown", "_x", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_whoever_asks_finds_the_fallback(edge: Edge, backends: Backends, client: str) -> None:
+    """The filter that looks in a host's fallback tags by client address: its range must leave nobody out."""
+    said = {"x-forwarded-for": f"{client}, 192.0.2.7"}
+    assert edge.request("/rest/x", "paths.example.com", headers=said, port=8081).seen_path == "/rest/x"
+
+
+UNKNOWN = b"PROXY UNKNOWN\r\n"
+LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00"
+UNIX = b"\r\n\r\n\0\r\nQUIT\n\x21\x31\x00\xd8" + b"/client".ljust(108, b"\0") + b"/server".ljust(108, b"\0")
+
+
+@pytest.mark.parametrize("preface", [UNKNOWN, LOCAL, UNIX], ids=["unknown", "local", "unix"])
+def test_a_proxy_that_names_no_address_finds_the_fallback_or_is_refused(
+    edge: Edge, backends: Backends, preface: bytes
+) -> None:
+    try:
+        answer = edge.request("/rest/x", "paths.example.com", port=8082, preface=preface)
+    except OSError:
+        assert preface is UNIX
+    else:
+        assert answer.seen_path == "/rest/x"
+    assert edge.request("/rest/x", "paths.example.com").seen_path == "/rest/x"
+
+
 PREFACE = b"PROXY TCP4 203.0.113.5 192.0.2.1 4711 80\r\n"
 
 

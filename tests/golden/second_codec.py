@@ -54,7 +54,8 @@ def _unpacked(packed: Any) -> Any:
 def _other(package: str, name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of pydantic, for validators that nobody calls here
-        return getattr(import_module(f"envoy_data_plane.{package}"), name)
+        found = vars(import_module(f"envoy_data_plane.{package}"))
+    return next(found[known] for known in found if known.lower() == name.lower())  # IPTagging is called IpTagging there
 
 
 def disagreement(message: Any) -> str | None:

@@ -14,6 +14,7 @@ from tests.golden.cases import Case, resources
 
 ORDER = [
     # The route that is taken in the end is known before any other filter looks at it.
+    "gatewayspec/fallback",
     "gatewayspec/rekey",
     "gatewayspec/rekey-wildcard",
     # What only the gateway may say is removed before anybody believes it.
