@@ -132,14 +132,22 @@ class XdsTls(Written):
 
 
 class Xds(Written):
-    """Where proxies connect to."""
+    """Where proxies connect to.
+
+    `denyList` is a file of those who may not, beside the one in the state folder that `controlplane pki revoke` writes.
+    """
 
     listen: Address = Endpoint("127.0.0.1", 18000)
     tls: XdsTls | None = None
+    deny_list: Location | None = None
     insecure: Flag = False
 
     @model_validator(mode="after")
-    def _insecure_stays_here(self) -> Xds:
+    def _agrees(self) -> Xds:
+        return self.checked()
+
+    def checked(self) -> Xds:
+        """Itself. Raises ValueError when its fields contradict each other."""
         if self.insecure and not self.listen.is_loopback:
             raise ValueError(f"insecure works on a loopback address only, not on {self.listen}")
         if self.insecure and self.tls is not None:
@@ -252,8 +260,10 @@ def with_flags(configuration: Configuration, flags: Flags) -> Configuration:
             update["state"] = configuration.state.model_copy(update={"path": flags.state})
         if flags.xds is not None or flags.insecure:
             listen = Endpoint.parse(flags.xds) if flags.xds is not None else configuration.xds.listen
+            insecure = flags.insecure or configuration.xds.insecure
             tls = None if flags.insecure else configuration.xds.tls
-            update["xds"] = Xds(listen=listen, tls=tls, insecure=flags.insecure or configuration.xds.insecure)
+            changed = {"listen": listen, "tls": tls, "insecure": insecure}
+            update["xds"] = configuration.xds.model_copy(update=changed).checked()
         if flags.admin is not None:
             update["admin"] = Admin(listen=Endpoint.parse(flags.admin))
     except ValidationError as error:

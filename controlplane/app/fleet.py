@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from controlplane.app.trust import Trust
 from controlplane.compile.views import part_of
 from controlplane.names import GatewayName, View
-from controlplane.pki.identity import Identity, Refused, identify
+from controlplane.pki.identity import Identity
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.snapshot.store import View as SnapshotView
@@ -32,7 +33,7 @@ Labels = tuple[tuple[str, str], ...]
 SETTLE_BOUND = 30.0
 """Seconds after which a change counts as arrived, though some proxy has not acknowledged it."""
 CACHED = 10_000
-"""Certificates and label sets that are remembered."""
+"""Label sets that are remembered."""
 
 
 @dataclass(slots=True)
@@ -48,20 +49,17 @@ class _Underway:
 class Fleet:
     """Directory and observer of the xDS server."""
 
-    def __init__(
-        self, store: Store, metrics: Metrics, *, trust_domain: str | None, demand: Callable[[View], None]
-    ) -> None:
-        """`trust_domain` None: peers are not authenticated (`--insecure`). `demand` asks for a view to be compiled."""
+    def __init__(self, store: Store, metrics: Metrics, *, trust: Trust | None, demand: Callable[[View], None]) -> None:
+        """`trust` None: peers are not authenticated (`--insecure`). `demand` asks for a view to be compiled."""
         self.ready = False
         self.draining = False
         self._store = store
         self._metrics = metrics
-        self._trust_domain = trust_domain
+        self._trust = trust
         self._demand = demand
         self._selectors: dict[GatewayName, Labels] = {}
         self._compiled: set[View] = set()
         self._selected: dict[Labels, View] = {}
-        self._identities: dict[bytes, Identity] = {}
         self._had_a_view: dict[str, int] = {}
         self._streams: set[int] = set()
         self._underway: deque[_Underway] = deque()
@@ -99,22 +97,17 @@ class Fleet:
         self._compiled = compiled
 
     def _labels(self, node: Node, peer: Peer) -> Mapping[str, str]:
-        if self._trust_domain is None:
+        if self._trust is None:
             return node.labels
-        identity = self._identities.get(peer.certificate)
-        if identity is None or identity.not_after.timestamp() <= time.time():
-            try:
-                identity = identify(peer.certificate, self._trust_domain)
-            except Refused as refused:
-                log.warning("certificate refused", node=node.id, reason=str(refused))
-                raise Denied("the client certificate identifies no node of this control plane") from None
-            if len(self._identities) > CACHED:
-                self._identities.clear()
-            self._identities[peer.certificate] = identity
-        if identity.id != node.id:
-            log.warning("node id is not that of its certificate", node=node.id, certificate=identity.id)
-            raise Denied("the certificate is for another node id")
-        return identity.labels
+        try:
+            return self._trust.identity(node, peer).labels
+        except Denied:
+            self._metrics.refused.inc()
+            raise
+
+    def proven(self, peer: Peer) -> Identity | None:
+        """What the certificate of a connected peer says; None without one."""
+        return self._trust.known(peer) if self._trust is not None else None
 
     # -- progress ------------------------------------------------------------------------------------------------
 

@@ -122,6 +122,7 @@ class Running:
 
     def _node(self, status: StreamStatus) -> dict[str, Any]:
         parts = status.parts or ()
+        proven = self.fleet.proven(status.peer)
         return {
             "id": status.node.id,
             "cluster": status.node.cluster,
@@ -131,6 +132,7 @@ class Running:
             "variant": str(status.variant),
             "address": status.peer.address,
             "authenticated": status.peer.authenticated,
+            "certificate": {"serial": proven.serial, "notAfter": proven.not_after.isoformat()} if proven else None,
             "gateways": [part[0] for part in parts if isinstance(part, tuple) and len(part) == 1],
             "connectedSeconds": round(self.clock() - status.connected, 3),
             "settled": status.settled,

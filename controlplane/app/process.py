@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,16 +24,20 @@ from controlplane.app.intake import Intake
 from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
+from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
 from controlplane.compile.views import part_of
 from controlplane.config import Configuration, Endpoint
-from controlplane.errors import ConfigurationError, Severity
+from controlplane.errors import ConfigurationError, Diagnostic, Severity
 from controlplane.names import GatewayName, View
 from controlplane.pki.authority import Authority
+from controlplane.pki.configured import ConfiguredKeys
+from controlplane.pki.denial import DenyList
 from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN
 from controlplane.snapshot.store import Store
 from controlplane.sources.files import FileSource
 from controlplane.sources.secrets import SecretSource
+from controlplane.spec.codes import Code
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.server import XdsServer, dynamic_credentials
 
@@ -60,8 +64,9 @@ class ControlPlane:
         """Open the state and wire the parts; nothing listens yet. Raises ConfigurationError."""
         self._configuration = configuration
         self._memory = Memory.open(configuration.state.path, configuration.state.key)
-        self._authority = self._open_authority()
         self._metrics = Metrics()
+        self._keys = self._open_keys()
+        self._trust = self._open_trust()
         self._store = Store()
         self._compiler = Compiler()
         self._sources = self._make_sources()
@@ -81,7 +86,7 @@ class ControlPlane:
         self._fleet = Fleet(
             self._store,
             self._metrics,
-            trust_domain=None if configuration.xds.insecure else self._trust_domain(),
+            trust=self._trust,
             demand=self._demand,
         )
         replica = configuration.identity.replica
@@ -91,17 +96,27 @@ class ControlPlane:
         self._runners: list[Any] = []
         self._observe()
 
-    def _open_authority(self) -> Authority | None:
-        """The state folder's own authority, unless certificates are given or nobody shows any."""
+    def _open_keys(self) -> Authority | ConfiguredKeys | None:
+        """The configured certificates or the state folder's own authority, unless nobody shows any."""
         configuration = self._configuration
-        if configuration.xds.insecure or configuration.xds.tls is not None:
+        if configuration.xds.insecure:
             return None
-        return Authority.open(configuration.state.path, configuration.identity.trust_domain)
+        if (tls := configuration.xds.tls) is not None:
+            return ConfiguredKeys(tls.certificate, tls.key, tls.client_ca)
+        authority = Authority.open(configuration.state.path, configuration.identity.trust_domain)
+        host = configuration.xds.listen.host
+        authority.server_certificate({host, socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
+        return authority
 
-    def _trust_domain(self) -> str:
-        if self._authority is not None:
-            return self._authority.trust_domain
-        return self._configuration.identity.trust_domain or DEFAULT_TRUST_DOMAIN
+    def _open_trust(self) -> Trust | None:
+        keys, configuration = self._keys, self._configuration
+        if keys is None:
+            return None
+        domain = keys.trust_domain if isinstance(keys, Authority) else configuration.identity.trust_domain
+        others = () if configuration.xds.deny_list is None else (configuration.xds.deny_list,)
+        trust = Trust(keys, DenyList.open(configuration.state.path, *others), domain or DEFAULT_TRUST_DOMAIN)
+        self._metrics.certificate_seconds.set_function(lambda: trust.seconds_left)
+        return trust
 
     async def run(self, started: Callable[[Addresses], None] = lambda _: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. `started` is called once everything listens."""
@@ -114,6 +129,8 @@ class ControlPlane:
         tasks = [asyncio.create_task(self._loop.run(), name="commits")]
         tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
         tasks.append(asyncio.create_task(self._remember_served(), name="manifest"))
+        if self._trust is not None:
+            tasks.append(asyncio.create_task(self._trust.watch(self._server.review, self._say_trust), name="trust"))
         readiness = asyncio.create_task(self._become_ready(), name="readiness")
         listens = False
         try:
@@ -187,17 +204,11 @@ class ControlPlane:
         return port
 
     def _credentials(self) -> Any:
-        tls = self._configuration.xds.tls
-        if tls is not None:
-            return dynamic_credentials(
-                lambda: (tls.certificate.read_bytes(), tls.key.read_bytes(), tls.client_ca.read_bytes())
-            )
-        if self._authority is None:
-            return None
-        authority = self._authority
-        host = self._configuration.xds.listen.host
-        authority.server_certificate({host, socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
-        return dynamic_credentials(authority.server_credentials_material)
+        return None if self._keys is None else dynamic_credentials(self._keys.server_credentials_material)
+
+    def _say_trust(self, problems: Sequence[str]) -> None:
+        """What is in force is not what is on disk."""
+        self.intake.register.say("trust", [Diagnostic(Code.TRUST_STALE, text) for text in problems])
 
     async def _become_ready(self) -> None:
         """Every source has answered, or the deadline has passed and there is something to serve."""

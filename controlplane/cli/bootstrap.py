@@ -44,12 +44,15 @@ def command(
     """Print an Envoy bootstrap for one node. It holds a private key: keep the file to yourself."""
     from controlplane.bootstrap import address, bootstrap, render
     from controlplane.cli.pki import authority
+    from controlplane.cli.revoke import refuse_denied
     from controlplane.errors import ConfigurationError
 
     wanted = node_labels(labels)
     life = duration(lifetime)
     try:
         address(xds, "--xds")
+        if not insecure:
+            refuse_denied(state, node_id)
         signer = None if insecure else authority(terminal, state)
         document = bootstrap(node_id, node_cluster, wanted, xds, admin, signer, lifetime=life)
     except ConfigurationError as error:

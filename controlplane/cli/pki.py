@@ -11,6 +11,7 @@ import click
 
 from controlplane.cli.exit import Exit, Failure
 from controlplane.cli.options import DIRECTORY, duration, examples, node_labels, output, speaking
+from controlplane.cli.revoke import refuse_denied, revoke
 from controlplane.cli.terminal import Paint, Terminal
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ STATE = click.option("--state", type=DIRECTORY, default="state", show_default=Tr
 )
 def command() -> None:
     """Certificates of the control plane and its proxies."""
+
+
+command.add_command(revoke)
 
 
 def authority(terminal: Terminal, state: Path, *, make: bool = True) -> Authority:
@@ -69,6 +73,7 @@ def show(terminal: Terminal, state: Path, warn_days: int, output_format: str) ->
                 "role": status.role,
                 "subject": status.subject,
                 "fingerprint": status.fingerprint,
+                "serial": status.serial,
                 "notBefore": status.not_before.isoformat(),
                 "notAfter": status.not_after.isoformat(),
                 "daysLeft": status.remaining.days,
@@ -133,6 +138,7 @@ def issue(
 
     wanted = node_labels(labels)
     life = duration(lifetime)
+    refuse_denied(state, node_id)
     signer = authority(terminal, state, make=not dry_run)
     try:
         issued = signer.issue_node(node_id, node_cluster, wanted, life)
@@ -145,6 +151,7 @@ def issue(
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(out / name, content)
         terminal.say(f"{'would write' if dry_run else 'wrote'} {out / name}")
+    terminal.say(f"serial {signer.inspect(issued.certificate).serial}")
 
 
 def _replace(file: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -51,8 +50,9 @@ def command(
     if not configuration.sources.files:
         raise click.UsageError("no specs: say --specs DIR, or sources.files in --config")
 
-    # grpc reads this when it is loaded; what goes wrong is said once, by us.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from controlplane.xds import environment
+
+    environment.prepare()  # before anything imports grpc
     from controlplane.app import serve
     from controlplane.telemetry import log
 

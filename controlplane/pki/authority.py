@@ -63,6 +63,7 @@ class CertificateStatus:
     role: str
     subject: str
     fingerprint: str
+    serial: str
     not_before: datetime
     not_after: datetime
     remaining: timedelta
@@ -221,7 +222,7 @@ class Authority:
             self._material = _Material(value, found, server, self._names, now, until)
             return value
 
-    def trusts(self, certificate: bytes) -> bool:
+    def trusts(self, certificate: bytes, chain: bytes = b"") -> bool:
         """Whether an authority trusted now signed this certificate (PEM or DER); for live streams after a change."""
         try:
             pem = certificate.lstrip().startswith(b"-----BEGIN")
@@ -282,7 +283,8 @@ class Authority:
             names = ()
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         subject, print_ = certificate.subject.rfc4514_string(), issuing.fingerprint(certificate)
-        return CertificateStatus(role, subject, print_, begins, ends, ends - self._now(), names)
+        serial = f"{certificate.serial_number:x}"
+        return CertificateStatus(role, subject, print_, serial, begins, ends, ends - self._now(), names)
 
     def _succeed(self) -> None:
         """Rotate near the end of the issuing authority; where nothing can be written it issues to its end."""

@@ -17,6 +17,8 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from controlplane.errors import ControlPlaneError
@@ -43,6 +45,8 @@ _URI_MAX_BYTES = 2048
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 _UTF8_STRING = 0x0C
+_RSA_BITS = 2048
+_CURVE_BITS = 256
 
 
 class Refused(ControlPlaneError):
@@ -100,12 +104,15 @@ def identify(certificate: bytes, trust_domain: str, at: datetime | None = None) 
         leaf = _load(certificate)
         extensions = leaf.extensions
         begins, ends, serial = leaf.not_valid_before_utc, leaf.not_valid_after_utc, leaf.serial_number
+        strong = _is_strong(leaf)
     except Exception:  # noqa: BLE001  the parser's errors have no common base, and each means the same here
         _refuse("the certificate is malformed")
     if now < begins:
         _refuse("the certificate is not yet valid")
     if now >= ends:
         _refuse("the certificate has expired")
+    if not strong:
+        _refuse("the key or the signature of the certificate is weak")
     _require_client_leaf(extensions)
     node_id = _node_id(_uri(extensions), trust_domain)
     cluster, labels = _attested(extensions)
@@ -116,6 +123,23 @@ def _load(certificate: bytes) -> x509.Certificate:
     if certificate.lstrip().startswith(b"-----BEGIN"):
         return x509.load_pem_x509_certificate(certificate)
     return x509.load_der_x509_certificate(certificate)
+
+
+def _is_strong(leaf: x509.Certificate) -> bool:
+    """A key of 112 bits of security or more, and no signature over MD5 or SHA-1: configured authorities are not ours.
+
+    NIST SP 800-131A, sections 3 and 9.
+    """
+    match leaf.public_key():
+        case rsa.RSAPublicKey(key_size=bits):
+            strong = bits >= _RSA_BITS
+        case ec.EllipticCurvePublicKey(key_size=bits):
+            strong = bits >= _CURVE_BITS
+        case ed25519.Ed25519PublicKey():
+            strong = True
+        case _:
+            strong = False
+    return strong and not isinstance(leaf.signature_hash_algorithm, hashes.MD5 | hashes.SHA1)
 
 
 def _require_client_leaf(extensions: x509.Extensions) -> None:

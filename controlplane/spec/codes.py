@@ -43,6 +43,7 @@ class Code(StrEnum):
     SECRET_UNREADABLE = "GW0303"
     NOT_A_FILE = "GW0304"
     REMOVAL_HELD = "GW0305"
+    TRUST_STALE = "GW0306"
 
 
 MEANINGS: dict[Code, str] = {
@@ -75,4 +76,6 @@ MEANINGS: dict[Code, str] = {
     Code.SECRET_UNREADABLE: "a secret cannot be read; its previous content stays in force",
     Code.NOT_A_FILE: "something with the name of a spec file that is not a regular file; it is not opened",
     Code.REMOVAL_HELD: "objects missing from a broken or unfinished file stay in force until the file is whole",
+    Code.TRUST_STALE: "certificates of the xDS server or its deny list cannot be used as they are on disk; what was before "
+    "stays in force",
 }

@@ -62,6 +62,16 @@ class Metrics:
         self.problems = Gauge(
             "controlplane_problems", "What is wrong now with what sources say.", ["severity"], registry=registry
         )
+        self.refused = Counter(
+            "controlplane_refused_identities",
+            "Streams refused or ended because of the client's certificate.",
+            registry=registry,
+        )
+        self.certificate_seconds = Gauge(
+            "controlplane_node_certificate_seconds",
+            "Time left of the proxy's certificate that ends first.",
+            registry=registry,
+        )
         self.nodes = Gauge("controlplane_connected_nodes", "Streams of proxies that are open.", registry=registry)
         self.sequence = Gauge("controlplane_sequence", "Number of the last publication.", registry=registry)
         self.ready = Gauge("controlplane_ready", "1 after the first complete compile.", registry=registry)

@@ -42,13 +42,15 @@ class Peer:
     """The other end of a connection.
 
     `uris` are the URI names of the verified client certificate, in their order; empty on a connection without one,
-    where `authenticated` is False (`--insecure`, loopback only). `certificate` is its PEM encoding.
+    where `authenticated` is False (`--insecure`, loopback only). `certificate` is its PEM encoding; `chain` what the peer
+    sent with it, which only a look at its signature needs.
     """
 
     address: str = ""
     uris: tuple[str, ...] = ()
     authenticated: bool = False
     certificate: bytes = field(default=b"", repr=False)
+    chain: bytes = field(default=b"", repr=False, compare=False)
 
 
 class Denied(ControlPlaneError):

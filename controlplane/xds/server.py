@@ -106,6 +106,20 @@ class XdsServer:
         sessions = (stream.session for stream in self._streams.values())
         return {family(session.node) for session in sessions if session.node is not None and session.took(resource)}
 
+    def review(self) -> None:
+        """Who was let in may not be any more: ask the directory about every stream, and end those that it denies.
+
+        Unlike after `changed`, a stream whose peer does not read is not waited for.
+        """
+        for stream in list(self._streams.values()):
+            if (node := stream.session.node) is None or stream.failure is not None:
+                continue  # its first request is checked
+            try:
+                self._directory.admit(node, stream.peer)
+            except Denied as denied:
+                log.warning("stream ended", stream=stream.number, node=node.id, reason=str(denied))
+                stream.fail(denied)
+
     async def stop(self, drain_seconds: float) -> None:
         """Accept nothing more, end the streams with OK at random over the window, then cut what is left.
 
@@ -182,13 +196,16 @@ class XdsServer:
         reader = asyncio.create_task(self._guard(stream, self._read(stream, context)))
         try:
             await self._guard(stream, self._write(stream, context))
-            if (failure := stream.failure) is not None:
-                await context.abort(*_status(failure))
+        except asyncio.CancelledError:
+            if stream.failure is None:  # the peer is gone
+                raise
         finally:
             for timer in timers:
                 timer.cancel()
             reader.cancel()
             self._close(stream)
+        if (failure := stream.failure) is not None:
+            await context.abort(*_status(failure))
 
     def _open(self, number: int, method: str, kind: type[Session], only: str | None, peer: Peer) -> Stream:
         session = kind(
@@ -263,7 +280,7 @@ class XdsServer:
         while not (stream.finished or stream.failure):
             responses = stream.take()
             stream.writing = True
-            while responses:
+            while responses and stream.failure is None:
                 await context.write(responses.pop())
                 stream.sent = True
             stream.writing = False

@@ -18,7 +18,7 @@ class Stream:
 
     __slots__ = (
         "_loop", "_woken", "connected", "failure", "finished", "method", "number", "outbox", "outdated", "peer", "sent",
-        "session", "turn", "who", "writing",
+        "session", "task", "turn", "who", "writing",
     )  # fmt: skip
 
     def __init__(self, number: int, method: str, session: Session, peer: Peer, loop: asyncio.AbstractEventLoop) -> None:
@@ -35,12 +35,20 @@ class Stream:
         self.writing = False  # nothing may be asked of the session: what it says now would wait in memory
         self.outbox: list[bytes] = []
         self.failure: Ended | Denied | None = None
+        self.task = asyncio.current_task()  # that serves it, and waits while the peer does not read
         self._loop = loop
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
         """Have the writer look at the session."""
         self._woken.set()
+
+    def fail(self, failure: Ended | Denied) -> None:
+        """End it with a status, and not only once the peer has read what is being written."""
+        self.failure = self.failure or failure
+        self.wake()
+        if self.writing and self.task is not None:
+            self.task.cancel()
 
     def heard(self) -> None:
         """The session has taken in a request: wake the writer if there is something to do for it.

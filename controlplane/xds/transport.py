@@ -78,7 +78,9 @@ def dynamic_credentials(load: Callable[[], ServerKeys]) -> Any:
 
 def peer_of(context: Any) -> Peer:
     """Who the handshake proved. grpc lists names of all kinds together, so the certificate itself is read."""
-    certificate = b"".join(context.auth_context().get("x509_pem_cert", ()))
+    proven = context.auth_context()
+    certificate = b"".join(proven.get("x509_pem_cert", ()))
     if not certificate:
         return Peer(address=context.peer())
-    return Peer(context.peer(), certificate_uris(certificate), authenticated=True, certificate=certificate)
+    chain = b"".join(proven.get("x509_pem_cert_chain", ()))
+    return Peer(context.peer(), certificate_uris(certificate), authenticated=True, certificate=certificate, chain=chain)

@@ -214,6 +214,28 @@ def test_pki_shows_issues_and_rotates(run: Run, tmp_path: Path) -> None:
     assert old not in [one["fingerprint"] for one in shown]
 
 
+def test_pki_revokes_and_lifts(run: Run, tmp_path: Path) -> None:
+    assert run("pki", "revoke", "--state", "state", "--node-id", "edge-1").returncode == Exit.FAILED
+    issue = ("pki", "issue", "--state", "state", "--node-id", "edge-1", "--node-cluster", "edge", "--out", "out")
+    serial = run(*issue).stderr.strip().rpartition(" ")[2]
+    revoke = ("pki", "revoke", "--state", "state")
+    for whom in ((), ("--node-id", "a/b"), ("--serial", "xyz")):
+        assert run(*revoke, *whom).returncode == Exit.USAGE
+    assert "would deny" in run(*revoke, "--serial", serial, "--dry-run").stderr
+    assert not (tmp_path / "state/denied").exists()
+    denied = run(*revoke, "--node-id", "edge-1", "--serial", serial.upper(), "--reason", "stolen")
+    assert denied.returncode == Exit.OK
+    listed = run(*revoke, "--list").stdout.splitlines()
+    assert [line.split()[:3] for line in listed] == [["node", "edge-1", "stolen"], ["serial", serial, "stolen"]]
+    assert "denied already" in run(*revoke, "--node-id", "edge-1").stderr
+    refused = run(*issue)
+    assert refused.returncode == Exit.USAGE
+    assert "--lift" in refused.stderr
+    assert run(*revoke, "--node-id", "edge-1", "--lift").returncode == Exit.OK
+    assert run(*issue).returncode == Exit.OK
+    assert "not denied" in run(*revoke, "--node-id", "edge-1", "--lift").stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -38,7 +38,7 @@ print("loaded:", *loaded, file=sys.stderr)
 sys.exit(code)
 """
 
-LEAVES = [(), *((name,) for name in COMMANDS), ("pki", "show"), ("pki", "issue"), ("pki", "rotate")]
+LEAVES = [(), *((name,) for name in COMMANDS), ("pki", "show"), ("pki", "issue"), ("pki", "rotate"), ("pki", "revoke")]
 
 
 @pytest.mark.parametrize("command", LEAVES, ids=" ".join)

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from envoy.service.discovery.v3 import discovery_pb2
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from controlplane.pki import issuing
 from controlplane.pki.authority import Authority
-from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN, attestation
 from controlplane.xds import types
 from tests.e2e.commands import controlplane
 from tests.e2e.plane import Plane, answers, gateway, respond
+from tests.e2e.raw import GOOD, HOUR, TRUST, Client, Live, issued, signed
 from tests.support.certificates import Authority as Stranger
 from tests.support.certificates import Pair, authority
+from tests.support.client import dial, trusting
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
 from tests.support.waiting import until
-
-AGGREGATED = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
-PATIENCE = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -43,69 +39,6 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
             backend = {"name": name, "members": [{"static": {"address": "127.0.0.1", "port": 9}}]}
             plane.write(gateway(name, role=name, listeners=[listener], backends=[backend]), file=f"{name}.yaml")
         yield plane.start().ready()
-
-
-@dataclass
-class Client:
-    """A stream that says what it is told; without a pair it shows no certificate, without TLS it speaks in clear."""
-
-    plane: Plane
-    pair: Pair | None
-    node: str = "n1"
-    labels: dict[str, str] = field(default_factory=dict)
-    delta: bool = True
-    tls: bool = True
-
-    def __enter__(self) -> Self:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        if self.tls:
-            keys = (self.pair.key, self.pair.certificate) if self.pair else (None, None)
-            credentials = grpc.ssl_channel_credentials(Authority.open(self.plane.state).trust_bundle, *keys)
-            self._channel = grpc.secure_channel(self.plane.xds, credentials, options)
-        else:
-            self._channel = grpc.insecure_channel(self.plane.xds, options)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._channel.close()
-
-    def ask(self, url: str, *names: str, seconds: float = PATIENCE) -> list[Any]:
-        """The resources of the first answer to a request for these names (none: for everything)."""
-        node: dict[str, Any] = {"id": self.node, "metadata": {"labels": self.labels}}
-        request: Any
-        if self.delta:
-            request = discovery_pb2.DeltaDiscoveryRequest(type_url=url, resource_names_subscribe=names, node=node)
-        else:
-            request = discovery_pb2.DiscoveryRequest(type_url=url, resource_names=names, node=node)
-        done = threading.Event()
-
-        def requests() -> Iterator[bytes]:
-            yield request.SerializeToString()
-            done.wait()
-
-        method = f"{AGGREGATED}{'Delta' if self.delta else 'Stream'}AggregatedResources"
-        call = self._channel.stream_stream(method)(requests(), timeout=seconds)
-        try:
-            data = next(call)
-        finally:
-            done.set()
-            call.cancel()
-        if self.delta:
-            return [one.resource for one in discovery_pb2.DeltaDiscoveryResponse.FromString(data).resources]
-        return list(discovery_pb2.DiscoveryResponse.FromString(data).resources)
-
-    def refusal(self, url: str = types.LISTENER, *names: str, seconds: float = PATIENCE) -> grpc.StatusCode:
-        """The status with which the stream ends, before anything was answered."""
-        with pytest.raises(grpc.RpcError) as refused:
-            self.ask(url, *names, seconds=seconds)
-        code: grpc.StatusCode = refused.value.code()
-        return code
-
-
-def issued(plane: Plane, node: str = "n1", **labels: str) -> Pair:
-    """A certificate as `controlplane pki issue` makes it."""
-    made = Authority.open(plane.state).issue_node(node, "edge", labels)
-    return Pair(made.certificate, made.key)
 
 
 @pytest.mark.parametrize("delta", [True, False], ids=["delta", "state of the world"])
@@ -147,70 +80,105 @@ def test_without_a_certificate_of_this_authority_nobody_is_heard(plane: Plane) -
             assert client.refusal() is grpc.StatusCode.UNAVAILABLE
 
 
-TRUST = DEFAULT_TRUST_DOMAIN
-GOOD = f"spiffe://{TRUST}/node/n1"
-HOUR = timedelta(hours=1)
+NODE = {"role": "one"}
 
 
-@pytest.mark.parametrize(
-    ("uris", "change"),
-    [
-        ([], {}),
-        ([GOOD], {"purpose": ExtendedKeyUsageOID.SERVER_AUTH}),
-        ([GOOD], {"purpose": None}),
-        ([GOOD], {"ca": True}),
-        ([GOOD], {"begins": HOUR, "ends": 2 * HOUR}),
-        ([GOOD], {"begins": -2 * HOUR, "ends": -HOUR}),
-        ([GOOD, f"spiffe://{TRUST}/node/n2"], {}),
-        (["spiffe://elsewhere/node/n1"], {}),
-        ([f"spiffe://{TRUST}/server"], {}),
-        ([f"spiffe://{TRUST}/node/n1/x"], {}),
-        ([f"spiffe://{TRUST}/node/n1\0.x"], {}),
-        ([f"https://{TRUST}/node/n1"], {}),
-        ([""], {}),
-    ],
-)
-def test_certificates_of_this_authority_that_identify_no_node(
-    plane: Plane, uris: list[str], change: dict[str, Any]
-) -> None:
-    with Client(plane, signed(plane, uris, **change)) as client:
-        refused = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE}  # by us, or by the handshake
-        assert client.refusal() in refused
+def forged(pair: Pair) -> Pair:
+    """Other labels in a certificate, under the signature of before."""
+    der = x509.load_pem_x509_certificate(pair.certificate).public_bytes(Encoding.DER)
+    changed = der.replace(b'"role":"one"', b'"role":"two"')
+    assert changed != der
+    return Pair(x509.load_der_x509_certificate(changed).public_bytes(Encoding.PEM), pair.key)
 
 
-def signed(
-    plane: Plane,
-    uris: list[str],
-    *,
-    purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CLIENT_AUTH,
-    ca: bool = False,
-    begins: timedelta = -HOUR,
-    ends: timedelta = HOUR,
-) -> Pair:
-    """A certificate that the authority of the state folder has signed, though it never would."""
+def itself() -> Pair:
+    """A node's certificate that its own key signed."""
+    signer = issuing.new_authority(TRUST, datetime.now(UTC))
+    key = signer.key.public_key()
+    made = issuing.node_certificate(signer, key, TRUST, "n1", "edge", NODE, HOUR, datetime.now(UTC))
+    return Pair(issuing.certificate_pem(made), issuing.key_pem(signer.key))
+
+
+def truncated(plane: Plane) -> Pair:
+    """Of an authority that the trusted one has signed, and without that authority's certificate."""
+    signer, now = Authority.open(plane.state)._read().signer, datetime.now(UTC)
+    middle = issuing.new_authority(TRUST, now)
+    middle = issuing.Signer(issuing.cross_signed(middle.certificate, signer, now), middle.key)
+    key = issuing.new_key()
+    made = issuing.node_certificate(middle, key.public_key(), TRUST, "n1", "edge", NODE, HOUR, now)
+    return Pair(issuing.certificate_pem(made), issuing.key_pem(key))
+
+
+def server_pair(plane: Plane) -> Pair:
+    """What the server shows."""
+    material = Authority.open(plane.state).server_credentials_material()
+    return Pair(material.chain, material.key)
+
+
+def authority_pair(plane: Plane) -> Pair:
+    """What signs."""
     folder = plane.state / "ca"
-    issuer = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-    signer = load_pem_private_key((folder / "ca.key").read_bytes(), None)
-    assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "n1")]))
-        .issuer_name(issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + begins)
-        .not_valid_after(now + ends)
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(attestation("edge", {"role": "one"}), critical=False)
-    )
-    if purpose is not None:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-    if uris:
-        names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
-        builder = builder.add_extension(names, critical=False)
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Pair(builder.sign(signer, SHA256()).public_bytes(Encoding.PEM), private)
+    return Pair((folder / "ca.crt").read_bytes(), (folder / "ca.key").read_bytes())
+
+
+RSA, CURVE = rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP224R1())
+DOUBLED = b'{"cluster":"edge","labels":{"role":"two","role":"one"}}'
+
+BAD: dict[str, Callable[[Plane], Pair]] = {
+    "no URI": lambda plane: signed(plane, []),
+    "a server's purpose": lambda plane: signed(plane, [GOOD], purpose=ExtendedKeyUsageOID.SERVER_AUTH),
+    "no purpose": lambda plane: signed(plane, [GOOD], purpose=None),
+    "an authority": lambda plane: signed(plane, [GOOD], ca=True),
+    "not yet valid": lambda plane: signed(plane, [GOOD], begins=HOUR, ends=2 * HOUR),
+    "expired": lambda plane: signed(plane, [GOOD], begins=-2 * HOUR, ends=-HOUR),
+    "two nodes": lambda plane: signed(plane, [GOOD, f"spiffe://{TRUST}/node/n2"]),
+    "another trust domain": lambda plane: signed(plane, ["spiffe://elsewhere/node/n1"]),
+    "the server's name": lambda plane: signed(plane, [f"spiffe://{TRUST}/server"]),
+    "more than a node": lambda plane: signed(plane, [f"spiffe://{TRUST}/node/n1/x"]),
+    "a NUL": lambda plane: signed(plane, [f"spiffe://{TRUST}/node/n1\0.x"]),
+    "another scheme": lambda plane: signed(plane, [f"https://{TRUST}/node/n1"]),
+    "an empty name": lambda plane: signed(plane, [""]),
+    "a weak RSA key": lambda plane: signed(plane, [GOOD], key=RSA),
+    "a weak curve": lambda plane: signed(plane, [GOOD], key=CURVE),
+    "labels that nobody attested": lambda plane: signed(plane, [GOOD], labels=DOUBLED),
+    "labels changed after signing": lambda plane: forged(issued(plane, **NODE)),
+    "an authority of its own": lambda plane: Stranger().leaf("n1", client=True),
+    "self-signed": lambda plane: itself(),
+    "a chain without its middle": truncated,
+    "the server's own certificate": server_pair,
+    "the authority's own certificate": authority_pair,
+    "none": lambda plane: Pair(b"", b""),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_certificates_that_identify_no_node(plane: Plane, kind: str) -> None:
+    pair = BAD[kind](plane)
+    for method in (None, "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets"):
+        with Client(plane, pair if pair.key else None) as client:
+            live = Live(client, types.SECRET if method else types.LISTENER, method=method)
+            code, _ = live.ended()
+            refused = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAVAILABLE}  # by us, or by the handshake
+            assert code in refused
+
+
+def test_tls_1_2_is_not_spoken(plane: Plane, tmp_path: Path) -> None:
+    pair = issued(plane, **NODE)
+    (tmp_path / "pair.pem").write_bytes(pair.key + pair.certificate)
+
+    def speaks(version: ssl.TLSVersion) -> bool:
+        context = trusting(Authority.open(plane.state).trust_bundle, "h2")
+        context.check_hostname = False
+        context.load_cert_chain(tmp_path / "pair.pem")
+        context.minimum_version = context.maximum_version = version
+        try:
+            with dial(int(plane.xds.rpartition(":")[2]), context) as connection:
+                return bool(connection.recv(9))  # the server's settings
+        except (ssl.SSLError, OSError):
+            return False
+
+    assert speaks(ssl.TLSVersion.TLSv1_3)
+    assert not speaks(ssl.TLSVersion.TLSv1_2)
 
 
 @pytest.mark.envoy

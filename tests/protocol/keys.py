@@ -23,12 +23,17 @@ class Pair:
 class Authority:
     """A certificate authority of its own."""
 
-    def __init__(self, name: str = "test CA") -> None:
+    def __init__(self, name: str = "test CA", parent: Authority | None = None) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        builder = self._builder(self._name, self._key, timedelta(days=1))
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        self.certificate = builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        signer = parent or self
+        builder = signer._builder(self._name, self._key, timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self.certificate = builder.sign(signer._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def subordinate(self, name: str) -> Authority:
+        """An authority whose certificate this one has signed."""
+        return Authority(name, self)
 
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta

@@ -371,3 +371,39 @@ def test_order_over_the_wire() -> None:
             assert (await stream.take(CDS)).removed_resources == ["a"]
 
     run(test)
+
+
+async def _read_all(stream: Stream) -> None:
+    while await asyncio.wait_for(stream.call.read(), PATIENCE) is not grpc.aio.EOF:
+        pass
+
+
+def test_a_review_ends_those_that_are_denied_though_they_do_not_read() -> None:
+    """The rest of what was to be written to them is not."""
+
+    async def test() -> None:
+        async with running() as rig, rig.channel() as held_channel, rig.channel() as channel:
+
+            def refuse(node: Node, peer: Peer) -> None:
+                if node.id == "held":
+                    raise Denied("revoked")
+
+            rig.publish(*(resource(EDS, f"e{number}", "x" * 200_000) for number in range(40)))
+            held, good = Stream(held_channel, DELTA, node="held"), Stream(channel, DELTA)
+            await good.send(EDS, resource_names_subscribe=["e0"])
+            await good.take(EDS)
+            for number in range(40):
+                await held.send(EDS, resource_names_subscribe=[f"e{number}"])
+            await until(lambda: any(each.node.id == "held" for each in rig.server.nodes()))
+            rig.server.review()  # nobody is denied
+            assert len(rig.server.nodes()) == 2
+            rig.directory.admission = refuse
+            rig.server.review()
+            await until(lambda: [each.node.id for each in rig.server.nodes()] == ["n"])
+            with pytest.raises(grpc.aio.AioRpcError, match="revoked"):
+                await _read_all(held)
+            assert (await held.ended())[0] is grpc.StatusCode.PERMISSION_DENIED
+            rig.publish(resource(EDS, "e0", "2"))
+            await good.take(EDS)
+
+    run(test)

@@ -1,0 +1,134 @@
+"""Who is let in, now: the authorities that are trusted, the deny list, and the time.
+
+`Fleet` asks at the start of a stream and whenever it looks again; `watch` sees what changed on disk and whose certificate
+has ended, so that whoever is not let in any more loses its streams within seconds, and not with its next reconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from controlplane.pki.authority import ServerMaterial
+from controlplane.pki.denial import DenyList
+from controlplane.pki.identity import Identity, Refused, identify
+from controlplane.xds.nodes import Denied, Node, Peer
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+"""How often the files are looked at (a few `stat` calls)."""
+CACHED = 10_000
+"""Certificates that are remembered."""
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class Keys(Protocol):
+    """Where the server's certificates come from: the state folder's authority, or configured files."""
+
+    @property
+    def problem(self) -> str:
+        """Why what is in use is not what is on disk."""
+        ...
+
+    def server_credentials_material(self) -> ServerMaterial:
+        """What the next handshake should use."""
+        ...
+
+    def trusts(self, certificate: bytes, chain: bytes = b"") -> bool:
+        """Whether an authority trusted now signed this certificate."""
+        ...
+
+
+class Trust:
+    """Decides about certificates. Used on the event loop only."""
+
+    def __init__(
+        self,
+        keys: Keys,
+        denied: DenyList,
+        trust_domain: str,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._keys = keys
+        self._denied = denied
+        self._trust_domain = trust_domain
+        self._now = now
+        self._authorities = keys.server_credentials_material().client_authorities
+        self._identities: dict[bytes, Identity] = {}
+        self._next_end = _NEVER
+
+    def identity(self, node: Node, peer: Peer) -> Identity:
+        """Who the peer is. Raises Denied when it is nobody, not this node, or not welcome any more."""
+        found = self._identities.get(peer.certificate)
+        if found is None or found.not_after <= self._now():
+            found = self._identify(node, peer)
+        if self._denied.denies(found):
+            log.warning("denied", node=found.id, serial=found.serial)
+            raise Denied("the client certificate is revoked")
+        if found.id != node.id:
+            log.warning("node id is not that of its certificate", node=node.id, certificate=found.id)
+            raise Denied("the certificate is for another node id")
+        return found
+
+    def known(self, peer: Peer) -> Identity | None:
+        """Who the peer was found to be."""
+        return self._identities.get(peer.certificate)
+
+    def _identify(self, node: Node, peer: Peer) -> Identity:
+        self._identities.pop(peer.certificate, None)
+        try:
+            found = identify(peer.certificate, self._trust_domain, self._now())
+        except Refused as refused:
+            log.warning("certificate refused", node=node.id, reason=str(refused))
+            raise Denied("the client certificate identifies no node of this control plane") from None
+        # The handshake has verified it, but a connection may be older than the last change of the authorities.
+        if not self._keys.trusts(peer.certificate, peer.chain):
+            log.warning("certificate of an authority that is not trusted", node=found.id, serial=found.serial)
+            raise Denied("the client certificate is of an authority that is not trusted any more")
+        if len(self._identities) >= CACHED:
+            self._identities.clear()
+        self._identities[peer.certificate] = found
+        self._next_end = min(self._next_end, found.not_after)
+        return found
+
+    async def watch(self, changed: Callable[[], None], problems: Callable[[Sequence[str]], None]) -> None:
+        """Look again and again; `changed` when somebody who was let in may not be welcome any more.
+
+        `problems` is told why what is in force is not what is on disk.
+        """
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.look():
+                changed()
+            problems(self.problems)
+
+    def look(self) -> bool:
+        """Whether decisions of before may be wrong now: the authorities or the deny list changed, or a time is over."""
+        again = self._denied.look()
+        authorities = self._keys.server_credentials_material().client_authorities
+        if authorities != self._authorities:
+            self._authorities = authorities
+            self._identities.clear()
+            again = True
+        if (now := self._now()) >= self._next_end:
+            self._identities = {pem: one for pem, one in self._identities.items() if one.not_after > now}
+            self._next_end = min((one.not_after for one in self._identities.values()), default=_NEVER)
+            again = True
+        return again
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the first certificate that was let in ends; infinite when there is none."""
+        return math.inf if self._next_end is _NEVER else (self._next_end - self._now()).total_seconds()
+
+    @property
+    def problems(self) -> list[str]:
+        """Why what is in force is not what is on disk."""
+        return [problem for problem in (self._keys.problem, self._denied.problem) if problem]

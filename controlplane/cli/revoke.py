@@ -1,0 +1,83 @@
+"""`controlplane pki revoke`: who may not connect any more, in the state folder of a control plane."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from controlplane.cli.exit import Exit, Failure
+from controlplane.cli.options import DIRECTORY, examples, speaking
+from controlplane.cli.terminal import Terminal
+
+
+@click.command(
+    epilog=examples(
+        "controlplane pki revoke --state state --node-id edge-1 --reason 'stolen'",
+        "controlplane pki revoke --state state --serial $(openssl x509 -in node.crt -noout -serial | cut -d= -f2)",
+        "controlplane pki revoke --state state --list",
+        "controlplane pki revoke --state state --node-id edge-1 --lift",
+    )
+)
+@click.option("--state", type=DIRECTORY, default="state", show_default=True, help="The state folder.")
+@click.option("--node-id", "nodes", metavar="ID", multiple=True, help="A node, whatever its certificate; repeat it.")
+@click.option("--serial", "serials", metavar="HEX", multiple=True, help="One certificate, in hexadecimal; repeat it.")
+@click.option("--reason", metavar="TEXT", default="", help="A remark for whoever reads the list.")
+@click.option("--lift", is_flag=True, help="Let them in again.")
+@click.option("--list", "listing", is_flag=True, help="Only print who is denied.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@speaking
+def revoke(
+    terminal: Terminal,
+    state: Path,
+    nodes: tuple[str, ...],
+    serials: tuple[str, ...],
+    reason: str,
+    lift: bool,
+    listing: bool,
+    dry_run: bool,
+) -> None:
+    """Deny a node or a certificate: a running control plane ends its streams within seconds, and lets it in no more."""
+    from controlplane.errors import ConfigurationError
+    from controlplane.pki import denial
+
+    if not state.is_dir():
+        raise Failure(Exit.FAILED, f"no state folder {state}", "serve and bootstrap make one; say which with --state")
+    try:
+        if listing:
+            if lines := [one.line for one in denial.listed(state)]:
+                terminal.data("\n".join(lines))
+            return
+        wanted = [denial.entry(denial.Kind.NODE, name, reason) for name in nodes]
+        wanted += [denial.entry(denial.Kind.SERIAL, name, reason) for name in serials]
+        if not wanted:
+            raise click.UsageError("whom? say --node-id ID or --serial HEX (`pki issue` and /v1/nodes print both)")
+        if dry_run:
+            changed = wanted
+        else:
+            changed = denial.lift(state, wanted) if lift else denial.add(state, wanted, datetime.now(UTC))
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    word = ("would lift" if dry_run else "lifted") if lift else ("would deny" if dry_run else "denied")
+    for one in wanted:
+        done = any((one.kind, one.name) == (other.kind, other.name) for other in changed)
+        terminal.say(f"{word if done else 'not denied:' if lift else 'denied already:'} {one.kind} {one.name}")
+    if changed and not lift and not dry_run:
+        terminal.say("running control planes of this state folder end its streams within seconds")
+
+
+def refuse_denied(state: Path, node_id: str) -> None:
+    """Whoever is denied gets no certificate, which would be refused. Raises UsageError."""
+    from controlplane.errors import ConfigurationError
+    from controlplane.pki import denial
+
+    try:
+        denied = any(one.kind is denial.Kind.NODE and one.name == node_id for one in denial.listed(state))
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    if denied:
+        lift = f"controlplane pki revoke --state {state} --node-id {node_id} --lift"
+        raise click.UsageError(
+            f"node {node_id} is denied, so its certificate would be refused; to let it in again: {lift}"
+        )
