@@ -9,13 +9,42 @@ from __future__ import annotations
 import ipaddress
 import re
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import idna
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from controlplane.model import regex
+
+
+class Choice(NamedTuple):
+    """Fields of which exactly one is set; `message` says so better than their names alone, where there is more to say."""
+
+    fields: tuple[str, ...]
+    message: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The fields as people write them."""
+        return [to_camel(name) for name in self.fields]
+
+    @property
+    def rule(self) -> str:
+        """What is said when none or several are set."""
+        return self.message or f"exactly one of {', '.join(self.names)} is needed"
 
 
 class Written(BaseModel):
@@ -193,13 +222,25 @@ Regex = Annotated[str, AfterValidator(_regex)]
 """RE2 syntax, matched against the whole text."""
 
 
-def one_of(model: BaseModel, *fields: str, optional: bool = False) -> str | None:
-    """The one field of `fields` that is set. Raises ValueError when there are several, or none unless `optional`."""
-    present = [name for name in fields if getattr(model, name) is not None]
-    if len(present) > 1 or not (present or optional):
-        names = ", ".join(to_camel(name) for name in fields)
-        raise ValueError(f"exactly one of {names} is needed" if not optional else f"at most one of {names} is possible")
-    return present[0] if present else None
+class OneOf(Written):
+    """A model with choices: of the fields of each, exactly one is set. The JSON Schema says so too."""
+
+    choices: ClassVar[tuple[Choice, ...]]
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        for choice in self.choices:
+            if sum(getattr(self, name) is not None for name in choice.fields) != 1:
+                raise ValueError(choice.rule)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The schema of the fields, and a `oneOf` of required fields for each choice."""
+        schema = handler(core)
+        described = handler.resolve_ref_schema(schema)
+        described["allOf"] = [{"oneOf": [{"required": [name]} for name in choice.names]} for choice in cls.choices]
+        return schema
 
 
 def dump(model: BaseModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from controlplane.filters.jwt.spec import SecretKey
-from controlplane.model.written import Address, Host, Name, Port, PositiveDuration, Written, one_of
+from controlplane.model.written import Address, Choice, Host, Name, OneOf, Port, PositiveDuration, Written
 from controlplane.spec.listener import NotEmpty, SecretName
 
 
@@ -32,18 +32,15 @@ class Dns(Written):
         return self
 
 
-class Member(Written):
+class Member(OneOf):
     """One source of endpoints. Priority 0 is used first; weights count within a priority."""
+
+    choices = (Choice(("static", "dns")),)
 
     static: Static | None = None
     dns: Dns | None = None
     priority: Annotated[int, Field(strict=True, ge=0, le=15)] = 0
     weight: Annotated[int, Field(strict=True, ge=1, le=128)] = 1
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Member:
-        one_of(self, "static", "dns")
-        return self
 
 
 class BackendProtocol(StrEnum):

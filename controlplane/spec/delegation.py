@@ -6,9 +6,9 @@ import ipaddress
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from controlplane.model.written import Host, Name, Written, one_of
+from controlplane.model.written import Choice, Host, Name, OneOf, Written
 from controlplane.spec.route import LiteralPath
 
 _PATTERN = r"^(\*|[a-z0-9]([-a-z0-9.]{0,251})\*?)$"
@@ -53,16 +53,13 @@ class ConsulGrant(Written):
     service: NamePattern
 
 
-class ServiceGrant(Written):
+class ServiceGrant(OneOf):
     """Discovered services that backends may aim at."""
+
+    choices = (Choice(("kubernetes", "consul")),)
 
     kubernetes: KubernetesGrant | None = None
     consul: ConsulGrant | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> ServiceGrant:
-        one_of(self, "kubernetes", "consul")
-        return self
 
 
 class Delegate(Written):

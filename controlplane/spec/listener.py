@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.model.written import Address, Flag, Host, Name, Port, Written, one_of
+from controlplane.model.written import Address, Choice, Flag, Host, Name, OneOf, Port, Written
 
 
 class Protocol(StrEnum):
@@ -35,16 +35,13 @@ class Certificate(Written):
         return self.certificate.secret_ref
 
 
-class ClientIP(Written):
+class ClientIP(OneOf):
     """Where the address of the client comes from; without this it is the peer of the connection."""
+
+    choices = (Choice(("trusted_hops", "proxy_protocol")),)
 
     trusted_hops: Annotated[int, Field(strict=True, ge=1, le=16)] | None = None
     proxy_protocol: Flag | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> ClientIP:
-        one_of(self, "trusted_hops", "proxy_protocol")
-        return self
 
 
 class ListenerRedirect(Written):

@@ -11,6 +11,7 @@ from controlplane.filters.header_mutation.spec import HeaderChanges
 from controlplane.filters.jwt.spec import Auth
 from controlplane.model import regex
 from controlplane.model.written import (
+    Choice,
     Count,
     Duration,
     Flag,
@@ -18,10 +19,10 @@ from controlplane.model.written import (
     HeaderValue,
     Host,
     Name,
+    OneOf,
     PositiveDuration,
     Regex,
     Written,
-    one_of,
 )
 
 MAX_PATH = 2048
@@ -64,22 +65,21 @@ def _template(text: str) -> str:
     return text
 
 
-class PathMatch(Written):
+class PathMatch(OneOf):
     """One way to match the path. A prefix ends on a segment boundary: `/api` matches `/api` and `/api/x`, not `/apix`."""
+
+    choices = (Choice(("exact", "prefix", "template", "regex")),)
 
     exact: LiteralPath | None = None
     prefix: LiteralPath | None = None
     template: Annotated[str, AfterValidator(_template)] | None = None
     regex: Regex | None = None
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> PathMatch:
-        one_of(self, "exact", "prefix", "template", "regex")
-        return self
 
-
-class HeaderMatch(Written):
+class HeaderMatch(OneOf):
     """A condition on one header; `invert` turns it round."""
+
+    choices = (Choice(("exact", "prefix", "suffix", "contains", "regex", "present")),)
 
     name: HeaderName
     exact: HeaderValue | None = None
@@ -90,25 +90,17 @@ class HeaderMatch(Written):
     present: Flag | None = None
     invert: Flag = False
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> HeaderMatch:
-        one_of(self, "exact", "prefix", "suffix", "contains", "regex", "present")
-        return self
 
-
-class QueryMatch(Written):
+class QueryMatch(OneOf):
     """A condition on one query parameter."""
+
+    choices = (Choice(("exact", "prefix", "regex", "present")),)
 
     name: Annotated[str, Field(min_length=1, max_length=1024)]
     exact: str | None = None
     prefix: Annotated[str, Field(min_length=1)] | None = None
     regex: Regex | None = None
     present: Flag | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> QueryMatch:
-        one_of(self, "exact", "prefix", "regex", "present")
-        return self
 
 
 Method = Annotated[str, Field(pattern=r"^[A-Z]{1,32}$")]
@@ -130,17 +122,14 @@ class Destination(Written):
     weight: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 1
 
 
-class PathChange(Written):
+class PathChange(OneOf):
     """How the path is rewritten."""
+
+    choices = (Choice(("replace_prefix", "replace_full", "replace_regex")),)
 
     replace_prefix: LiteralPath | None = None
     replace_full: LiteralPath | None = None
     replace_regex: RegexReplace | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> PathChange:
-        one_of(self, "replace_prefix", "replace_full", "replace_regex")
-        return self
 
 
 class RegexReplace(Written):
@@ -179,16 +168,13 @@ class Redirect(Written):
         return self
 
 
-class RedirectPath(Written):
+class RedirectPath(OneOf):
     """The path of a redirect."""
+
+    choices = (Choice(("replace_prefix", "replace_full")),)
 
     replace_prefix: LiteralPath | None = None
     replace_full: LiteralPath | None = None
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> RedirectPath:
-        one_of(self, "replace_prefix", "replace_full")
-        return self
 
 
 MAX_BODY = 4096
@@ -274,8 +260,13 @@ class Retry(Written):
     statuses: tuple[Annotated[int, Field(strict=True, ge=400, le=599)], ...] | None = None
 
 
-class Route(Written):
+class Route(OneOf):
     """One route. Its name is its identity: the order of a document means nothing."""
+
+    choices = (
+        Choice(("public", "auth"), "say who may call: auth, or public: true for everybody (one of them)"),
+        Choice(("to", "redirect", "respond")),
+    )
 
     name: Name
     hosts: Annotated[tuple[Host, ...], Field(min_length=1, max_length=256)]
@@ -294,10 +285,7 @@ class Route(Written):
 
     @model_validator(mode="after")
     def _complete(self) -> Route:
-        if (self.public is None) == (self.auth is None):
-            raise ValueError("say who may call: auth, or public: true for everybody (one of them)")
-        action = one_of(self, "to", "redirect", "respond")
-        if action != "to" and (self.websocket or (self.transform and self.transform.request != RequestTransform())):
+        if self.to is None and (self.websocket or (self.transform and self.transform.request != RequestTransform())):
             raise ValueError("websocket and transform.request need a backend (to)")
         if self.to is not None:
             if len({destination.backend for destination in self.to}) != len(self.to):

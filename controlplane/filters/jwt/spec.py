@@ -11,15 +11,16 @@ from pydantic import AfterValidator, Field, model_validator
 from controlplane.filters.jwt.key_set import key_set_problem
 from controlplane.model.written import (
     ChangedHeaderName,
+    Choice,
     Duration,
     Flag,
     HeaderName,
     HeaderValue,
     Name,
+    OneOf,
     PositiveDuration,
     Written,
     canonical_host,
-    one_of,
 )
 
 
@@ -49,8 +50,10 @@ def _inline(text: str) -> str:
     return text
 
 
-class Jwks(Written):
+class Jwks(OneOf):
     """Where the keys of an issuer come from: `uri` (fetched by Envoy), `inline`, or a secret."""
+
+    choices = (Choice(("uri", "inline", "secret_ref")),)
 
     uri: Annotated[str, AfterValidator(_uri)] | None = None
     cache: PositiveDuration | None = None
@@ -60,8 +63,8 @@ class Jwks(Written):
     key: str = "jwks.json"
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Jwks:
-        if one_of(self, "uri", "inline", "secret_ref") != "uri" and (self.cache or self.ca):
+    def _fetched_alone(self) -> Jwks:
+        if self.uri is None and (self.cache or self.ca):
             raise ValueError("cache and ca belong to uri")
         return self
 
@@ -70,8 +73,10 @@ _TOKEN = r"^[A-Za-z0-9_.~-]{1,128}$"
 """Characters that need no encoding in a query, and none in a cookie."""
 
 
-class TokenPlace(Written):
+class TokenPlace(OneOf):
     """Where a request carries its token."""
+
+    choices = (Choice(("header", "cookie", "query")),)
 
     header: HeaderName | None = None
     prefix: HeaderValue = ""
@@ -79,8 +84,8 @@ class TokenPlace(Written):
     query: Annotated[str, Field(pattern=_TOKEN)] | None = None
 
     @model_validator(mode="after")
-    def _one_place(self) -> TokenPlace:
-        if one_of(self, "header", "cookie", "query") != "header" and self.prefix:
+    def _prefix_of_a_header(self) -> TokenPlace:
+        if self.header is None and self.prefix:
             raise ValueError("prefix belongs to header")
         return self
 
@@ -125,13 +130,10 @@ class Mechanism(Written):
     jwt: Name
 
 
-class Auth(Written):
+class Auth(OneOf):
     """Who may call: any one (`anyOf`) or all (`allOf`) of these mechanisms."""
+
+    choices = (Choice(("any_of", "all_of")),)
 
     any_of: Annotated[tuple[Mechanism, ...], Field(min_length=1, max_length=16)] | None = None
     all_of: Annotated[tuple[Mechanism, ...], Field(min_length=1, max_length=16)] | None = None
-
-    @model_validator(mode="after")
-    def _one_combination(self) -> Auth:
-        one_of(self, "any_of", "all_of")
-        return self
