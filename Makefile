@@ -46,7 +46,7 @@ soak: $(READY) ## the tests that run for minutes
 	$(BIN)/python -m pytest -m soak $(ARGS)
 
 golden: $(READY) ## rewrite the golden files; read the diff before you commit it
-	$(BIN)/python -m pytest tests/golden --update-golden $(ARGS)
+	$(BIN)/python -m pytest tests/golden tests/spec/test_crd.py --update-golden $(ARGS)
 
 demo: $(READY) ## a control plane, a real Envoy and two backends on this machine (ONCE=1: check and exit)
 	$(BIN)/controlplane demo $(if $(ONCE),--once)

@@ -17,6 +17,7 @@ from controlplane.cli.terminal import Terminal
         "controlplane schema > gatewayspec.schema.json",
         "controlplane schema --kind RouteSpec -o yaml",
         "controlplane schema --kind Configuration      of the file for serve --config",
+        "controlplane schema --crd | kubectl apply -f -",
     )
 )
 @click.option(
@@ -26,13 +27,28 @@ from controlplane.cli.terminal import Terminal
     show_default=True,
     help="Which kind; all is either document kind.",
 )
+@click.option("--crd", is_flag=True, help="CustomResourceDefinitions instead, as YAML documents.")
 @output("json", "yaml")
 @speaking
-def command(terminal: Terminal, kind: str, output_format: str) -> None:
+def command(terminal: Terminal, kind: str, crd: bool, output_format: str) -> None:
     """Print the JSON Schema of a kind."""
     from controlplane.cli.documents import structured
 
+    if crd:
+        terminal.data(_resource_definitions(kind))
+        return
     terminal.data(structured(_of_configuration() if kind == "Configuration" else _of_documents(kind), output_format))
+
+
+def _resource_definitions(kind: str) -> str:
+    from controlplane.cli.documents import structured
+    from controlplane.spec.crd import definitions
+
+    found = definitions()
+    if kind != "all" and kind not in found:
+        raise click.UsageError(f"there is no custom resource of kind {kind}")
+    wanted = found.values() if kind == "all" else [found[kind]]
+    return "---\n".join(structured(one, "yaml") for one in wanted)
 
 
 def _of_documents(kind: str) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""CustomResourceDefinitions follow the models, and keep the rules of structural schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from controlplane.model.written import OneOf
+from controlplane.spec.crd import definitions
+from controlplane.spec.gateway import KINDS
+
+FOLDER = Path(__file__).parents[2] / "manifests" / "crds"
+
+
+def schemas(found: Any) -> Iterator[dict[str, Any]]:
+    """Every schema inside one."""
+    yield found
+    for one in found.get("properties", {}).values():
+        yield from schemas(one)
+    for key in ("items", "additionalProperties"):
+        if isinstance(found.get(key), dict):
+            yield from schemas(found[key])
+
+
+def whole(kind: str) -> dict[str, Any]:
+    (version,) = definitions()[kind]["spec"]["versions"]
+    schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]
+    return schema
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_manifests_are_what_the_models_say(kind: str, pytestconfig: pytest.Config) -> None:
+    file = FOLDER / f"{kind.lower()}s.yaml"
+    made = yaml.safe_dump(definitions()[kind], sort_keys=False, width=120, allow_unicode=True)
+    if pytestconfig.getoption("--update-golden"):
+        file.write_text(made)
+    assert file.read_text() == made, "make golden"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_level_is_structural(kind: str) -> None:
+    """The API server refuses a definition with references, defaults we do not want, or an object that is two things."""
+    for schema in schemas(whole(kind)):
+        assert "$ref" not in schema
+        assert "default" not in schema, "the API server would write it into objects"
+        assert schema.get("type"), schema
+        assert not ("properties" in schema and "additionalProperties" in schema)
+        if schema["type"] == "array":
+            assert schema["maxItems"] > 0
+
+
+def test_every_choice_is_a_rule() -> None:
+    """A choice that only the parser knows would be accepted by `kubectl apply`."""
+    said = {
+        rule["message"]
+        for kind in KINDS
+        for schema in schemas(whole(kind))
+        for rule in schema.get("x-kubernetes-validations", ())
+    }
+    assert said == {choice.rule for model in OneOf.__subclasses__() for choice in model.choices}
+
+
+def test_unknown_fields_are_kept_for_the_parser_to_report() -> None:
+    spec = whole("GatewaySpec")["properties"]["spec"]
+    objects = [one for one in schemas(spec) if one["type"] == "object" and "additionalProperties" not in one]
+    assert objects
+    assert all(one["x-kubernetes-preserve-unknown-fields"] for one in objects)
