@@ -35,6 +35,9 @@ class Look(Protocol):
     def nodes(self) -> list[dict[str, Any]]:
         """One entry per connected stream."""
 
+    def held(self) -> list[dict[str, Any]]:
+        """One entry per resource that is held back."""
+
     def sources(self) -> list[dict[str, Any]]:
         """One entry per source."""
 
@@ -105,7 +108,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
         return _json({"error": f'no gateway "{name}"'}, 404) if found is None else _json(found)
 
     async def nodes(_: web.Request) -> web.Response:
-        return _json({"nodes": look.nodes()})
+        return _json({"nodes": look.nodes(), "held": look.held()})
 
     async def sources(_: web.Request) -> web.Response:
         return _json({"sources": look.sources(), "state": look.state()})

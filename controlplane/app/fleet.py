@@ -17,6 +17,7 @@ import structlog
 
 from controlplane.app.trust import Trust
 from controlplane.compile.views import part_of
+from controlplane.errors import Diagnostic
 from controlplane.names import GatewayName, View
 from controlplane.pki.identity import Identity
 from controlplane.resources import Resource
@@ -53,6 +54,8 @@ class Fleet:
         """`trust` None: peers are not authenticated (`--insecure`). `demand` asks for a view to be compiled."""
         self.ready = False
         self.draining = False
+        self.explain: Callable[[Resource, Resource | None, str], tuple[Diagnostic, ...]] = lambda *_: ()
+        """What a refused resource means for the specs; set once all parts are there."""
         self._store = store
         self._metrics = metrics
         self._trust = trust
@@ -174,10 +177,12 @@ class Fleet:
 
     def held(self, node: Node, resource: Resource, good: Resource | None, detail: str) -> None:
         """A resource was refused, and what was good before is shown instead."""
+        problems = self.explain(resource, good, detail)
         log.error(
             "resource held back",
             node=node.id, type_url=resource.type_url, resource=resource.name, version=resource.version,
-            shown=good.version if good is not None else None, detail=detail,
+            shown=good.version if good is not None else None,
+            at=[str(one.place) for one in problems if one.place], paths=[one.path for one in problems], detail=detail,
         )  # fmt: skip
 
     def settled(self, stream: int, sequence: int) -> None:

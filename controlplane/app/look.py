@@ -8,6 +8,7 @@ from typing import Any
 
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
+from controlplane.app.refusals import Refusals
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
 from controlplane.compile.views import part_of
@@ -15,7 +16,8 @@ from controlplane.errors import Diagnostic
 from controlplane.names import GatewayName
 from controlplane.snapshot.store import Store
 from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
-from controlplane.xds.observer import StreamStatus, TypeStatus
+from controlplane.xds.holds import Held
+from controlplane.xds.observer import Refusal, StreamStatus, TypeStatus
 from controlplane.xds.server import XdsServer
 
 _SHORT = {url: name for name, url in SHORT_NAMES.items()}
@@ -30,6 +32,7 @@ class Running:
     store: Store
     fleet: Fleet
     server: XdsServer
+    refusals: Refusals
     state_status: Callable[[], dict[str, Any]]
     telemetry: Metrics
     clock: Callable[[], float]
@@ -97,6 +100,10 @@ class Running:
         """Who is connected, what it sees, and where it stands by type."""
         return [self._node(status) for status in self.server.nodes()]
 
+    def held(self) -> list[dict[str, Any]]:
+        """What is held back because proxies refused it, from whom, and which spec it comes from."""
+        return [self._held(one) for one in self.refusals.current()]
+
     def sources(self) -> list[dict[str, Any]]:
         """Whether each source works, and how old its word is."""
         return [
@@ -140,6 +147,19 @@ class Running:
             "types": [self._type(one) for one in status.types],
         }
 
+    def _held(self, one: Held) -> dict[str, Any]:
+        key = (one.resource.type_url, one.resource.name, one.resource.version)
+        return {
+            "type": _SHORT.get(one.resource.type_url, one.resource.type_url),
+            "name": one.resource.name,
+            "version": one.resource.version,
+            "everywhere": one.everywhere,
+            "clients": [{"name": name, "version": version} for name, version in one.families],
+            "refusedBy": list(one.nodes),
+            "detail": one.detail,
+            "problems": [_diagnostic(problem) for problem in self.refusals.of(key)],
+        }
+
     def _type(self, one: TypeStatus) -> dict[str, Any]:
         return {
             "type": _SHORT.get(one.type_url, one.type_url),
@@ -149,7 +169,17 @@ class Running:
             "names": one.names,
             "sentVersion": one.sent_version,
             "ackedVersion": one.acked_version,
-            "nack": asdict(one.nack) if one.nack else None,
+            "nack": self._nack(one.nack) if one.nack else None,
+            "held": [{"name": name, "shown": shown} for name, shown in sorted(one.held.items())],
+        }
+
+    def _nack(self, refusal: Refusal) -> dict[str, Any]:
+        return {
+            "nonce": refusal.nonce,
+            "version": refusal.version,
+            "names": list(refusal.names),
+            "detail": refusal.detail,
+            "sinceSeconds": round(self.clock() - refusal.at, 3),
         }
 
 

@@ -54,6 +54,11 @@ class Problems:
         """The object is gone."""
         self._subjects.pop(str(ref), None)
 
+    def object(self, subject: str) -> SpecObject | None:
+        """The object that a subject names."""
+        ref = self._subjects.get(subject)
+        return self.object_of(ref) if ref is not None else None
+
     def count(self, severity: Severity) -> int:
         """How many diagnostics of a severity there are."""
         return sum(one.severity is severity for diagnostics in self._said.values() for one in diagnostics)
@@ -65,8 +70,7 @@ class Problems:
 
     def placed(self, diagnostic: Diagnostic) -> Diagnostic:
         """The diagnostic with its position in the file of its object, when that is known."""
-        ref = self._subjects.get(diagnostic.subject)
-        spec = self.object_of(ref) if ref is not None else None
+        spec = self.object(diagnostic.subject)
         if diagnostic.place is not None or spec is None:
             return diagnostic
         try:

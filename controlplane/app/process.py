@@ -24,6 +24,7 @@ from controlplane.app.intake import Intake
 from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
+from controlplane.app.refusals import Refusals
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
 from controlplane.compile.views import part_of
@@ -92,6 +93,8 @@ class ControlPlane:
         replica = configuration.identity.replica
         identifier = f"{configuration.identity.cluster}/{socket.gethostname() if replica == 'auto' else replica}"
         self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier)
+        self._refusals = Refusals(self.intake.register, self._store, self._server.holds, self._metrics)
+        self._fleet.explain = self._refusals.held
         self._answered = asyncio.Event()
         self._runners: list[Any] = []
         self._observe()
@@ -177,6 +180,7 @@ class ControlPlane:
             self._store,
             self._fleet,
             self._server,
+            self._refusals,
             self._memory.status,
             self._metrics,
             asyncio.get_running_loop().time,
@@ -281,6 +285,7 @@ class ControlPlane:
         if self._fleet.ready:
             self._forget_lost()
         self.intake.register.say_all(dict(commit.issues))
+        self._refusals.review()
         if commit.publication:
             changed = sum(map(len, commit.publication.values()))
             log.info("published", sequence=sequence, resources=changed, build_ms=round(build_seconds * 1000, 2))

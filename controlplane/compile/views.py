@@ -196,7 +196,7 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
 
 def _extension(view: View, name: str, config: Any) -> tuple[ResourceKey, Resource]:
     message = extension_pb2.TypedExtensionConfig(name=name, typed_config=config)
-    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, serialised(message))
+    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, serialised(message), origin=view)
 
 
 def _jwt(read: Read, tables: Tables, view: View) -> Any:

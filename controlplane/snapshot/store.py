@@ -336,6 +336,11 @@ class Store:
                 self._parts[part].remember(self.sequence, of_part)
         return self.sequence
 
+    def has(self, resource: Resource) -> bool:
+        """Whether some part holds exactly this content now."""
+        url, name = resource.type_url, resource.name
+        return any(part.versions.get(url, {}).get(name) == resource.version for part in self._parts.values())
+
     def view(self, parts: Sequence[Part]) -> View:
         """The union of these parts, in their order; the same object for the same parts while somebody holds it."""
         key = tuple(parts)

@@ -5,7 +5,8 @@ Labels are few and bounded: types of resources, tables, sources. Nodes are no la
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter as Counts
+from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
@@ -46,6 +47,12 @@ class Metrics:
         )
         self.acks = Counter("controlplane_acks", "Responses that proxies accepted.", ["type"], registry=registry)
         self.nacks = Counter("controlplane_nacks", "Responses that proxies refused.", ["type"], registry=registry)
+        self._held = Gauge(
+            "controlplane_held_resources",
+            "Published resources that are held back from proxies, because they were refused.",
+            ["type"],
+            registry=registry,
+        )
         self.build_seconds = Histogram(
             "controlplane_build_seconds",
             "Time to compile one batch of changes.",
@@ -75,6 +82,7 @@ class Metrics:
         self.nodes = Gauge("controlplane_connected_nodes", "Streams of proxies that are open.", registry=registry)
         self.sequence = Gauge("controlplane_sequence", "Number of the last publication.", registry=registry)
         self.ready = Gauge("controlplane_ready", "1 after the first complete compile.", registry=registry)
+        self._held_types: set[str] = set()
         self._source_age = Gauge(
             "controlplane_source_age_seconds",
             "Time since a source last said something or was seen to work.",
@@ -101,6 +109,13 @@ class Metrics:
     def nacked(self, type_url: str) -> None:
         """A response was refused."""
         self.nacks.labels(type_label(type_url)).inc()
+
+    def holding(self, types: Iterable[str]) -> None:
+        """What is held back now: the type of each resource."""
+        counts = Counts(types)
+        for label in self._held_types | counts.keys():
+            self._held.labels(label).set(counts[label])
+        self._held_types |= counts.keys()
 
     def watch_source(self, source: str, age_seconds: Callable[[], float], works: Callable[[], bool]) -> None:
         """Ask for the age of this source, and whether it can be read, whenever the metrics are read."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from controlplane.xds.types import SECRET
+
 _LIST = re.compile(r"Error adding/updating \w+\(s\) ")
 _BROKEN = "Proto constraint validation failed"
 _OWN_NAME = re.compile(r'^(?:cluster_)?name: "(.*)"$', re.MULTILINE)
@@ -37,6 +39,19 @@ def _heads(name: str, listed: str) -> bool:
 
 def _stands_alone(name: str, detail: str) -> bool:
     return re.search(rf"(?<!{_INSIDE}){re.escape(name)}(?!{_INSIDE}*\w)", detail) is not None
+
+
+def quotable(detail: str, type_url: str, characters: int) -> str:
+    """What is kept of a message: its beginning and its end, for a reason may follow a long message that is printed.
+
+    Of a secret that is printed nothing is kept.
+    """
+    if type_url == SECRET and (end := detail.rfind(_BROKEN)) > 0:
+        detail = detail[end:]
+    if len(detail) <= characters:
+        return detail
+    beginning = characters // 4
+    return f"{detail[:beginning]} … {detail[beginning + 3 - characters :]}"
 
 
 def halves(names: Collection[str]) -> list[frozenset[str]]:

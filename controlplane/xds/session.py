@@ -20,6 +20,7 @@ from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import difference, isolation, types
+from controlplane.xds.blame import quotable
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.difference import Wanted
 from controlplane.xds.holds import Holds
@@ -354,7 +355,7 @@ class Session(ABC):
             self._holds.accepted(self.node, push.listing)
 
     def _refused(self, progress: Progress, push: Push, error: str, now: float) -> None:
-        detail = error[: self._limits.detail_characters]
+        detail = quotable(error, progress.kind.url, self._limits.detail_characters)
         progress.refusal = Refusal(push.nonce, push.version, push.names, detail, now)
         progress.refused_new |= push.created
         self._order.refused(progress, push)

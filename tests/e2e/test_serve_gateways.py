@@ -142,10 +142,24 @@ def test_a_refusal_by_an_envoy_is_reported_not_repeated_and_holds_up_nothing_els
     until(lambda: answers(other, "edited"), "routes move on")
     assert plane.metric("controlplane_nacks_total") == 1
     (listeners,) = [one for one in plane.json("/v1/nodes")["nodes"][0]["types"] if one["type"] == "lds"]
+    assert listeners["state"] == "nack"
     assert "cannot bind" in listeners["nack"]["detail"]
+    assert [one["name"] for one in listeners["held"]] == [f"192.0.2.1:{port}"]
+    (held,) = plane.json("/v1/nodes")["held"]
+    assert held["refusedBy"] == ["envoy-1"]
+    (problem,) = held["problems"]
+    assert plane.problems() == [problem]
+    line = (plane.specs / "gateway.yaml").read_text().splitlines()[problem["line"] - 1]
+    assert (problem["code"], problem["path"]) == ("GW0217", "spec.listeners[bad].address")
+    assert line[problem["column"] - 1 :] == "192.0.2.1"
+    (logged,) = plane.said("resource held back")
+    assert logged["at"] == [f"{problem['file']}:{problem['line']}:{problem['column']}"]
+    assert plane.metric('controlplane_held_resources{type="Listener"}') == 1
 
     plane.write(gateway(listeners=[good, {**bad, "address": "0.0.0.0"}], routes=[respond("main", "/", "fixed")]))
     until(lambda: answers(port, "fixed"), "the repaired listener answers")
     until(
         lambda: not any(one["nack"] for one in plane.json("/v1/nodes")["nodes"][0]["types"]), "nothing is refused now"
     )
+    assert plane.json("/v1/nodes")["held"] == plane.problems() == []
+    assert plane.metric("controlplane_held_resources") == 0
