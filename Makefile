@@ -1,6 +1,6 @@
-# Needs Python 3.11 or newer, make, and PyPI; everything else is installed into .venv.
+# Needs Python 3.11 or newer, make, and PyPI; everything else is installed into .venv. With Go, tests meet real servers too.
 .DEFAULT_GOAL := help
-.PHONY: help setup lint test bench soak golden demo lock clean
+.PHONY: help setup lint tools test bench soak golden demo lock clean
 
 # The first interpreter that is new enough; `make PYTHON=... setup` chooses another.
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -36,7 +36,10 @@ lint: $(READY) ## style, types, walls between packages, sizes and names, agreeme
 	$(BIN)/python .ci/house.py
 	@$(EXPORT) | diff -q - requirements.lock >/dev/null || { echo "requirements.lock is not that of uv.lock: make lock" >&2; exit 1; }
 
-test: lint ## everything: lint, then unit, property, golden and real-Envoy tests
+tools: ## build the servers that tests talk to, once (needs Go; without it their tests are skipped)
+	@tests/tools/build
+
+test: lint tools ## everything: lint, then unit, property, golden and real-Envoy tests
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal -m "not soak" $(ARGS)
 
 bench: $(READY) ## the table of numbers, and build/bench.json

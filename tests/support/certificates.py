@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -51,12 +52,14 @@ class Authority:
         """Its certificate."""
         return self._certificate.public_bytes(Encoding.PEM)
 
-    def leaf(self, *hosts: str, client: bool = False) -> Pair:
-        """A certificate for these names (or addresses), for servers unless for a client."""
+    def leaf(
+        self, *hosts: str, client: bool = False, groups: Sequence[str] = (), life: timedelta = timedelta(days=1)
+    ) -> Pair:
+        """A certificate for these names (or addresses), for servers unless for a client; `groups` are organisations."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         certificate = (
-            _builder(_name(hosts[0]), self._name, key)
+            _builder(_name(hosts[0], groups), self._name, key, life)
             .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -84,8 +87,9 @@ def write_secret(secrets: Path, name: str, files: dict[str, bytes], namespace: s
         written.rename(folder / file)
 
 
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+def _name(text: str, organisations: Sequence[str] = ()) -> x509.Name:
+    named = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, one) for one in organisations]
+    return x509.Name([*named, x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def _general_name(host: str) -> x509.GeneralName:
@@ -109,7 +113,9 @@ def _usage(*, sign: bool) -> x509.KeyUsage:
     )
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: timedelta = timedelta(days=1)
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -117,6 +123,6 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now + min(life, timedelta()) - timedelta(minutes=5))
+        .not_valid_after(now + life)
     )
