@@ -94,6 +94,19 @@ def address(text: str, what: str = "address") -> HostPort:
     return HostPort(host, port)
 
 
+def reachable(xds_address: str, *, insecure: bool) -> HostPort:
+    """The address of a control plane, if a node can connect to it. Raises ConfigurationError."""
+    server = address(xds_address, "xDS address")
+    ip = _ip(server.host)
+    if ip is not None and ip.is_unspecified:
+        raise ConfigurationError(f"xDS address {xds_address!r}: one to listen on; say the one that proxies reach")
+    if server.port == 0:
+        raise ConfigurationError(f"xDS address {xds_address!r}: port 0 cannot be connected to")
+    if insecure and not server.is_loopback:
+        raise ConfigurationError(f"xDS address {xds_address!r}: a connection without TLS works on loopback only")
+    return server
+
+
 def bootstrap(
     node_id: str,
     cluster: str,
@@ -112,14 +125,7 @@ def bootstrap(
     `unix:PATH`; None is any free port on loopback. With `memory_limit_bytes` the proxy sheds load before it is killed.
     Raises ConfigurationError.
     """
-    server = address(xds_address, "xDS address")
-    ip = _ip(server.host)
-    if ip is not None and ip.is_unspecified:
-        raise ConfigurationError(f"xDS address {xds_address!r}: one to listen on; say the one that proxies reach")
-    if server.port == 0:
-        raise ConfigurationError(f"xDS address {xds_address!r}: port 0 cannot be connected to")
-    if authority is None and not server.is_loopback:
-        raise ConfigurationError(f"xDS address {xds_address!r}: a connection without TLS works on loopback only")
+    server = reachable(xds_address, insecure=authority is None)
     document: dict[str, Any] = {
         "node": {
             "id": _Text(node_id),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from enum import StrEnum
 from typing import NamedTuple, NewType
 
 GatewayName = NewType("GatewayName", str)
@@ -79,6 +80,34 @@ View = tuple[GatewayName, ...]
 """The gateways that a node sees, sorted and without duplicates; most views hold one."""
 
 
+class Family(StrEnum):
+    """The kinds of client: what a node gets for its gateways. (decisions.md 4, 16)"""
+
+    ENVOY = "envoy"
+    GRPC = "grpc"
+    """gRPC itself, without a proxy: clients of `xds:///…` targets, and servers."""
+
+    @classmethod
+    def of(cls, user_agent: str) -> Family:
+        """By how a node introduces itself: `gRPC C-core linux`, `gRPC Go`, `gRPC Java`; all else is an Envoy."""
+        return cls.GRPC if user_agent.lower().startswith("grpc") else cls.ENVOY
+
+
+def part_of_gateway(gateway: GatewayName, family: Family = Family.ENVOY) -> tuple[str, ...]:
+    """The part of a snapshot that holds what belongs to one gateway."""
+    return (gateway,) if family is Family.ENVOY else (gateway, family)
+
+
+def part_of(view: View, family: Family = Family.ENVOY) -> tuple[str, ...]:
+    """The part of a snapshot that holds what belongs to a view as a whole."""
+    return ("view", *view) if family is Family.ENVOY else ("view", *view, family)
+
+
+def parts_of(view: View, family: Family = Family.ENVOY) -> list[tuple[str, ...]]:
+    """Every part that a node sees. Where parts share a name, the first one counts."""
+    return [*(part_of_gateway(gateway, family) for gateway in view), part_of(view, family)]
+
+
 def group_of_port(address: str, port: int) -> str:
     """The listener group of a plain HTTP port: every gateway on the port shares it."""
     return listener_name(address, port)
@@ -133,3 +162,29 @@ def scope_name(group: str, host: str, segment: str) -> str:
 def shard_name(group: str, host: str, segment: str) -> str:
     """What a route shard is for: listener group, host, first path segment (or the fallback's `?`)."""
     return f"{group}|{host}|{segment}"
+
+
+GRPC_SERVER_TEMPLATE = "grpc/server?xds.resource.listening_address=%s"
+"""How gRPC servers name their listener: the template of their bootstrap, with `address:port` in place of `%s`."""
+
+
+GRPC_PROVIDER = "default"
+"""The certificate provider in the bootstrap of a gRPC client or server: its certificate, and authorities.
+
+gRPC has no SDS. A name that a bootstrap lacks is a NACK, so resources use one alone, which `bootstrap --grpc` prints.
+"""
+
+
+def grpc_server_listener(address: str) -> str:
+    """The listener of a gRPC server that listens on this address."""
+    return GRPC_SERVER_TEMPLATE.replace("%s", address)
+
+
+def grpc_routes(group: str, host: str) -> str:
+    """`grpc/0.0.0.0:8080/shop.example.com`: the routes of a host for gRPC clients."""
+    return f"grpc/{group}/{host}"
+
+
+def grpc_server_routes(address: str) -> str:
+    """`grpc/server/0.0.0.0:8080`: the routes of a port for gRPC servers."""
+    return f"grpc/server/{address}"

@@ -29,8 +29,13 @@ class Look(Protocol):
     def gateways(self) -> list[dict[str, Any]]:
         """One entry per gateway."""
 
-    def snapshot(self, gateway: str, type_url: str | None, bodies: bool) -> dict[str, Any] | None:
-        """The resources of a gateway; None when there is no such gateway, LookupError when there is no such type."""
+    def snapshot(
+        self, gateway: str, type_url: str | None, bodies: bool, client: str | None = None
+    ) -> dict[str, Any] | None:
+        """The resources of a gateway for one kind of client (default: Envoy); None when there is no such gateway.
+
+        Raises LookupError when there is no such type, or no such kind of client.
+        """
 
     def nodes(self) -> list[dict[str, Any]]:
         """One entry per connected stream."""
@@ -102,7 +107,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
         name = f"{request.match_info['namespace']}/{request.match_info['name']}"
         bodies = request.query.get("bodies", "") in {"1", "true"}
         try:
-            found = look.snapshot(name, request.query.get("type"), bodies)
+            found = look.snapshot(name, request.query.get("type"), bodies, request.query.get("client"))
         except LookupError as error:
             return _json({"error": str(error.args[0])}, 400)
         return _json({"error": f'no gateway "{name}"'}, 404) if found is None else _json(found)

@@ -1,4 +1,4 @@
-"""Which node sees which gateways, and how far changes have come.
+"""Which node sees which gateways, in the form for which family of clients, and how far changes have come.
 
 `Fleet` is the xDS server's directory and observer. The certificate of a node decides its labels, and labels select
 gateways; what the node says of itself can only narrow that. Nothing here is kept per node but the fact that it had a
@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import structlog
 
 from controlplane.app.trust import Trust
-from controlplane.compile.views import part_of
 from controlplane.errors import Diagnostic
-from controlplane.names import GatewayName, View
+from controlplane.names import Family, GatewayName, View, parts_of
 from controlplane.pki.identity import Identity
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
@@ -50,7 +49,9 @@ class _Underway:
 class Fleet:
     """Directory and observer of the xDS server."""
 
-    def __init__(self, store: Store, metrics: Metrics, *, trust: Trust | None, demand: Callable[[View], None]) -> None:
+    def __init__(
+        self, store: Store, metrics: Metrics, *, trust: Trust | None, demand: Callable[[View, Family], None]
+    ) -> None:
         """`trust` None: peers are not authenticated (`--insecure`). `demand` asks for a view to be compiled."""
         self.ready = False
         self.draining = False
@@ -61,7 +62,7 @@ class Fleet:
         self._trust = trust
         self._demand = demand
         self._selectors: dict[GatewayName, Labels] = {}
-        self._compiled: set[View] = set()
+        self._compiled: set[tuple[View, Family]] = set()
         self._selected: dict[Labels, View] = {}
         self._had_a_view: dict[str, int] = {}
         self._streams: set[int] = set()
@@ -74,11 +75,12 @@ class Fleet:
         gateways = self.gateways(self._labels(node, peer), node.labels)
         if not gateways:
             return self._store.view(()) if node.id in self._had_a_view else None
-        if gateways not in self._compiled:
-            self._demand(gateways)
+        family = Family.of(node.user_agent)
+        if (gateways, family) not in self._compiled:
+            self._demand(gateways, family)
             return None
         self._had_a_view.setdefault(node.id, 0)
-        return self._store.view([*((gateway,) for gateway in gateways), part_of(gateways)])
+        return self._store.view(parts_of(gateways, family))
 
     def gateways(self, proven: Mapping[str, str], said: Mapping[str, str]) -> View:
         """The gateways whose selectors match what is proven, and what the node says when it says anything."""
@@ -92,7 +94,7 @@ class Fleet:
             view = tuple(name for name in view if _matches(self._selectors[name], said))
         return view
 
-    def select(self, selectors: Mapping[GatewayName, Labels], compiled: set[View]) -> None:
+    def select(self, selectors: Mapping[GatewayName, Labels], compiled: set[tuple[View, Family]]) -> None:
         """The gateways there are, and the views that are compiled."""
         if selectors != self._selectors:
             self._selectors = dict(selectors)

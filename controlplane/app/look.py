@@ -11,9 +11,8 @@ from controlplane.app.intake import Intake
 from controlplane.app.refusals import Refusals
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
-from controlplane.compile.views import part_of
 from controlplane.errors import Diagnostic
-from controlplane.names import GatewayName
+from controlplane.names import Family, GatewayName, part_of_gateway, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
 from controlplane.xds.holds import Held
@@ -65,18 +64,25 @@ class Running:
                 "resources": {
                     _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
                 },
-                "nodes": sum(1 for status in self.server.nodes() if status.parts and (gateway,) in status.parts),
+                "nodes": sum(1 for status in self.server.nodes() if gateway in _gateways(status)),
                 "problems": problems.get(f"GatewaySpec {gateway}", 0),
             }
             for gateway, row in sorted(self.compiler.tables.gateways.rows.items())
         ]
 
-    def snapshot(self, gateway: str, type_url: str | None, bodies: bool) -> dict[str, Any] | None:
-        """The resources of a gateway by type, sorted by name, with versions; secrets are redacted."""
+    def snapshot(
+        self, gateway: str, type_url: str | None, bodies: bool, client: str | None = None
+    ) -> dict[str, Any] | None:
+        """The resources of a gateway by type, sorted by name, with versions; secrets are redacted.
+
+        `client` is the family of nodes that get them; those of a family that never asked are not compiled.
+        """
         name = GatewayName(gateway)
         if name not in self.compiler.tables.gateways.rows:
             return None
-        view = self._view(name)
+        if client is not None and client not in set(Family):
+            raise LookupError(f'no kind of client "{client}"; there are {", ".join(Family)}')
+        view = self._view(name, Family(client or Family.ENVOY))
         wanted = (
             SHORT_NAMES
             if type_url is None
@@ -94,7 +100,8 @@ class Running:
                     if bodies:
                         entry["body"] = as_dict(resource)
                     listed.append(entry)
-        return {"gateway": gateway, "version": view.version(), "sequence": view.sequence, "resources": resources}
+        found = {"gateway": gateway, "version": view.version(), "sequence": view.sequence, "resources": resources}
+        return found | ({"client": client} if client else {})
 
     def nodes(self) -> list[dict[str, Any]]:
         """Who is connected, what it sees, and where it stands by type."""
@@ -124,11 +131,10 @@ class Running:
         """The state on disk."""
         return self.state_status()
 
-    def _view(self, gateway: GatewayName) -> Any:
-        return self.store.view([(gateway,), part_of((gateway,))])
+    def _view(self, gateway: GatewayName, family: Family = Family.ENVOY) -> Any:
+        return self.store.view(parts_of((gateway,), family))
 
     def _node(self, status: StreamStatus) -> dict[str, Any]:
-        parts = status.parts or ()
         proven = self.fleet.proven(status.peer)
         return {
             "id": status.node.id,
@@ -136,11 +142,12 @@ class Running:
             "labels": dict(status.node.labels),
             "locality": asdict(status.node.locality),
             "envoy": status.node.version,
+            "client": Family.of(status.node.user_agent),
             "variant": str(status.variant),
             "address": status.peer.address,
             "authenticated": status.peer.authenticated,
             "certificate": {"serial": proven.serial, "notAfter": proven.not_after.isoformat()} if proven else None,
-            "gateways": [part[0] for part in parts if isinstance(part, tuple) and len(part) == 1],
+            "gateways": _gateways(status),
             "connectedSeconds": round(self.clock() - status.connected, 3),
             "settled": status.settled,
             "sequence": self.store.sequence,
@@ -181,6 +188,13 @@ class Running:
             "detail": refusal.detail,
             "sinceSeconds": round(self.clock() - refusal.at, 3),
         }
+
+
+def _gateways(status: StreamStatus) -> list[str]:
+    """The gateways that a node sees."""
+    parts = {part[0]: part for part in status.parts or () if isinstance(part, tuple)}
+    family = Family.of(status.node.user_agent)
+    return [name for name, part in parts.items() if part == part_of_gateway(name, family)]
 
 
 def _diagnostic(one: Diagnostic) -> dict[str, Any]:

@@ -27,10 +27,9 @@ from controlplane.app.memory import Memory
 from controlplane.app.refusals import Refusals
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
-from controlplane.compile.views import part_of
 from controlplane.config import Configuration, Endpoint
 from controlplane.errors import ConfigurationError, Diagnostic, Severity
-from controlplane.names import GatewayName, View
+from controlplane.names import Family, GatewayName, View, parts_of
 from controlplane.pki.authority import Authority
 from controlplane.pki.configured import ConfiguredKeys
 from controlplane.pki.denial import DenyList
@@ -255,15 +254,13 @@ class ControlPlane:
             if self._fleet.ready and written != self._store.sequence:
                 written = self._store.sequence
                 gateways = self._compiler.tables.gateways.rows
-                self._memory.served(
-                    {name: self._store.view([(name,), part_of((name,))]).version() for name in gateways}
-                )
+                self._memory.served({name: self._store.view(parts_of((name,))).version() for name in gateways})
 
     # -- commits -------------------------------------------------------------------------------------------------
 
-    def _demand(self, view: View) -> None:
-        """A node sees a set of gateways that was not seen before."""
-        self._loop.edit(("view", view), lambda compiler: compiler.add_view(view))
+    def _demand(self, view: View, family: Family) -> None:
+        """A node sees a set of gateways that was not seen before by its family of clients."""
+        self._loop.edit(("view", view, family), lambda compiler: compiler.add_view(view, family))
         self._loop.flush(time.monotonic())
 
     def _committed(self, commit: Commit, event_time: float, build_seconds: float) -> None:
@@ -273,7 +270,7 @@ class ControlPlane:
         tables = self._compiler.tables
         if commit.fleet_changed:
             selectors = {gateway: row.labels for gateway, row in tables.gateways.rows.items()}
-            self._fleet.select(selectors, set(tables.views.rows))
+            self._fleet.select(selectors, set(self._compiler.views()))
         gone = [key for key in commit.requirements if key not in tables.requirements.rows]
         if self._fleet.ready and (gone or sequence != before):
             self._fleet.published(sequence, event_time, (lambda: self._release(gone)) if gone else None)

@@ -1,13 +1,19 @@
-"""`controlplane bootstrap`: what an Envoy needs to become a node of this control plane, certificates inline."""
+"""`controlplane bootstrap`: what an Envoy, or gRPC without a proxy, needs to become a node of this control plane."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from controlplane.cli.options import DIRECTORY, duration, examples, node_labels, speaking
 from controlplane.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from controlplane.pki.authority import Authority
 
 
 @click.command(
@@ -15,6 +21,8 @@ from controlplane.cli.terminal import Terminal
         "controlplane bootstrap --state state --xds cp.example.com:18000 \\",
         "    --node-id edge-1 --node-cluster edge --label role=edge > envoy.yaml",
         "envoy --config-path envoy.yaml",
+        "controlplane bootstrap --grpc --certificates certs --state state --xds cp.example.com:18000 \\",
+        "    --node-id till-1 --node-cluster tills --label role=edge > xds.json",
     )
 )
 @click.option(
@@ -29,6 +37,9 @@ from controlplane.cli.terminal import Terminal
     "--lifetime", metavar="DURATION", default="2160h", show_default=True, help="Of the certificate; the longest."
 )
 @click.option("--insecure", is_flag=True, help="Without certificates; on loopback only.")
+@click.option("--grpc", is_flag=True, help="For gRPC without a proxy: a JSON document for GRPC_XDS_BOOTSTRAP.")
+@click.option("--certificates", type=DIRECTORY, help="With --grpc: where its certificate, key and ca.crt are written.")
+@click.option("--backend-ca", type=DIRECTORY, help="With --grpc: a file of authorities of backends (default: ca.crt).")
 @speaking
 def command(
     terminal: Terminal,
@@ -40,8 +51,11 @@ def command(
     admin: str | None,
     lifetime: str,
     insecure: bool,
+    grpc: bool,
+    certificates: Path | None,
+    backend_ca: Path | None,
 ) -> None:
-    """Print an Envoy bootstrap for one node. It holds a private key: keep the file to yourself."""
+    """Print the bootstrap of one node. That of an Envoy holds a private key: keep the file to yourself."""
     from controlplane.bootstrap import address, bootstrap, render
     from controlplane.cli.pki import authority
     from controlplane.cli.revoke import refuse_denied
@@ -49,12 +63,49 @@ def command(
 
     wanted = node_labels(labels)
     life = duration(lifetime)
+    if grpc:
+        _check_grpc(admin, certificates, insecure=insecure)
+    elif certificates or backend_ca:
+        raise click.UsageError(
+            "--certificates and --backend-ca belong to --grpc; those of an Envoy are in its bootstrap"
+        )
     try:
         address(xds, "--xds")
         if not insecure:
             refuse_denied(state, node_id)
         signer = None if insecure else authority(terminal, state)
-        document = bootstrap(node_id, node_cluster, wanted, xds, admin, signer, lifetime=life)
+        if grpc:
+            node = (node_id, node_cluster, wanted)
+            text = _grpc(terminal, node, xds, certificates, backend_ca, signer, life)
+        else:
+            text = render(bootstrap(node_id, node_cluster, wanted, xds, admin, signer, lifetime=life))
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
-    terminal.data(render(document))
+    terminal.data(text)
+
+
+def _grpc(
+    terminal: Terminal,
+    node: tuple[str, str, Mapping[str, str]],
+    xds: str,
+    certificates: Path | None,
+    backend_ca: Path | None,
+    signer: Authority | None,
+    life: timedelta,
+) -> str:
+    """The document; a certificate is issued, and its files are written, once everything else is in order."""
+    from controlplane.cli.pki import write_pair
+    from controlplane.grpc_bootstrap import grpc_bootstrap, render
+
+    document = grpc_bootstrap(*node, xds, certificates, backend_ca, insecure=signer is None)
+    if signer is not None and certificates is not None:
+        write_pair(terminal, certificates, signer.issue_node(*node, life), signer.trust_bundle)
+    return render(document)
+
+
+def _check_grpc(admin: str | None, certificates: Path | None, *, insecure: bool) -> None:
+    """Raises UsageError for options that do not go together."""
+    if admin is not None:
+        raise click.UsageError("--admin is for an Envoy; gRPC has no admin page")
+    if certificates is None and not insecure:
+        raise click.UsageError("gRPC reads its certificate from files: say --certificates DIR (or --insecure)")

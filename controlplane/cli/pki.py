@@ -15,7 +15,7 @@ from controlplane.cli.revoke import refuse_denied, revoke
 from controlplane.cli.terminal import Paint, Terminal
 
 if TYPE_CHECKING:
-    from controlplane.pki.authority import Authority, CertificateStatus
+    from controlplane.pki.authority import Authority, CertificateStatus, Issued
 
 STATE = click.option("--state", type=DIRECTORY, default="state", show_default=True, help="The state folder.")
 
@@ -144,8 +144,13 @@ def issue(
         issued = signer.issue_node(node_id, node_cluster, wanted, life)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
+    write_pair(terminal, out, issued, signer.trust_bundle, dry_run=dry_run)
+
+
+def write_pair(terminal: Terminal, out: Path, issued: Issued, trust_bundle: bytes, *, dry_run: bool = False) -> None:
+    """The files of a node, which only their owner can read: whom it trusts, its certificate, its key."""
     # The key last: whoever waits for it finds the others.
-    contents = {"ca.crt": signer.trust_bundle, "node.crt": issued.certificate, "node.key": issued.key}
+    contents = {"ca.crt": trust_bundle, "node.crt": issued.certificate, "node.key": issued.key}
     for name, content in contents.items():
         if not dry_run:
             out.mkdir(mode=0o700, parents=True, exist_ok=True)

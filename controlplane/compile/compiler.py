@@ -6,17 +6,18 @@ commits, and gathers what changed by part of a snapshot. `app` and the offline c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Mapping
+from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from controlplane.compile.codes import FAILED
 from controlplane.compile.pipeline import Tables
+from controlplane.compile.proxyless.tables import Followed
 from controlplane.compile.rows import Issue, ResourceKey
-from controlplane.compile.views import part_of
 from controlplane.errors import Diagnostic, InvalidInput, Severity
 from controlplane.graph.engine import Changes
 from controlplane.model.secret import Secret
-from controlplane.names import ElementKey, GatewayName, ObjectRef, SecretRef, View
+from controlplane.names import ElementKey, Family, GatewayName, ObjectRef, SecretRef, View, parts_of
 from controlplane.resources import Resource
 from controlplane.spec.rows import GatewayRow, Kind, Row, RowKey
 
@@ -43,6 +44,8 @@ class Compiler:
 
     tables: Tables = field(default_factory=Tables)
     objects: dict[ObjectRef, Mapping[RowKey, Row]] = field(default_factory=dict)
+    grpc: Followed | None = None
+    """What gRPC nodes get; None while none has asked."""
 
     def put(self, ref: ObjectRef, rows: Mapping[RowKey, Row]) -> None:
         """The object as it is now."""
@@ -75,9 +78,19 @@ class Compiler:
         uses = (tables.chain_secrets.rows, tables.backend_secrets.rows, tables.provider_secrets.rows)
         return any(use.secret == ref for rows in uses for use in rows)
 
-    def add_view(self, view: View) -> None:
-        """Compile what belongs to this set of gateways as a whole."""
-        self.tables.graph.set(self.tables.views, view, True)
+    def add_view(self, view: View, family: Family = Family.ENVOY) -> None:
+        """Compile what belongs to this set of gateways as a whole, or all of it for nodes that are no Envoys."""
+        if family is Family.ENVOY:
+            self.tables.graph.set(self.tables.views, view, True)
+        else:
+            self.grpc = self.grpc or Followed(self.tables)
+            self.grpc.add_view(view)
+
+    def views(self) -> Iterator[tuple[View, Family]]:
+        """The views that are compiled."""
+        yield from ((view, Family.ENVOY) for view in self.tables.views.rows)
+        if self.grpc is not None:
+            yield from ((view, Family.GRPC) for view in self.grpc.tables.views.rows)
 
     def keep_requirement(self, gateway: GatewayName, requirement: str, *, keep: bool) -> None:
         """Keep a JWT requirement in the filter while routes on some proxy may still name it."""
@@ -90,15 +103,24 @@ class Compiler:
     def commit(self) -> Generator[None, None, Commit]:
         """Sweep, yielding between rows; returns what changed."""
         changes = yield from self.tables.graph.commit()
-        noted = self.tables.graph.take_noted()
+        noted = dict(self.tables.graph.take_noted())
+        touched = _touched(self.tables.resources, changes)
+        fleet_changed = self.tables.gateways.name in changes or self.tables.views.name in changes
+        if self.grpc is not None:
+            second = self.grpc.tables
+            self.grpc.follow(changes)
+            followed = yield from second.graph.commit()
+            noted |= second.graph.take_noted()
+            touched |= _touched(second.resources, followed)
+            fleet_changed |= second.views.name in followed
         return Commit(
-            self._publication(changes),
+            self._publication(touched),
             {
                 (table, key): tuple(dict.fromkeys(_diagnostics(table, key, notes, failure)))
                 for (table, key), (notes, failure) in noted.items()
             },
             frozenset(changes.get(self.tables.requirements.name, ())),
-            self.tables.gateways.name in changes or self.tables.views.name in changes,
+            fleet_changed,
         )
 
     def commit_now(self) -> Commit:
@@ -111,11 +133,11 @@ class Compiler:
                 commit: Commit = done.value
                 return commit
 
-    def resources(self, view: View) -> list[Resource]:
+    def resources(self, view: View, family: Family = Family.ENVOY) -> list[Resource]:
         """Everything that a node of this view gets, sorted by type and name."""
-        parts = [*((gateway,) for gateway in view), part_of(view)]
+        parts = parts_of(view, family)
         found: dict[tuple[str, ...], dict[tuple[str, str], Resource]] = {part: {} for part in parts}
-        for table in self.tables.resources:
+        for table in self._resources():
             for key, resource in table.rows.items():
                 if key.part in found:
                     found[key.part].setdefault((key.type_url, key.name), resource)
@@ -142,17 +164,26 @@ class Compiler:
         else:
             self.tables.graph.delete(self.tables.input(kind), element)
 
-    def _publication(self, changes: Changes) -> Publication:
-        touched: dict[ResourceKey, None] = {}
-        for table in self.tables.resources:
-            touched |= dict.fromkeys(changes.get(table.name, ()))
+    def _resources(self) -> tuple[Any, ...]:
+        """The tables of both graphs whose rows are resources."""
+        return self.tables.resources if self.grpc is None else (*self.tables.resources, *self.grpc.tables.resources)
+
+    def _publication(self, touched: Iterable[ResourceKey]) -> Publication:
         publication: Publication = {}
+        tables = self._resources()
         for key in touched:
             # Several tables may give one resource (a secret that a listener and a backend use): gone is gone from all.
-            rows = (table.rows.get(key) for table in self.tables.resources)
+            rows = (table.rows.get(key) for table in tables)
             resource = next((row for row in rows if row is not None), None)
             publication.setdefault(key.part, []).append((key.type_url, key.name, resource))
         return publication
+
+
+def _touched(tables: Iterable[Any], changes: Changes) -> dict[ResourceKey, None]:
+    touched: dict[ResourceKey, None] = {}
+    for table in tables:
+        touched |= dict.fromkeys(changes.get(table.name, ()))
+    return touched
 
 
 def diagnostic(issue: Issue) -> Diagnostic:

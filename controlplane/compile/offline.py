@@ -16,22 +16,31 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import base_pb2, extension_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
-from envoy.config.route.v3 import scoped_route_pb2
+from envoy.config.route.v3 import route_pb2, scoped_route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from google.protobuf import json_format
 
 from controlplane.compile.compiler import Compiler
-from controlplane.compile.xds_types import CLUSTER, EXTENSION, LISTENER, LOAD_ASSIGNMENT, SCOPED_ROUTE, SECRET
+from controlplane.compile.xds_types import (
+    CLUSTER,
+    EXTENSION,
+    LISTENER,
+    LOAD_ASSIGNMENT,
+    ROUTE_CONFIGURATION,
+    SCOPED_ROUTE,
+    SECRET,
+)
 from controlplane.errors import Diagnostic
 from controlplane.filters.envoy import packed
 from controlplane.model.secret import REDACTED, Secret
-from controlplane.names import GatewayName, ObjectRef, SecretRef, View
+from controlplane.names import Family, GatewayName, ObjectRef, SecretRef, View
 from controlplane.resources import Resource
 from controlplane.spec.rows import Row, RowKey
 
 MESSAGES = {
     LISTENER: listener_pb2.Listener,
+    ROUTE_CONFIGURATION: route_pb2.RouteConfiguration,
     SCOPED_ROUTE: scoped_route_pb2.ScopedRouteConfiguration,
     CLUSTER: cluster_pb2.Cluster,
     LOAD_ASSIGNMENT: endpoint_pb2.ClusterLoadAssignment,
@@ -41,6 +50,7 @@ MESSAGES = {
 
 SHORT_NAMES = {
     "lds": LISTENER,
+    "rds": ROUTE_CONFIGURATION,
     "srds": SCOPED_ROUTE,
     "cds": CLUSTER,
     "eds": LOAD_ASSIGNMENT,
@@ -61,22 +71,25 @@ class Compiled:
         """Every gateway, sorted."""
         return sorted(self.compiler.tables.gateways.rows)
 
-    def resources(self, view: View) -> list[Resource]:
+    def resources(self, view: View, family: Family = Family.ENVOY) -> list[Resource]:
         """What a node of this view gets."""
-        return self.compiler.resources(view)
+        return self.compiler.resources(view, family)
 
 
 def compile_objects(
-    objects: Mapping[ObjectRef, Mapping[RowKey, Row]], secrets: Mapping[SecretRef, Secret], view: View | None = None
+    objects: Mapping[ObjectRef, Mapping[RowKey, Row]],
+    secrets: Mapping[SecretRef, Secret],
+    view: View | None = None,
+    family: Family = Family.ENVOY,
 ) -> Compiled:
-    """Compile everything from scratch. `view` names several gateways to merge as one proxy would see them."""
+    """Compile everything from scratch. `view` names the gateways to merge as one node of a family would see them."""
     compiler = Compiler()
     for ref, rows in objects.items():
         compiler.put(ref, rows)
     for secret_ref, secret in secrets.items():
         compiler.put_secret(secret_ref, secret)
-    if view is not None and len(view) > 1:
-        compiler.add_view(view)
+    if view is not None and (len(view) > 1 or family is not Family.ENVOY):
+        compiler.add_view(view, family)
     commit = compiler.commit_now()
     found = {diagnostic for diagnostics in commit.issues.values() for diagnostic in diagnostics}
     return Compiled(compiler, tuple(sorted(found, key=lambda one: (one.subject, one.path, one.code, one.message))))

@@ -46,6 +46,9 @@ from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.route import Match, Route
 
+DISABLED_BODY = "this route is not configured correctly\n"
+"""What a route with errors answers, with 503."""
+
 
 def compiled_route(
     around: Surroundings, key: ElementKey, gateway: GatewayName, route: Route, claim: str = ""
@@ -161,7 +164,7 @@ def _base(key: ElementKey) -> Any:
 
 
 def _disabled(message: Any) -> None:
-    message.direct_response.CopyFrom(direct_response(503, "this route is not configured correctly\n"))
+    message.direct_response.CopyFrom(direct_response(503, DISABLED_BODY))
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
 
 

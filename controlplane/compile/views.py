@@ -22,7 +22,7 @@ from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.filters.shard_lua.compile import REKEY_WILDCARD, rekey_wildcard
 from controlplane.graph.engine import Read
-from controlplane.names import ElementKey, GatewayName, View, jwks_cluster_name, listener_name
+from controlplane.names import ElementKey, GatewayName, View, jwks_cluster_name, listener_name, part_of
 from controlplane.resources import Resource
 from controlplane.spec.listener import Listener, Protocol
 from controlplane.spec.policy import Policy
@@ -35,11 +35,6 @@ Port = tuple[str, int]
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 """All addresses of IPv4 and of IPv6; a listener on one address of them is asked first."""
-
-
-def part_of(view: View) -> tuple[str, ...]:
-    """The part of a snapshot that holds what belongs to a view as a whole; a gateway's own part is `(gateway,)`."""
-    return ("view", *view)
 
 
 def _ports(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from controlplane.compile.compiler import Compiler
 from controlplane.errors import Diagnostic
 from controlplane.model.secret import Secret
-from controlplane.names import GatewayName, SecretRef
+from controlplane.names import Family, GatewayName, SecretRef
 from controlplane.resources import Resource
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
@@ -48,9 +48,14 @@ class Lived:
         return count
 
 
-def add_common_view(compiler: Compiler, objects: dict[Any, worlds.Said]) -> None:
-    if sum(said["kind"] == "GatewaySpec" for said in objects.values()) == 2:
-        compiler.add_view(VIEWS[2])
+def add_views(compiler: Compiler, objects: dict[Any, worlds.Said], *, grpc: bool) -> None:
+    """What nodes that see both gateways ask for, and nodes that are no Envoys."""
+    there = {f"platform/{said['metadata']['name']}" for said in objects.values() if said["kind"] == "GatewaySpec"}
+    for view in VIEWS:
+        if there.issuperset(view):
+            compiler.add_view(view)
+            if grpc:
+                compiler.add_view(view, Family.GRPC)
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,6 +65,7 @@ def test_a_history_of_edits_ends_where_a_fresh_compiler_begins(seed: int, steps:
     lived = Lived()
     objects: dict[Any, worlds.Said] = {}
     secrets: set[str] = set()
+    grpc = False
     for _ in range(steps):
         for _ in range(random.choice((1, 1, 1, 4))):
             match random.randrange(8):
@@ -86,7 +92,8 @@ def test_a_history_of_edits_ends_where_a_fresh_compiler_begins(seed: int, steps:
                 said = worlds.changed(random, objects[ref], said)
             objects[ref] = said
             lived.compiler.put(ref, worlds.split(said))
-        add_common_view(lived.compiler, objects)
+        grpc = grpc or random.random() < 0.3  # the first such node may come late
+        add_views(lived.compiler, objects, grpc=grpc)
         lived.commit()
 
         fresh = Lived()
@@ -94,12 +101,14 @@ def test_a_history_of_edits_ends_where_a_fresh_compiler_begins(seed: int, steps:
             fresh.compiler.put(ref, worlds.split(said))
         for name in sorted(secrets):
             fresh.compiler.put_secret(*CERTIFICATES[name])
-        add_common_view(fresh.compiler, objects)
+        add_views(fresh.compiler, objects, grpc=grpc)
         fresh.commit()
         failures = {(table, key): error for table, key, error in fresh.compiler.tables.graph.failures()}
         assert all(table.endswith("_certificates") for table, _ in failures), failures
+        assert fresh.compiler.grpc is None or not list(fresh.compiler.grpc.tables.graph.failures())
         for view in VIEWS:
-            assert lived.compiler.resources(view) == fresh.compiler.resources(view)
+            for family in Family:
+                assert lived.compiler.resources(view, family) == fresh.compiler.resources(view, family)
         assert lived.published == fresh.published
         assert lived.issues == fresh.issues
     for ref in list(objects):
@@ -109,7 +118,8 @@ def test_a_history_of_edits_ends_where_a_fresh_compiler_begins(seed: int, steps:
     lived.commit()
     assert lived.published == {}
     assert lived.issues == {}
-    assert {table.name: table.rows for table in lived.compiler.tables.graph.tables if table.rows} == {}
+    graphs = [lived.compiler.tables.graph, *([lived.compiler.grpc.tables.graph] if lived.compiler.grpc else [])]
+    assert {table.name: table.rows for graph in graphs for table in graph.tables if table.rows} == {}
 
 
 GATEWAY = """\

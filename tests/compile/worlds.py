@@ -47,6 +47,10 @@ def _backend(random: Random, name: str) -> Said:
         "name": name,
         "members": [{"static": {"address": "127.0.0.1", "port": random.randint(9000, 9003)}}],
     }
+    if random.random() < 0.5:
+        backend["protocol"] = random.choice(("HTTP2", "GRPC"))
+    if random.random() < 0.1:
+        backend["members"].append({"dns": {"host": "a.test", "port": 80}, "weight": 2})
     if random.random() < 0.2:
         backend["tls"] = {"sni": "a.test", "ca": {"secretRef": random.choice(SECRETS)}}
     return backend
@@ -60,7 +64,9 @@ def _route(random: Random, name: str) -> Said:
     if random.random() < 0.3:
         match["methods"] = ["GET"]
     if random.random() < 0.1:
-        match["headers"] = [{"name": "x-user", "present": True}]
+        match["headers"] = [
+            random.choice(({"name": "x-user", "present": True}, {"name": "x", "exact": "a", "invert": True}))
+        ]
     route: Said = {"name": name, "hosts": sorted(set(random.choices(HOSTS, k=2))), "match": [match]}
     route |= (
         {"public": True} if random.random() < 0.5 else {"auth": {"anyOf": [{"jwt": random.choice(("corp", "gone"))}]}}

@@ -1,0 +1,129 @@
+"""Clusters and load assignments of Envoy as gRPC clients understand them.
+
+What gRPC supports: https://github.com/grpc/proposal/blob/master/A27-xds-global-load-balancing.md (endpoints), A29
+(certificates), A32 (limits of requests), A37 (one DNS name). It refuses a cluster with a policy or a certificate source
+that it does not know, and a whole load assignment for one endpoint that stands in it twice.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
+from envoy.config.core.v3 import base_pb2
+from envoy.config.endpoint.v3 import endpoint_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from controlplane.filters.envoy import packed, serialised
+from controlplane.names import GRPC_PROVIDER
+
+_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The cluster of a backend for gRPC; `problem` says why there is none, `path` where in the backend."""
+
+    body: bytes = b""
+    path: str = ""
+    problem: str = ""
+
+
+def cluster(body: bytes) -> Usable:
+    """The gRPC form of an Envoy cluster."""
+    envoy = cluster_pb2.Cluster.FromString(body)
+    if not _speaks_http2(envoy):
+        return Usable(path="protocol", problem="speaks HTTP1, and gRPC needs protocol: GRPC or HTTP2")
+    # Clients that have no proxy do not agree on more: least requests is an option of their environment.
+    made = cluster_pb2.Cluster(name=envoy.name, lb_policy=cluster_pb2.Cluster.ROUND_ROBIN)
+    if envoy.type == cluster_pb2.Cluster.EDS and not envoy.HasField("cluster_type"):
+        made.type = cluster_pb2.Cluster.EDS
+        made.eds_cluster_config.CopyFrom(envoy.eds_cluster_config)
+    else:
+        endpoints = [one for locality in envoy.load_assignment.endpoints for one in locality.lb_endpoints]
+        if len(endpoints) != 1:
+            return Usable(path="members", problem="mixes or repeats DNS names, and gRPC resolves one in a backend")
+        made.type = cluster_pb2.Cluster.LOGICAL_DNS
+        made.load_assignment.cluster_name = envoy.name
+        made.load_assignment.endpoints.add(lb_endpoints=endpoints)
+    for threshold in envoy.circuit_breakers.thresholds:
+        if threshold.HasField("max_requests"):
+            kept = circuit_breaker_pb2.CircuitBreakers.Thresholds(max_requests=threshold.max_requests)
+            kept.priority = threshold.priority
+            made.circuit_breakers.thresholds.append(kept)
+    if envoy.HasField("transport_socket"):
+        context = tls_pb2.UpstreamTlsContext()
+        if not envoy.transport_socket.typed_config.Unpack(context):
+            return Usable(path="tls", problem=f"needs {envoy.transport_socket.name}, which gRPC has not")
+        made.transport_socket.CopyFrom(_upstream(context))
+    return Usable(serialised(made))
+
+
+def _speaks_http2(envoy: Any) -> bool:
+    options = http_protocol_options_pb2.HttpProtocolOptions()
+    envoy.typed_extension_protocol_options[_PROTOCOL].Unpack(options)
+    return bool(options.explicit_http_config.HasField("http2_protocol_options"))
+
+
+def _upstream(envoy: Any) -> Any:
+    """Chain and names of the backend are verified, by the authorities of the client's own bootstrap."""
+    common = tls_pb2.CommonTlsContext()
+    envoys = envoy.common_tls_context
+    names = (
+        envoys.combined_validation_context.default_validation_context
+        if envoys.HasField("combined_validation_context")
+        else envoys.validation_context
+    ).match_typed_subject_alt_names
+    common.validation_context.ca_certificate_provider_instance.instance_name = GRPC_PROVIDER
+    # The form that is deprecated for Envoy is the only one that gRPC reads: the other leaves names unverified.
+    common.validation_context.match_subject_alt_names.extend(name.matcher for name in names)
+    if envoys.tls_certificate_sds_secret_configs:
+        common.tls_certificate_provider_instance.instance_name = GRPC_PROVIDER
+    context = tls_pb2.UpstreamTlsContext(common_tls_context=common, sni=envoy.sni)
+    return base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
+
+
+def load_assignment(body: bytes) -> bytes:
+    """The gRPC form of a load assignment: a named and weighted locality for the endpoints of each weight.
+
+    gRPC looks at the weights of localities, not of endpoints, and at no locality without one.
+    """
+    envoy = endpoint_pb2.ClusterLoadAssignment.FromString(body)
+    made = endpoint_pb2.ClusterLoadAssignment(cluster_name=envoy.cluster_name)
+    seen: set[tuple[str, int]] = set()
+    groups: dict[tuple[int, str, str, str], dict[int, list[Any]]] = {}
+    for locality in sorted(envoy.endpoints, key=lambda one: one.priority):
+        place = (locality.priority, locality.locality.region, locality.locality.zone, locality.locality.sub_zone)
+        for endpoint in _unseen(locality.lb_endpoints, seen):
+            weight = endpoint.load_balancing_weight.value or 1
+            groups.setdefault(place, {}).setdefault(weight, []).append(endpoint)
+    priorities = {priority: rank for rank, priority in enumerate(sorted({place[0] for place in groups}))}
+    for (priority, region, zone, sub_zone), weights in sorted(groups.items(), key=lambda group: group[0]):
+        for weight, endpoints in sorted(weights.items()):
+            apart = f"{sub_zone}/weight-{weight}" if len(weights) > 1 else sub_zone
+            made.endpoints.add(
+                priority=priorities[priority],
+                locality=base_pb2.Locality(region=region, zone=zone, sub_zone=apart),
+                load_balancing_weight=UInt32Value(value=weight * len(endpoints)),
+                lb_endpoints=endpoints,
+            )
+    return serialised(made)
+
+
+def _unseen(endpoints: Any, seen: set[tuple[str, int]]) -> Iterator[Any]:
+    """Addresses that did not come before: gRPC refuses all of them for one that is there twice, or no address."""
+    for endpoint in endpoints:
+        address = endpoint.endpoint.address.socket_address
+        place = (address.address, address.port_value)
+        try:
+            ipaddress.ip_address(address.address)
+        except ValueError:
+            continue
+        if place not in seen:
+            seen.add(place)
+            yield endpoint

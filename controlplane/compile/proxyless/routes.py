@@ -1,0 +1,58 @@
+"""The table of gRPC routes: what one compiled route asks of other tables, and what is withheld of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from controlplane.compile import codes
+from controlplane.compile.proxyless.route import Reason, converted
+from controlplane.compile.proxyless.rows import GrpcRoute
+from controlplane.compile.rows import CompiledRoute, Entry, Issue
+from controlplane.graph.engine import Read
+from controlplane.names import ElementKey
+from controlplane.spec.listener import Listener
+
+if TYPE_CHECKING:
+    from controlplane.compile.proxyless.tables import GrpcTables
+
+
+def grpc_route(
+    read: Read, tables: GrpcTables, key: ElementKey, route: CompiledRoute
+) -> Iterator[tuple[ElementKey, GrpcRoute]]:
+    """One route, for clients and for servers."""
+
+    def problem_of(cluster: str) -> Reason | None:
+        usable = read.get(tables.usable, cluster)
+        if usable is None or not usable.problem:
+            return None
+        return Reason("to", f'backend "{cluster.rpartition("/")[2]}" {usable.problem}', servers=False)
+
+    listener = _limited(read, tables, route)
+    client: list[Entry] = []
+    server: list[Entry] = []
+    reasons: dict[Reason, None] = {}
+    for entry in route.entries:
+        if entry.signature.preflight:
+            continue  # browsers ask so, of Envoy
+        found = converted(entry.body, problem_of, listener)
+        if found.client:
+            client.append(Entry(entry.order, None, entry.signature, found.client))
+            server.append(Entry(entry.order, None, entry.signature, found.server))
+            reasons |= dict.fromkeys(found.reasons)
+    for reason in reasons:
+        message = f"withheld from gRPC clients without a proxy: {reason.why}"
+        help = "they get UNAVAILABLE for its requests; through Envoy it works as it is written"
+        read.note(Issue(key, reason.path, codes.WITHHELD, message, help, error=False))
+    yield key, GrpcRoute(route.gateway, route.placements, tuple(client), tuple(server))
+
+
+def _limited(read: Read, tables: GrpcTables, route: CompiledRoute) -> Reason | None:
+    """Whether a listener that the route is reachable by limits requests."""
+    for group in sorted({place.group for place in route.placements if not place.redirect}):
+        for _, chain in read.find(tables.chains_by_group, (route.gateway, group)):
+            element = read.get(tables.listeners, chain.listener)
+            if element is not None and isinstance(element.part, Listener) and element.part.use:
+                why = f'listener "{chain.listener.element}" limits rates, and gRPC clients do not'
+                return Reason("listeners", why)
+    return None
