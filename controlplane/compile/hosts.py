@@ -121,18 +121,24 @@ def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: li
     return bodies
 
 
-def _undisputed(read: Read, key: ShardKey, entries: list[Entry]) -> Iterator[Entry]:
-    """Without the matches of a namespace for a path that another one has: not even a narrower condition takes from it.
-
-    The path belongs to the gateway's own namespace, else to the oldest claim.
-    """
-    home = key.gateway.partition("/")[0]
+def with_owners(gateway: GatewayName, entries: list[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    """Each match with the one whose namespace has its path: the gateway's own, else that of the oldest claim."""
+    home = gateway.partition("/")[0]
     owners: dict[str, Entry] = {}
     for entry in sorted(entries, key=lambda one: (_namespace(one) != home, one.order.claim, one.order.route)):
         owners.setdefault(entry.signature.path, entry)
-    for entry in entries:
-        owner = owners[entry.signature.path]
-        if _namespace(owner) == _namespace(entry):
+    yield from ((entry, owners[entry.signature.path]) for entry in entries)
+
+
+def owns_path(entry: Entry, owner: Entry) -> bool:
+    """Whether a match is served beside the owner of its path: not even a narrower condition takes from it."""
+    return _namespace(owner) == _namespace(entry)
+
+
+def _undisputed(read: Read, key: ShardKey, entries: list[Entry]) -> Iterator[Entry]:
+    """Without the matches of a namespace for a path that another one has."""
+    for entry, owner in with_owners(key.gateway, entries):
+        if owns_path(entry, owner):
             yield entry
         elif (entry.segment or FALLBACK) == key.segment and not entry.signature.preflight:
             route = owner.order.route

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from controlplane.compile.hosts import owns_path, with_owners
 from controlplane.compile.proxyless.listener import client_listener, route_configuration, virtual_host
 from controlplane.compile.proxyless.rows import GrpcRoute, Scope, Way
 from controlplane.compile.rows import Entry, ResourceKey
@@ -46,8 +47,9 @@ def served(
         if any((place.group, place.host, place.declared) == (group, host, claim.declared) for place in route.placements)
         for entry in side(route)
     ]
+    undisputed = (entry for entry, owner in with_owners(gateway, entries) if owns_path(entry, owner))
     return b"".join(
-        entry.body for entry, rival in ordered(entries) if rival is None or rival.signature != entry.signature
+        entry.body for entry, rival in ordered(undisputed) if rival is None or rival.signature != entry.signature
     )
 
 
