@@ -80,6 +80,9 @@ class Converted:
     reasons: tuple[Reason, ...]
 
 
+NOTHING = Converted(b"", b"", ())
+
+
 def converted(body: bytes, problem_of: Callable[[str], Reason | None], listener: Reason | None) -> Converted:
     """The gRPC form of one Envoy route.
 
@@ -89,7 +92,7 @@ def converted(body: bytes, problem_of: Callable[[str], Reason | None], listener:
     route = route_components_pb2.Route.FromString(body)
     matches, unseen = _matches(route.match)
     if not matches:
-        return Converted(b"", b"", ())
+        return NOTHING
     reasons = [*([listener] if listener else ()), *unseen, *_obstacles(route)]
     clusters = _clusters(route.route) if route.HasField("route") else {}
     reasons += [reason for name in sorted(clusters) if (reason := problem_of(name))]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
-from controlplane.compile.proxyless.route import Reason, converted
+from controlplane.compile.proxyless.route import NOTHING, Reason, converted
 from controlplane.compile.proxyless.rows import GrpcRoute
 from controlplane.compile.rows import CompiledRoute, Entry, Issue
 from controlplane.graph.engine import Read
@@ -33,13 +33,11 @@ def grpc_route(
     server: list[Entry] = []
     reasons: dict[Reason, None] = {}
     for entry in route.entries:
-        if entry.signature.preflight:
-            continue  # browsers ask so, of Envoy
-        found = converted(entry.body, problem_of, listener)
-        if found.client:
-            client.append(Entry(entry.order, None, entry.signature, found.client))
-            server.append(Entry(entry.order, None, entry.signature, found.server))
-            reasons |= dict.fromkeys(found.reasons)
+        # Browsers ask preflight questions, of Envoy. What gRPC never matches stays as an owner of its path.
+        found = NOTHING if entry.signature.preflight else converted(entry.body, problem_of, listener)
+        client.append(Entry(entry.order, None, entry.signature, found.client))
+        server.append(Entry(entry.order, None, entry.signature, found.server))
+        reasons |= dict.fromkeys(found.reasons)
     for reason in reasons:
         message = f"withheld from gRPC clients without a proxy: {reason.why}"
         help = "they get UNAVAILABLE for its requests; through Envoy it works as it is written"
