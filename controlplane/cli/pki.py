@@ -145,6 +145,7 @@ def issue(
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     write_pair(terminal, out, issued, signer.trust_bundle, dry_run=dry_run)
+    terminal.say(f"serial {signer.inspect(issued.certificate).serial}")
 
 
 def write_pair(terminal: Terminal, out: Path, issued: Issued, trust_bundle: bytes, *, dry_run: bool = False) -> None:
@@ -156,7 +157,6 @@ def write_pair(terminal: Terminal, out: Path, issued: Issued, trust_bundle: byte
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(out / name, content)
         terminal.say(f"{'would write' if dry_run else 'wrote'} {out / name}")
-    terminal.say(f"serial {signer.inspect(issued.certificate).serial}")
 
 
 def _replace(file: Path, content: bytes) -> None:
