@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from controlplane.model.written import OneOf
+from controlplane.model.written import Choice, OneOf
 from controlplane.spec.gateway import API_VERSION, KINDS
 from controlplane.spec.schema import schema
 
@@ -19,6 +19,9 @@ GROUP, VERSION = API_VERSION.split("/")
 
 MAX_ITEMS = 4096
 """Elements of a list that has no bound of its own: the API server must be able to bound the cost of rules."""
+
+MAX_CHECKS = 500_000
+"""How often a rule may run for one object: the API server bounds their cost. Beyond, the same is said without words."""
 
 _KEPT = frozenset(
     {
@@ -70,7 +73,7 @@ def _definition(kind: str, known: dict[str, Any]) -> dict[str, Any]:
                                 "apiVersion": {"type": "string"},
                                 "kind": {"type": "string"},
                                 "metadata": {"type": "object"},
-                                "spec": _structural(known[kind]["properties"]["spec"], known),
+                                "spec": _structural(known[kind]["properties"]["spec"], known, 1),
                                 "status": STATUS,
                             },
                         }
@@ -95,8 +98,11 @@ def _columns(kind: str) -> Iterator[dict[str, Any]]:
     yield {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}
 
 
-def _structural(said: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
-    """A structural schema of what a JSON Schema says, as far as the former can say it."""
+def _structural(said: dict[str, Any], known: dict[str, Any], count: int) -> dict[str, Any]:
+    """A structural schema of what a JSON Schema says, as far as the former can say it.
+
+    `count` is how many of these one object can hold.
+    """
     name = said.get("$ref", "").removeprefix("#/$defs/")
     if name:
         said = {**known[name], **{key: value for key, value in said.items() if key != "$ref"}}
@@ -104,27 +110,33 @@ def _structural(said: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     if "const" in said:
         made["enum"] = [said["const"]]
     if "items" in made:
-        made["items"] = _structural(made["items"], known)
         made.setdefault("maxItems", MAX_ITEMS)
+        made["items"] = _structural(made["items"], known, count * made["maxItems"])
     if isinstance(values := said.get("additionalProperties"), dict):
-        made["additionalProperties"] = _structural(values, known)
+        made["additionalProperties"] = _structural(values, known, count)
     elif "patternProperties" in said:
         (values,) = said["patternProperties"].values()
-        made["additionalProperties"] = _structural(values, known)
+        made["additionalProperties"] = _structural(values, known, count)
     elif made.get("type") == "object":
-        made["properties"] = {field: _structural(one, known) for field, one in made.get("properties", {}).items()}
+        fields = made.get("properties", {}).items()
+        made["properties"] = {field: _structural(one, known, count) for field, one in fields}
         made["x-kubernetes-preserve-unknown-fields"] = True
-    if rules := list(_rules(name)):
-        made["x-kubernetes-validations"] = rules
+    if choices := _choices(name):
+        if count <= MAX_CHECKS:
+            made["x-kubernetes-validations"] = [_rule(choice) for choice in choices]
+        else:
+            made["allOf"] = [{"oneOf": [{"required": [field]} for field in choice.names]} for choice in choices]
     return made
 
 
-def _rules(model: str) -> Iterator[dict[str, str]]:
-    """A rule for each choice of a model, in the words that the parser uses."""
-    found = next((one for one in OneOf.__subclasses__() if one.__name__ == model), None)
-    for choice in found.choices if found else ():
-        count = " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in choice.names)
-        yield {"rule": f"{count} == 1", "message": choice.rule}
+def _choices(model: str) -> tuple[Choice, ...]:
+    return next((one.choices for one in OneOf.__subclasses__() if one.__name__ == model), ())
+
+
+def _rule(choice: Choice) -> dict[str, str]:
+    """A choice as an expression, in the words that the parser uses."""
+    count = " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in choice.names)
+    return {"rule": f"{count} == 1", "message": choice.rule}
 
 
 _TEXT = {"type": "string"}
