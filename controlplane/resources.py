@@ -7,7 +7,9 @@ the wire framing below is the protobuf encoding itself, so that bytes are made o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 VERSION_CHARACTERS = 16
 """Hex characters of a version: 64 bits of BLAKE2b; a resume names one per resource, so short ones save megabytes."""
@@ -33,25 +35,78 @@ def delimited(number: int, body: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(body)) + body
 
 
+_WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
+_SECOND = timedelta(seconds=1)
+_MICROSECOND = timedelta(microseconds=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource. `body` is the serialised message, made once; `origin` is opaque to everything after compile."""
+    """One resource. `body` is the serialised message, made once; `origin` is opaque to everything after compile.
+
+    A client may ask for it by one of its `aliases` too. With a `ttl` it lives that long without word from us: xDS
+    repeats itself as long as it is published, and leaves the TTL out for clients that do not know of it.
+    """
 
     type_url: str
     name: str
     body: bytes
     version: str = field(default="")
     origin: object = field(default=None, compare=False, repr=False)
+    ttl: timedelta | None = None
+    aliases: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Derive the version from the content."""
+        """Derive the version from all that a client is told: a resource whose TTL or aliases change is sent again."""
+        if self.ttl is not None and self.ttl <= timedelta(0):
+            raise ValueError(f"{self.name!r}: a TTL is more than nothing")
         if not self.version:
-            object.__setattr__(self, "version", content_version(self.body))
+            beside = _aliases(self.aliases) + _ttl(self.ttl) if self.aliases or self.ttl else b""
+            object.__setattr__(self, "version", content_version(self.body + beside))
 
-    def any(self) -> bytes:
-        """The encoded `google.protobuf.Any` of the message (type_url = 1, value = 2)."""
-        return delimited(1, self.type_url.encode()) + delimited(2, self.body)
+    def any(self, *, wrapped: bool = False) -> bytes:
+        """The encoded `google.protobuf.Any` of the message (type_url = 1, value = 2), or of `delta` when wrapped."""
+        url, body = (_WRAPPER, self.delta(timed=True)) if wrapped else (self.type_url, self.body)
+        return delimited(1, url.encode()) + delimited(2, body)
 
-    def delta(self) -> bytes:
-        """The encoded `envoy.service.discovery.v3.Resource` (version = 1, resource = 2, name = 3)."""
-        return delimited(1, self.version.encode()) + delimited(2, self.any()) + delimited(3, self.name.encode())
+    def delta(self, *, timed: bool = False, also: tuple[str, ...] = ()) -> bytes:
+        """The encoded `envoy.service.discovery.v3.Resource` (version = 1, resource = 2, name = 3, aliases = 4, ttl = 6).
+
+        `timed`: with its TTL; `also`: aliases beside its own.
+        """
+        encoded = delimited(1, self.version.encode()) + delimited(2, self.any()) + delimited(3, self.name.encode())
+        if self.aliases or also:
+            encoded += _aliases(sorted({*self.aliases, *also}))
+        return encoded + _ttl(self.ttl) if timed else encoded
+
+    def heartbeat(self) -> bytes:
+        """The same with its TTL and without its content: the TTL begins anew.
+
+        https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ttl
+        """
+        return delimited(1, self.version.encode()) + delimited(3, self.name.encode()) + _ttl(self.ttl)
+
+    def heartbeat_any(self) -> bytes:
+        """`heartbeat` for the state of the world."""
+        return delimited(1, _WRAPPER.encode()) + delimited(2, self.heartbeat())
+
+
+def vacancy(name: str) -> bytes:
+    """The encoded `envoy.service.discovery.v3.Resource` that says that there is nothing of this name."""
+    return delimited(3, name.encode()) + delimited(4, name.encode())
+
+
+def _aliases(names: Iterable[str]) -> bytes:
+    return b"".join(delimited(4, name.encode()) for name in names)
+
+
+def _ttl(ttl: timedelta | None) -> bytes:
+    """The field `ttl`, a `google.protobuf.Duration` (seconds = 1, nanos = 2)."""
+    if ttl is None:
+        return b""
+    seconds, rest = divmod(ttl, _SECOND)
+    nanoseconds = rest // _MICROSECOND * 1000
+    return delimited(
+        6,
+        (b"\x08" + varint(seconds) if seconds else b"") + (b"\x10" + varint(nanoseconds) if nanoseconds else b""),
+    )

@@ -13,6 +13,8 @@ from controlplane.resources import VERSION_CHARACTERS, Resource
 
 LARGE = 16
 """Resources of a listing from which on comparing two costs more than missing that they say the same."""
+FRAMING = 160
+"""Bytes of a resource in a response beside its body and its names: type URL, version, lengths."""
 _REMEMBERED = 8
 """Successors of one listing that are remembered: streams that follow the same changes take the same steps."""
 
@@ -23,7 +25,7 @@ class Listing:
     A large listing that is `shared` stands for itself; of two others, those are the same that say the same.
     """
 
-    __slots__ = ("__weakref__", "_successors", "_version", "absent", "key", "resources")
+    __slots__ = ("__weakref__", "_size", "_successors", "_timed", "_version", "absent", "key", "resources")
 
     def __init__(self, resources: Sequence[Resource], absent: Sequence[str] = (), *, shared: bool = False) -> None:
         self.resources = resources
@@ -32,6 +34,8 @@ class Listing:
         said = () if by_itself else (tuple((one.name, one.version) for one in resources), tuple(absent))
         self.key: Hashable = said or self
         self._version = ""
+        self._size = -1
+        self._timed: tuple[Resource, ...] | None = None
         self._successors: dict[Hashable, Listing] = {}
 
     @classmethod
@@ -53,6 +57,45 @@ class Listing:
     def versions(self) -> dict[str, str]:
         """The version of each resource, by name."""
         return {one.name: one.version for one in self.resources}
+
+    @property
+    def timed(self) -> tuple[Resource, ...]:
+        """The resources that have a TTL."""
+        if self._timed is None:
+            self._timed = tuple(one for one in self.resources if one.ttl is not None)
+        return self._timed
+
+    @property
+    def size(self) -> int:
+        """About as many bytes as a response that holds it has, rather more than less."""
+        if self._size < 0:
+            self._size = sum(map(_size, self.resources)) + sum(len(name) + FRAMING for name in self.absent)
+        return self._size
+
+    def split(self, limit: int) -> Sequence[Listing]:
+        """The same in parts of at most that size, where no resource is larger; what is absent comes last."""
+        resources = self.resources
+        small = len(resources) == 1 and not self.absent and len(resources[0].body) < limit // 2
+        if small or self.size <= limit:
+            return (self,)
+        parts: list[list[Resource]] = [[]]
+        room = limit
+        for one in self.resources:
+            size = _size(one)
+            if size > room and parts[-1]:
+                parts.append([])
+                room = limit
+            parts[-1].append(one)
+            room -= size
+        absent: list[list[str]] = [[]]
+        for name in self.absent:
+            if len(name) + FRAMING > room and (parts[-1] or absent[-1]):
+                absent.append([])
+                room = limit
+            absent[-1].append(name)
+            room -= len(name) + FRAMING
+        last = [Listing(parts[-1], absent[0])] if parts[-1] or absent[0] else []
+        return [*(Listing(part) for part in parts[:-1]), *last, *(Listing((), names) for names in absent[1:])]
 
     def followed_by(self, change: Listing) -> Listing:
         """The set after a change: its resources put in, its absent names taken out; the same for all who ask."""
@@ -77,3 +120,7 @@ def followed(before: Listing | None, change: Listing) -> Listing:
 
 def _name(resource: Resource) -> str:
     return resource.name
+
+
+def _size(resource: Resource) -> int:
+    return len(resource.body) + 2 * len(resource.name) + sum(map(len, resource.aliases)) + FRAMING

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import LARGE, Listing
+from controlplane.xdstp import other_names
 
 Part = Hashable
 """What content is published under; the store compares parts and nothing else."""
@@ -51,7 +52,9 @@ class _Content:
     whose content nobody has taken over yet; `good`: what stood there before and was.
     """
 
-    __slots__ = ("by_type", "editions", "forgotten", "good", "remembered", "ring", "sums", "unproven", "versions")
+    __slots__ = (
+        "aliases", "by_type", "editions", "forgotten", "good", "remembered", "ring", "sums", "timed", "unproven", "versions",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.by_type: dict[str, dict[str, Resource]] = {}
@@ -59,6 +62,8 @@ class _Content:
         self.editions: dict[str, int] = {}
         self.good: dict[tuple[str, str], Resource] = {}
         self.unproven: dict[str, set[str]] = {}
+        self.aliases: dict[str, dict[str, set[str]]] = {}  # by type URL and alias: the names that have it
+        self.timed: dict[str, set[str]] = {}  # by type URL: the names whose resource has a TTL
         self.sums: dict[str, int] = {}
         self.ring: deque[tuple[int, dict[str, dict[str, str]]]] = deque()
         self.remembered = 0
@@ -81,8 +86,10 @@ class _Content:
                     continue
                 versions[name] = resource.version
                 self._add(type_url, _fingerprint(resource))
+                self._mark(resource)
             if before is not None:
                 self._add(type_url, -_fingerprint(before))
+                self._unmark(before, resource)
             self._keep(type_url, name, before, gone=resource is None)
             touched.setdefault(type_url, {}).setdefault(name, before.version if before else "")
         for type_url, names in list(touched.items()):
@@ -122,6 +129,24 @@ class _Content:
 
     def _add(self, type_url: str, fingerprint: int) -> None:
         self.sums[type_url] = (self.sums.get(type_url, 0) + fingerprint) % _HASH_MODULUS
+
+    def _mark(self, resource: Resource) -> None:
+        """Note what else than its name this resource is found by."""
+        for alias in other_names(resource):
+            self.aliases.setdefault(resource.type_url, {}).setdefault(alias, set()).add(resource.name)
+        if resource.ttl is not None:
+            self.timed.setdefault(resource.type_url, set()).add(resource.name)
+
+    def _unmark(self, before: Resource, resource: Resource | None) -> None:
+        """Forget of the resource before what the one that follows it, if any, does not say too."""
+        if names := set(other_names(before)).difference(other_names(resource) if resource is not None else ()):
+            aliases = self.aliases[before.type_url]
+            for alias in names:
+                aliases[alias].discard(before.name)
+                if not aliases[alias]:
+                    del aliases[alias]
+        if before.ttl is not None and (resource is None or resource.ttl is None):
+            self.timed[before.type_url].discard(before.name)
 
     def remember(self, sequence: int, touched: dict[str, dict[str, str]]) -> None:
         self.ring.append((sequence, touched))
@@ -213,6 +238,21 @@ class View:
         """Somebody took these names in these versions over: they count as good when they change."""
         for content in self._contents:
             content.prove(type_url, versions)
+
+    def aliases(self, type_url: str) -> bool:
+        """Whether resources of this type have other names than their own."""
+        return any(content.aliases.get(type_url) for content in self._contents)
+
+    def named(self, type_url: str, alias: str) -> str | None:
+        """The name of the resource that has this alias: the first name, of the first part that has one."""
+        for content in self._contents:
+            if names := content.aliases.get(type_url, {}).get(alias):
+                return min(names)
+        return None
+
+    def timed(self, type_url: str) -> frozenset[str]:
+        """The names of the resources that have a TTL."""
+        return frozenset().union(*(content.timed.get(type_url, ()) for content in self._contents))
 
     def versions(self, type_url: str) -> Mapping[str, str]:
         """The version of every resource of a type, by name. Valid until the next publication."""

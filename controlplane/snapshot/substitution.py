@@ -57,6 +57,18 @@ class Substituted(View):
             return substitutes[name]
         return self.inner.get(type_url, name)
 
+    def aliases(self, type_url: str) -> bool:
+        """Whether resources of this type have other names than their own."""
+        return self.inner.aliases(type_url)
+
+    def named(self, type_url: str, alias: str) -> str | None:
+        """The name of the resource that has this alias."""
+        return self.inner.named(type_url, alias)
+
+    def timed(self, type_url: str) -> frozenset[str]:
+        """The names of the resources that have a TTL."""
+        return self.inner.timed(type_url)
+
     def versions(self, type_url: str) -> Mapping[str, str]:
         """The version of every resource that is shown, by name."""
         if not (substitutes := self.substitutes(type_url)):
