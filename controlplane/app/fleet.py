@@ -166,6 +166,14 @@ class Fleet:
         """A response was sent."""
         self._metrics.pushed(type_url, size, resources)
 
+    def large(self, node: Node, type_url: str, size: int) -> None:
+        """A response that some clients refuse for its size."""
+        self._metrics.large(type_url)
+        log.warning(
+            "response larger than 4 MiB; the client must be told to take it, or use the incremental variant",
+            node=node.id, type_url=type_url, bytes=size,
+        )  # fmt: skip
+
     def acked(self, type_url: str, sequence: int) -> None:
         """A response was acknowledged."""
         self._metrics.acked(type_url)

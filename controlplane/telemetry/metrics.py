@@ -45,6 +45,12 @@ class Metrics:
         self.response_bytes = Counter(
             "controlplane_response_bytes", "Bytes of the responses sent.", ["type"], registry=registry
         )
+        self.large_responses = Counter(
+            "controlplane_large_responses",
+            "Streams that got a response larger than 4 MiB, which gRPC clients refuse unless told otherwise.",
+            ["type"],
+            registry=registry,
+        )
         self.acks = Counter("controlplane_acks", "Responses that proxies accepted.", ["type"], registry=registry)
         self.nacks = Counter("controlplane_nacks", "Responses that proxies refused.", ["type"], registry=registry)
         self._held = Gauge(
@@ -101,6 +107,10 @@ class Metrics:
         self.pushes.labels(label).inc()
         self.resources.labels(label).inc(resources)
         self.response_bytes.labels(label).inc(size)
+
+    def large(self, type_url: str) -> None:
+        """A stream got a response larger than 4 MiB."""
+        self.large_responses.labels(type_label(type_url)).inc()
 
     def acked(self, type_url: str) -> None:
         """A response was accepted."""

@@ -29,6 +29,8 @@ class Limits:
     """What a peer may ask of us; beyond it the stream ends."""
 
     message_bytes: int = 16 << 20
+    response_bytes: int = 4 << 20
+    """What a gRPC client takes unless it was told otherwise: larger responses are split where the protocol lets them."""
     names: int = 100_000
     """Names of one type that a stream may subscribe to, and that one request may hold."""
     name_characters: int = 4096

@@ -5,13 +5,17 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
+from controlplane.xds import difference, virtual_hosts
+from controlplane.xds.checks import check_names
+from controlplane.xds.heartbeats import TIMED
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
 from controlplane.xds.session import Session
-from controlplane.xds.types import WILDCARD
+from controlplane.xds.types import ROUTE_CONFIGURATION, VIRTUAL_HOST, WILDCARD
 from controlplane.xds.wire import DeltaRequest, Draft, delta_request
 
 
@@ -19,6 +23,7 @@ class DeltaSession(Session):
     """A stream of `DeltaDiscoveryRequest` and `DeltaDiscoveryResponse`."""
 
     variant = Variant.DELTA
+    timed = TIMED
     window = 8
 
     def receive(self, data: bytes, now: float) -> None:
@@ -26,7 +31,7 @@ class DeltaSession(Session):
         request = delta_request(data)
         progress, first = self._open(request, now)
         for names in (request.subscribe, request.unsubscribe):
-            self._check_names(names)
+            check_names(names, self._limits)
         if not first and request.nonce:
             # A stale nonce acknowledges nothing, but the subscription in the request counts all the same.
             self._acknowledge(progress, request.nonce, request.error, now)
@@ -35,46 +40,66 @@ class DeltaSession(Session):
             progress.initial = request.initial_versions
             if self.view is not None:
                 self._compare(progress, self.view, now)
-        self._unsubscribe(progress, request)
+        self._unsubscribe(progress, request, now)
         self._subscribed(progress, now)
 
-    @staticmethod
-    def _subscribe(progress: Progress, request: DeltaRequest, *, first: bool) -> None:
-        subscription = progress.subscription
-        if first and progress.kind.full_state and not request.subscribe and not request.unsubscribe:
-            subscription.wildcard = progress.whole = progress.finish = True  # the legacy wildcard: no name ever given
-        names = request.subscribe
+    def _split(self, listing: Listing) -> Sequence[Listing]:
+        return listing.split(self._limits.response_bytes)
+
+    def _subscribe(self, progress: Progress, request: DeltaRequest, *, first: bool) -> None:
+        subscription, names = progress.subscription, request.subscribe
         if not names:
+            if not request.unsubscribe and self._legacy_wildcard(progress):
+                subscription.wildcard = progress.whole = progress.finish = True
+            elif first and progress.kind.url == VIRTUAL_HOST:
+                progress.finish = True
+                if self.view is not None:
+                    virtual_hosts.introduce(progress, self._types.get(ROUTE_CONFIGURATION), self.view)
             return
         subscription.named_once = True
+        if (
+            first
+            and progress.kind.full_state
+            and request.initial_versions
+            and self.node
+            and not self.node.names_wildcard
+        ):
+            names |= {WILDCARD}
         if WILDCARD in names:
             # Also when it is subscribed already: the client may have dropped what it had.
             subscription.wildcard = progress.whole = progress.finish = True
             names -= {WILDCARD}
-        subscription.names.add(names)
+        subscription.add(names, self.view)
         progress.ask(names)
 
-    @staticmethod
-    def _unsubscribe(progress: Progress, request: DeltaRequest) -> None:
+    def _unsubscribe(self, progress: Progress, request: DeltaRequest, now: float) -> None:
         subscription, names = progress.subscription, request.unsubscribe
         if WILDCARD in names:
+            subscription.named_once = True  # said by name, so that "no names" does not bring it back
             subscription.wildcard = progress.whole = progress.finish = False
-            progress.forget(frozenset(name for name in _noted(progress) if not subscription.covers(name)))
+            if self.view is not None:
+                subscription.look(self.view)
+            progress.forget(progress.noted)
         names = frozenset(name for name in names if name in subscription.names)
         if not names:
             return
-        subscription.names.remove(names)
-        progress.forget(names)
-        if subscription.wildcard:
-            # The client cannot know whether the wildcard has them: say so.
-            # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources
-            progress.ask(names)
+        reached = subscription.resolve(names, self.view) if self.view is not None else names
+        subscription.remove(names)
+        progress.forget(names | reached)
+        # The client cannot know whether the wildcard, a collection or another name of it has what it dropped: say so.
+        # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#unsubscribing-from-resources
+        progress.ask(frozenset(name for name in reached if subscription.covers(name)))
+        if subscription.wildcard and not subscription.enumerates:
+            for name in reached:  # never listed, whether it exists or not
+                difference.drop(progress, name, self._wanted(now))
 
     def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         assert self.view is not None
-        version = self.view.version(progress.kind.url)
-        return Draft(self._encoder.delta(progress.kind.url, listing), version, len(listing.resources))
+        url, version = progress.kind.url, self.view.version(progress.kind.url)
+        # What was asked for and is not there; what is gone is removed.
+        vacant = url == VIRTUAL_HOST and progress.asked.issuperset(listing.absent)
+        encode = self._encoder.delta(url, listing, version, timed=self._knows_ttl(), vacant=vacant)
+        return Draft(encode, version, len(listing.resources))
 
-
-def _noted(progress: Progress) -> Iterable[str]:
-    return (*progress.changed, *progress.gone)
+    def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:
+        return self._encoder.delta_heartbeat(progress.kind.url, resources)

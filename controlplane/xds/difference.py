@@ -54,19 +54,45 @@ def note(progress: Progress, view: Substituted, name: str, before: str, wanted: 
 
 def touched(progress: Progress, view: Substituted, before: Iterable[tuple[str, str]], wanted: Wanted) -> None:
     """Publications touched these names, which had these versions before."""
+    subscription = progress.subscription
     for name, version in before:
-        if progress.subscription.covers(name):
+        if subscription.plainly(name):
             note(progress, view, name, version, wanted)
+            continue
+        covered, covers = subscription.changed(name, view.get(progress.kind.url, name), view)
+        if covers:
+            note(progress, view, name, version if covered else "", wanted)
+        elif covered:
+            lost(progress, view, name, version, wanted)
     progress.relax()
+
+
+def lost(progress: Progress, view: Substituted, name: str, held: str, wanted: Wanted) -> None:
+    """The client holds a resource that it does not reach any more by any name that it asked for, there or not."""
+    if view.get(progress.kind.url, name) is None:
+        note(progress, view, name, held, wanted)
+    elif held := progress.changed.pop(name, progress.gone.get(name, held)):
+        drop(progress, name, wanted, held)
+
+
+def drop(progress: Progress, name: str, wanted: Wanted, held: str = UNKNOWN) -> None:
+    """The client is to be told that this is none of its resources, there or not."""
+    progress.gone[name] = held
+    progress.removals.want(wanted.tick, wanted.cap)
 
 
 def switched(progress: Progress, old: Substituted, view: Substituted, wanted: Wanted) -> None:
     """The client held what one view had, and is to hold what another has."""
-    url = progress.kind.url
+    url, subscription = progress.kind.url, progress.subscription
     then, now = old.versions(url), view.versions(url)
-    for name in {*then, *now, *progress.gone, *progress.subscription.names}:
-        if progress.subscription.covers(name):
-            note(progress, view, name, then.get(name, ""), wanted)
+    names = {*then, *now, *progress.gone, *subscription.names}
+    covered = {name for name in names if subscription.covers(name)}
+    subscription.look(view)
+    for name in names:
+        if subscription.covers(name):
+            note(progress, view, name, then.get(name, "") if name in covered else "", wanted)
+        elif name in covered:
+            lost(progress, view, name, then.get(name, ""), wanted)
     progress.relax()
 
 
@@ -84,10 +110,14 @@ def resumed(progress: Progress, view: Substituted, unsure: Collection[str], want
     if len(initial) != len(had) - had.count(None):
         differing += [name for name in initial if name not in versions]
     if not subscription.enumerates:
-        differing = [name for name in differing if name in subscription.names and name in initial]
+        differing = [name for name in differing if name in initial and subscription.covers(name)]
     for name in differing:
         if name not in unsure:
             note(progress, view, name, initial.get(name, ""), wanted)
+    for name in view.timed(progress.kind.url):
+        if name in initial and subscription.covers(name):
+            note(progress, view, name, UNKNOWN, wanted)  # its TTL may have run out on the way
+    progress.asked = subscription.resolve(progress.asked, view)
     answered = [name for name in progress.asked.difference(versions) if name not in initial]
     if not subscription.enumerates and None in had:
         answered += [name for name, then in zip(versions, had, strict=True) if then is None and name in progress.asked]
@@ -98,11 +128,12 @@ def resumed(progress: Progress, view: Substituted, unsure: Collection[str], want
 def due(progress: Progress, view: View, changed: frozenset[str], *, whole: bool) -> Listing:
     """What is asked for, what changed, and everything if that is due: one that others share where possible."""
     url, subscription = progress.kind.url, progress.subscription
+    asked = subscription.resolve(progress.asked, view)
     if not (whole and subscription.enumerates):
-        wanted = changed | subscription.names.frozen() if whole else changed
-        selection = view.select(url, progress.asked | wanted if wanted else progress.asked)
-        unasked = wanted and not progress.asked.issuperset(selection.absent)
-        return Listing(selection.resources, sorted(progress.asked & {*selection.absent})) if unasked else selection
+        wanted = changed | subscription.resolve(subscription.names.frozen(), view) if whole else changed
+        selection = view.select(url, asked | wanted if wanted else asked)
+        unasked = wanted and not asked.issuperset(selection.absent)
+        return Listing(selection.resources, sorted(asked & {*selection.absent})) if unasked else selection
     listing = view.listing(url)
-    absent = view.select(url, progress.asked).absent if progress.asked else ()
+    absent = view.select(url, asked).absent if asked else ()
     return Listing(listing.resources, absent) if absent else listing

@@ -6,6 +6,7 @@ what the TLS handshake verified. This module imports neither grpc nor a protobuf
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,9 @@ from typing import Protocol
 
 from controlplane.errors import ControlPlaneError
 from controlplane.snapshot.store import View
+
+_RELEASE = re.compile(r"(\d{1,6})\.(\d{1,6})\.")
+_WILDCARD_RELEASE = (1, 21)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,23 @@ class Node:
     user_agent: str = ""
     version: str = ""
     features: frozenset[str] = frozenset()
+
+    @property
+    def empty_is_everything(self) -> bool:
+        """Whether a first request for listeners or clusters without names means all of them: the legacy wildcard.
+
+        gRPC clients never mean it; they send such requests after a reconnect, when they want nothing.
+        https://github.com/grpc/grpc-go/issues/7013
+        """
+        return not self.user_agent.lower().startswith("grpc")
+
+    @property
+    def names_wildcard(self) -> bool:
+        """Whether the client says `*` when it wants everything. Envoy before 1.21 comes back with the names of what it
+        holds instead, and must not be kept to those for good. https://github.com/envoyproxy/envoy/issues/16063
+        """
+        release = _RELEASE.match(self.version)
+        return self.user_agent != "envoy" or release is None or tuple(map(int, release.groups())) >= _WILDCARD_RELEASE
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ class Observer(Protocol):
         """A response of `size` bytes with that many resources was made for a stream."""
         ...
 
+    def large(self, node: Node, type_url: str, size: int) -> None:
+        """A response has more bytes than a gRPC client takes unless it was told to; said once for a stream and type."""
+        ...
+
     def acked(self, type_url: str, sequence: int) -> None:
         """A response that was made at this sequence number of the store was acknowledged."""
         ...
@@ -123,6 +127,9 @@ class SilentObserver:
         """Ignore it."""
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:
+        """Ignore it."""
+
+    def large(self, node: Node, type_url: str, size: int) -> None:
         """Ignore it."""
 
     def acked(self, type_url: str, sequence: int) -> None:

@@ -12,6 +12,7 @@ from math import inf
 
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substitutes
+from controlplane.xds.heartbeats import Heartbeats
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.observer import Refusal, State, TypeStatus
 from controlplane.xds.subscription import Subscription
@@ -94,14 +95,15 @@ class Push:
     removals_tick: int | None = None
     complete: bool = False
     hold: float = 0.0
+    heartbeat: bool = False
 
 
 class Progress:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_nonce", "acked_version", "additions", "asked", "changed", "complaints", "finish", "gone", "grace",
-        "in_flight", "initial", "kind", "refusal", "refused_new", "removals", "replaced", "sent", "sent_nonce",
+        "acked_nonce", "acked_version", "additions", "asked", "beats", "changed", "complaints", "finish", "gone", "grace",
+        "in_flight", "initial", "kind", "large", "refusal", "refused_new", "removals", "replaced", "sent", "sent_nonce",
         "sent_version", "settled", "since", "spared_until", "subscription", "trials", "unnamed", "whole",
     )  # fmt: skip
 
@@ -115,6 +117,8 @@ class Progress:
         self.finish = False  # one answer is due, even an empty one
         self.initial: Mapping[str, str] | None = None  # versions of a resume that no view was there to compare with
         self.grace = 0.0
+        self.beats: Heartbeats | None = None  # of resources with a TTL, which most streams never see
+        self.large = False  # a response was too large for some clients, which was told
         self.additions = Lane()
         self.removals = Lane()
         self.in_flight: list[Push] = []
@@ -151,13 +155,21 @@ class Progress:
         """These are to be answered, whatever the client holds."""
         self.asked = self.asked | names if self.asked else shared(names)
 
+    @property
+    def noted(self) -> frozenset[str]:
+        """All names of which something is to be sent, or repeated."""
+        return self.asked.union(self.changed, self.gone, self.beats.names if self.beats is not None else ())
+
     def forget(self, names: frozenset[str]) -> None:
-        """The client does not want these names any more."""
-        self.asked -= names
-        for name in names & self.changed.keys():
+        """The client does not want these any more, or not by this name: nothing is said of those it does not cover."""
+        dropped = frozenset(name for name in names if not self.subscription.covers(name))
+        self.asked -= dropped
+        for name in dropped & self.changed.keys():
             del self.changed[name]
-        for name in names & self.gone.keys():
+        for name in dropped & self.gone.keys():
             del self.gone[name]
+        if self.beats is not None:
+            self.beats.end(dropped)
         self.relax()
 
     def sent_now(self, listing: Listing) -> None:
@@ -184,7 +196,7 @@ class Progress:
             state = State.NACK
         elif not self.sent_nonce:
             state = State.NOT_SENT
-        elif self.in_flight or self.changed or self.gone:
+        elif self.changed or self.gone or not all(push.heartbeat for push in self.in_flight):
             state = State.PENDING
         else:
             state = State.SYNCED

@@ -5,7 +5,12 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing, followed
+from controlplane.xds.checks import check_names
+from controlplane.xds.heartbeats import WRAPPED
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
 from controlplane.xds.session import Session
@@ -17,13 +22,14 @@ class SotwSession(Session):
     """A stream of `DiscoveryRequest` and `DiscoveryResponse`."""
 
     variant = Variant.SOTW
+    timed = WRAPPED
     window = 1
 
     def receive(self, data: bytes, now: float) -> None:
         """Take in one request: its ACK or NACK, and the subscription as it is from now on."""
         request = sotw_request(data)
         progress, first = self._open(request, now)
-        self._check_names(request.names)
+        check_names(request.names, self._limits)
         if not first and request.nonce:
             if request.nonce != progress.sent_nonce:
                 # Stale: a newer response is on its way, and its ACK repeats the whole subscription.
@@ -33,13 +39,12 @@ class SotwSession(Session):
         self._subscribe(progress, request)
         self._subscribed(progress, now)
 
-    @staticmethod
-    def _subscribe(progress: Progress, request: SotwRequest) -> None:
+    def _subscribe(self, progress: Progress, request: SotwRequest) -> None:
         subscription = progress.subscription
         names = request.names
         if not names and not subscription.named_once:
-            if progress.kind.full_state and not subscription.wildcard:
-                subscription.wildcard = progress.whole = progress.finish = True  # the legacy wildcard
+            if self._legacy_wildcard(progress):
+                subscription.wildcard = progress.whole = progress.finish = True
             return
         subscription.named_once = True
         wildcard = WILDCARD in names
@@ -52,13 +57,13 @@ class SotwSession(Session):
             progress.whole = progress.finish = False
         subscription.wildcard = wildcard
         progress.ask(frozenset(name for name in names if name not in subscription.names))
-        subscription.names.replace(names)
-        sent = [one.name for one in progress.sent.resources] if progress.sent is not None else []
-        noted = [*progress.changed, *progress.gone, *progress.asked, *sent]
-        dropped = frozenset(name for name in noted if not subscription.covers(name))
-        progress.forget(dropped)
+        subscription.replace(names, self.view)
+        progress.forget(progress.noted)
         if progress.sent is not None:
-            progress.sent = progress.sent.followed_by(Listing((), sorted(dropped)))
+            sent = (one.name for one in progress.sent.resources)
+            progress.sent = progress.sent.followed_by(
+                Listing((), sorted(n for n in sent if not subscription.covers(n)))
+            )
 
     def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         if not progress.kind.full_state:
@@ -68,4 +73,11 @@ class SotwSession(Session):
                 return None
         else:
             listing = progress.sent = followed(progress.sent, listing)
-        return Draft(self._encoder.sotw(progress.kind.url, listing), listing.version, len(listing.resources))
+        encode = self._encoder.sotw(progress.kind.url, listing, timed=self._knows_ttl())
+        return Draft(encode, listing.version, len(listing.resources))
+
+    def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:
+        if progress.kind.full_state and progress.sent is not None:
+            # Envoy takes what is left out of a full set for deleted, and a heartbeat in it for left out.
+            return self._encoder.sotw(progress.kind.url, progress.sent, timed=True)
+        return self._encoder.sotw_heartbeat(progress.kind.url, resources, progress.sent_version)

@@ -1,21 +1,31 @@
 """What one stream wants of one type: everything, some names, or both.
 
 https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#how-the-client-specifies-what-resources-to-return
+
+A name may be that of a resource, one of its aliases, or that of a collection. What reaches a resource by another name
+than its own is noted here; a stream that uses neither aliases nor collections pays nothing for them.
 """
 
 from __future__ import annotations
 
-from controlplane.xds.nameset import NameSet
+from controlplane.resources import Resource
+from controlplane.snapshot.store import View
+from controlplane.xds.nameset import NOTHING, NameSet
 from controlplane.xds.types import ResourceType
+from controlplane.xdstp import collection_of, collections, other_names
 
 
 class Subscription:
     """The wildcard, the explicit names, or their union. Names are opaque and compared byte for byte."""
 
-    __slots__ = ("_kind", "named_once", "names", "wildcard")
+    __slots__ = ("_aliases", "_collections", "_kind", "_loose", "_targets", "named_once", "names", "wildcard")
 
     def __init__(self, kind: ResourceType) -> None:
         self._kind = kind
+        self._collections = NOTHING
+        self._targets: dict[str, str] = {}  # from an alias that is subscribed to the name of the resource that has it
+        self._aliases: dict[str, set[str]] = {}  # the other way round
+        self._loose = False  # whether a resource may be covered that is not named
         self.wildcard = False
         self.names = NameSet()
         self.named_once = False
@@ -27,5 +37,87 @@ class Subscription:
         return self.wildcard and self._kind.enumerable
 
     def covers(self, name: str) -> bool:
-        """Whether the stream wants to hear of this name."""
-        return self.enumerates or name in self.names
+        """Whether the stream wants to hear of the resource of this name."""
+        return self.enumerates or name in self.names or (self._loose and self._covers_loosely(name))
+
+    def plainly(self, name: str) -> bool:
+        """Whether it does so by the wildcard or by this very name, and neither aliases nor collections play a part."""
+        return not self._loose and (self.enumerates or name in self.names)
+
+    def add(self, names: frozenset[str], view: View | None) -> None:
+        """Want these too."""
+        self.names.add(names)
+        self._settle(names, view)
+
+    def remove(self, names: frozenset[str]) -> None:
+        """Want these no more."""
+        self.names.remove(names)
+        if self._loose:
+            self._collections -= names
+            for alias in names & self._targets.keys():
+                self._unlink(alias)
+            self._loose = bool(self._collections or self._targets)
+
+    def replace(self, names: frozenset[str], view: View | None) -> None:
+        """Want these and no others."""
+        self.names.replace(names)
+        self._collections = NOTHING
+        self._targets, self._aliases, self._loose = {}, {}, False
+        self._settle(names, view)
+
+    def look(self, view: View) -> None:
+        """Another view: aliases may belong to other resources, or to none."""
+        self._targets, self._aliases, self._loose = {}, {}, bool(self._collections)
+        self._settle(self.names.frozen(), view)
+
+    def resolve(self, names: frozenset[str], view: View) -> frozenset[str]:
+        """The names of the resources that these stand for; those that stand for nothing stay as they are."""
+        if not self._loose:
+            return names
+        found: set[str] = set()
+        for name in names:
+            if name in self._collections:
+                members = [each for each in view.names(self._kind.url) if collection_of(each) == name]
+                found.update(members or (name,))
+            else:
+                found.add(self._targets.get(name, name))
+        return frozenset(found)
+
+    def changed(self, name: str, resource: Resource | None, view: View) -> tuple[bool, bool]:
+        """What stands under this name has changed: whether it was covered before, and whether it is now."""
+        before = self.covers(name)
+        if self._targets:
+            for alias in list(self._aliases.get(name, ())):
+                self._unlink(alias)
+                self._link(alias, view)
+            if name in self._targets:  # its own name from now on
+                self._unlink(name)
+        if resource is not None:
+            for alias in other_names(resource):
+                if alias in self.names and alias not in self._targets:
+                    self._link(alias, view)
+        return before, self.covers(name)
+
+    def _settle(self, names: frozenset[str], view: View | None) -> None:
+        if self._kind.enumerable and (added := collections(names)):
+            self._collections |= added
+            self._loose = True
+        if view is not None and view.aliases(self._kind.url):
+            for name in names:
+                self._link(name, view)
+
+    def _link(self, alias: str, view: View) -> None:
+        url = self._kind.url
+        if view.get(url, alias) is None and (name := view.named(url, alias)) is not None:
+            self._targets[alias] = name
+            self._aliases.setdefault(name, set()).add(alias)
+            self._loose = True
+
+    def _unlink(self, alias: str) -> None:
+        name = self._targets.pop(alias)
+        self._aliases[name].discard(alias)
+        if not self._aliases[name]:
+            del self._aliases[name]
+
+    def _covers_loosely(self, name: str) -> bool:
+        return name in self._aliases or (bool(self._collections) and collection_of(name) in self._collections)

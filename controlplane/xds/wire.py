@@ -8,17 +8,19 @@ are those of https://github.com/envoyproxy/envoy/blob/main/api/envoy/service/dis
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf.message import DecodeError
 
-from controlplane.resources import delimited
+from controlplane.resources import Resource, delimited, vacancy
 from controlplane.snapshot.listing import Listing
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.nodes import Ended, Locality, Node, Status
+from controlplane.xds.types import VIRTUAL_HOST
+from controlplane.xdstp import canonical_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,8 @@ def delta_request(data: bytes) -> DeltaRequest:
         nonce=message.response_nonce,
         error=message.error_detail.message if message.HasField("error_detail") else None,
         node=_node(message),
-        subscribe=shared(message.resource_names_subscribe),
-        unsubscribe=shared(message.resource_names_unsubscribe),
+        subscribe=_names(message.resource_names_subscribe, message.resource_locators_subscribe),
+        unsubscribe=_names(message.resource_names_unsubscribe, message.resource_locators_unsubscribe),
         initial_versions=message.initial_resource_versions,
     )
 
@@ -71,7 +73,7 @@ def sotw_request(data: bytes) -> SotwRequest:
         error=message.error_detail.message if message.HasField("error_detail") else None,
         node=_node(message),
         version=message.version_info,
-        names=shared(message.resource_names),
+        names=_names(message.resource_names, message.resource_locators),
     )
 
 
@@ -80,6 +82,12 @@ def _decode(kind: Any, data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError:
         raise Ended(Status.INVALID_ARGUMENT, f"these bytes are no {kind.DESCRIPTOR.name}") from None
+
+
+def _names(names: Any, locators: Any) -> frozenset[str]:
+    """A request may name resources in both ways; ours have no variants, so the parameters of a locator select nothing."""
+    wanted = frozenset((*names, *(locator.name for locator in locators)) if locators else names)
+    return shared(canonical_names(wanted))
 
 
 def _node(message: Any) -> Node | None:
@@ -129,35 +137,55 @@ class Encoder:
         self._bodies: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
         self._size = 0
 
-    def delta(self, type_url: str, listing: Listing) -> Callable[[str], bytes]:
+    def delta(
+        self, type_url: str, listing: Listing, version: str = "", *, timed: bool = False, vacant: bool = False
+    ) -> Callable[[str], bytes]:
         """A `DeltaDiscoveryResponse` that lacks its nonce: resources = 2, type_url = 4, control_plane = 7, and
-        removed_resources = 6; the nonce = 5 is the last field.
+        removed_resources = 6; system_version_info = 1 and the nonce = 5 are the last fields.
+
+        `timed`: TTLs are told; `vacant`: what is absent is answered by an entry without content, for a client that
+        waits with a request in its hand. https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/vhds
         """
+        timed = timed and bool(listing.timed)
         body = self._body(
-            ("delta", type_url, listing.key),
+            ("delta", type_url, listing.key, timed, vacant),
             lambda: [
-                delimited(4, type_url.encode()),
-                delimited(7, self._control_plane) if self._control_plane else b"",
-                *(delimited(2, resource.delta()) for resource in listing.resources),
-                *(delimited(6, name.encode()) for name in listing.absent),
+                *self._head(type_url, 7),
+                *(delimited(2, each) for each in _entries(type_url, listing, timed=timed)),
+                *(delimited(2, vacancy(name)) if vacant else delimited(6, name.encode()) for name in listing.absent),
+            ],
+        )
+        return lambda nonce: body + delimited(1, version.encode()) + delimited(5, nonce.encode())
+
+    def sotw(self, type_url: str, listing: Listing, *, timed: bool = False) -> Callable[[str], bytes]:
+        """A `DiscoveryResponse` that lacks its nonce: version_info = 1, resources = 2, type_url = 4,
+        control_plane = 6; the nonce = 5 is the last field. `timed`: resources with a TTL are wrapped, to tell it.
+        """
+        timed = timed and bool(listing.timed)
+        body = self._body(
+            ("sotw", type_url, listing.key, timed),
+            lambda: [
+                delimited(1, listing.version.encode()),
+                *self._head(type_url, 6),
+                *(delimited(2, one.any(wrapped=timed and one.ttl is not None)) for one in listing.resources),
             ],
         )
         return lambda nonce: body + delimited(5, nonce.encode())
 
-    def sotw(self, type_url: str, listing: Listing) -> Callable[[str], bytes]:
-        """A `DiscoveryResponse` that lacks its nonce: version_info = 1, resources = 2, type_url = 4,
-        control_plane = 6; the nonce = 5 is the last field.
-        """
-        body = self._body(
-            ("sotw", type_url, listing.key),
-            lambda: [
-                delimited(1, listing.version.encode()),
-                delimited(4, type_url.encode()),
-                delimited(6, self._control_plane) if self._control_plane else b"",
-                *(delimited(2, resource.any()) for resource in listing.resources),
-            ],
-        )
+    def delta_heartbeat(self, type_url: str, resources: Iterable[Resource]) -> Callable[[str], bytes]:
+        """A `DeltaDiscoveryResponse` that lacks its nonce, and lets the TTLs of these resources begin anew."""
+        body = b"".join([*self._head(type_url, 7), *(delimited(2, one.heartbeat()) for one in resources)])
         return lambda nonce: body + delimited(5, nonce.encode())
+
+    def sotw_heartbeat(self, type_url: str, resources: Iterable[Resource], version: str) -> Callable[[str], bytes]:
+        """A `DiscoveryResponse` that lacks its nonce, repeats the version, and lets these TTLs begin anew."""
+        beats = (delimited(2, one.heartbeat_any()) for one in resources)
+        body = b"".join([delimited(1, version.encode()), *self._head(type_url, 6), *beats])
+        return lambda nonce: body + delimited(5, nonce.encode())
+
+    def _head(self, type_url: str, control_plane: int) -> list[bytes]:
+        head = [delimited(4, type_url.encode())]
+        return [*head, delimited(control_plane, self._control_plane)] if self._control_plane else head
 
     def _body(self, key: tuple[object, ...], parts: Callable[[], list[bytes]]) -> bytes:
         if (body := self._bodies.get(key)) is not None:
@@ -170,3 +198,10 @@ class Encoder:
             while self._size > self.CACHED_BYTES:
                 self._size -= len(self._bodies.popitem(last=False)[1]) + self.ENTRY_BYTES
         return body
+
+
+def _entries(type_url: str, listing: Listing, *, timed: bool) -> Iterable[bytes]:
+    """The resources for a delta response. A virtual host is known by what was asked for, which is among its aliases."""
+    if type_url != VIRTUAL_HOST:
+        return (one.delta(timed=timed) for one in listing.resources)
+    return (one.delta(timed=timed, also=(one.name,)) for one in listing.resources)

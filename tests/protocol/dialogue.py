@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any
 
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.resources import Resource
@@ -23,16 +25,20 @@ PART = "gateway"
 
 CDS, EDS, SDS, LDS = types.CLUSTER, types.LOAD_ASSIGNMENT, types.SECRET, types.LISTENER
 ECDS, RDS, SRDS, VHDS = types.EXTENSION, types.ROUTE_CONFIGURATION, types.SCOPED_ROUTES, types.VIRTUAL_HOST
+RTDS = types.RUNTIME
 
 Change = tuple[str, str, Resource | None]
 
 
-def resource(url: str, name: str, content: str = "1") -> Change:
-    """A resource with some content; a cluster is one with static endpoints."""
+def resource(
+    url: str, name: str, content: str = "1", *, ttl: float | None = None, aliases: tuple[str, ...] = ()
+) -> Change:
+    """A resource with some content, a TTL in seconds; a cluster is one with static endpoints."""
     body = content.encode()
     if url == CDS:
         body = cluster(name, content=content)
-    return url, name, Resource(url, name, body)
+    lives = None if ttl is None else timedelta(seconds=ttl)
+    return url, name, Resource(url, name, body, ttl=lives, aliases=aliases)
 
 
 def cluster(name: str, *, kind: str = "STATIC", service: str = "", content: str = "1") -> bytes:
@@ -65,12 +71,16 @@ class Recorder(SilentObserver):
         self.settlements: list[int] = []
         self.acks: list[tuple[str, int]] = []
         self.held_back: list[tuple[Resource, Resource | None]] = []
+        self.larges: list[tuple[str, int]] = []
 
     def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
         self.refusals.append(refusal)
 
     def held(self, node: Node, resource: Resource, good: Resource | None, detail: str) -> None:
         self.held_back.append((resource, good))
+
+    def large(self, node: Node, type_url: str, size: int) -> None:
+        self.larges.append((type_url, size))
 
     def settled(self, stream: int, sequence: int) -> None:
         self.settlements.append(sequence)
@@ -80,12 +90,24 @@ class Recorder(SilentObserver):
 
 
 class Dialogue:
-    """What both variants have in common. `parts` is what the node sees; None: nothing is configured for it."""
+    """What both variants have in common. `parts` is what the node sees; None: nothing is configured for it.
+
+    `says`: what else the client says of itself.
+    """
 
     kind: type[DeltaSession] | type[SotwSession]
     response: Any
 
-    def __init__(self, *content: Change, store: Store | None = None, only: str | None = None, **bounds: Any) -> None:
+    def __init__(
+        self,
+        *content: Change,
+        store: Store | None = None,
+        only: str | None = None,
+        node: str = "node-1",
+        version: str = "1.40.0",
+        says: Mapping[str, Any] | None = None,
+        **bounds: Any,
+    ) -> None:
         self.store = store or Store()
         if content:
             self.store.publish({PART: content})
@@ -94,7 +116,6 @@ class Dialogue:
         self.now = 0.0
         self.observer = Recorder()
         self.inbox: deque[Any] = deque()
-        self.node = {"id": bounds.pop("node", "node-1"), "user_agent_version": bounds.pop("version", "1.40.0")}
         self.session = self.kind(
             self._admit,
             Encoder("replica-1"),
@@ -105,6 +126,7 @@ class Dialogue:
             limits=Limits(**bounds),
         )
         self._introduced = False
+        self._node = base_pb2.Node(**{"id": node, "user_agent_version": version, **(says or {})})
         self.nonces: set[str] = set()
 
     def _admit(self, node: Node) -> View | None:
@@ -147,8 +169,7 @@ class Dialogue:
     def _request(self, message: Any) -> None:
         if not self._introduced:
             self._introduced = True
-            message.node.id = self.node["id"]
-            message.node.user_agent_version = self.node["user_agent_version"]
+            message.node.CopyFrom(self._node)
         self.receive(message.SerializeToString())
 
     def receive(self, data: bytes) -> None:

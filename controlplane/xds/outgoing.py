@@ -1,0 +1,276 @@
+"""What a stream is sent, and when: one half of the session, which knows what was asked for and what has changed.
+
+Make before break. What a client asks for is answered at once. What changed goes out type by type: additions and changes in
+push order, each after the ACK of the types it depends on; removals when all additions are acknowledged, in the
+order of `REMOVAL_ORDER`. The newest state wins: what waits is a set of names, never a queue of contents. Every wait
+is bounded (`Timing`). Heartbeats of resources with a TTL wait for nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from math import inf
+
+from controlplane.resources import Resource
+from controlplane.snapshot.listing import Listing
+from controlplane.snapshot.store import View
+from controlplane.snapshot.substitution import Substituted
+from controlplane.xds import difference, isolation, types, virtual_hosts
+from controlplane.xds.bounds import Limits, Timing
+from controlplane.xds.difference import Wanted
+from controlplane.xds.heartbeats import Heartbeats, lives
+from controlplane.xds.holds import Holds
+from controlplane.xds.nameset import NOTHING
+from controlplane.xds.nodes import Node
+from controlplane.xds.observer import Observer, SilentObserver, Variant
+from controlplane.xds.order import Order
+from controlplane.xds.progress import Progress, Push
+from controlplane.xds.warming import Warming, warming
+from controlplane.xds.wire import Draft, Encoder
+
+
+class Outgoing(ABC):
+    """The state of a stream, and the responses that follow from it."""
+
+    variant: Variant
+    timed: frozenset[str]
+    """Client features with which a client knows TTLs."""
+    window: int
+    """Responses of one type that may lack their ACK before the next change of it waits."""
+
+    def __init__(
+        self,
+        admit: Callable[[Node], View | None],
+        encoder: Encoder,
+        *,
+        only: str | None = None,
+        stream: int = 0,
+        observer: Observer | None = None,
+        timing: Timing | None = None,
+        limits: Limits | None = None,
+        holds: Holds | None = None,
+        warming_of: Callable[[Resource], Warming] = warming,
+    ) -> None:
+        self.node: Node | None = None
+        self.view: Substituted | None = None
+        self.settled = 0
+        """The sequence number of the store up to which all that concerns this stream is acknowledged."""
+        self._admit = admit
+        self._encoder = encoder
+        self._only = only
+        self._stream = stream
+        self._observer: Observer = observer or SilentObserver()
+        self._timing = timing or Timing()
+        self._limits = limits or Limits()
+        self._holds = holds or Holds()
+        self._admitted: View | None = None  # what `view` shows, without what is held back
+        self._warming = warming_of
+        self._types: dict[str, Progress] = {}
+        self._order = Order(self._types, self._timing, self.window, aggregated=only is None)
+        self._cursor = 0
+        self._tick = 0
+        self._nonce = 0
+        self._deadline: float | None = None
+
+    @property
+    def deadline(self) -> float | None:
+        """When to poll again though nothing happened; known after `poll`."""
+        return self._deadline
+
+    def poll(self, now: float) -> list[bytes]:
+        """The responses that may go out now, in order. Recorded as sent: write them all."""
+        self._order.begin(self.view)
+        if self.view is None:
+            return []
+        responses: list[bytes] = []
+        for progress in self._order.of_additions:
+            if progress.changed or progress.asked or progress.whole or progress.finish or progress.trials:
+                responses += self._poll_additions(progress, self.view, now)
+        for progress in self._order.of_removals:
+            if progress.gone:
+                responses += self._poll_removals(progress, now)
+        self._deadline = self._order.deadline
+        for progress in self._order.of_additions:
+            if progress.beats is not None:
+                responses += self._poll_heartbeats(progress, progress.beats, now)
+        self._settle()
+        return responses
+
+    def _poll_additions(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
+        url = progress.kind.url
+        if progress.trials and not progress.in_flight and not progress.changed:
+            isolation.try_again(progress, view, progress.trials.pop(0), self._wanted(now))
+        waits = bool(progress.changed or progress.whole)
+        free = waits and not self._order.holds_additions(progress, now)
+        due = progress.finish and not progress.changed and not progress.gone and not progress.whole
+        if not (progress.asked or free or due):
+            return []
+        whole = free and progress.whole
+        changed = frozenset(progress.changed) if free else NOTHING
+        created = frozenset(name for name in changed if progress.changed[name] == "")
+        listing = difference.due(progress, view, changed, whole=whole)
+        answers = bool(progress.asked or whole or progress.finish)
+        # A first answer of a full-state type is whole: Envoy has fetched all there is when it comes.
+        parts = (listing,) if whole and progress.kind.full_state else self._split(listing)
+        before = progress.sent
+        drafts = [self._compose(progress, part, answer=answers) for part in parts]
+        progress.asked = NOTHING
+        if not progress.whole or whole:
+            progress.whole = progress.finish = False
+        progress.sent_now(listing)
+        bound = self._timing.answer if answers else self._timing.phase
+        responses = []
+        for draft, part in zip(drafts, parts, strict=True):
+            if draft is None:
+                progress.relax()
+                return []
+            push = self._record(progress, draft, part, before, now, bound)
+            if created:
+                push.created = created if part is listing else created.intersection(one.name for one in part.resources)
+            if part is parts[-1]:
+                self._all_sent(progress, push, listing, changed, view, now, answers=answers)
+            if url == types.LOAD_ASSIGNMENT:
+                self._order.assigned(push, part.resources, now)
+            responses.append(self._finish(progress, push, draft, last=part is parts[-1]))
+        return responses
+
+    def _all_sent(
+        self, progress: Progress, push: Push, listing: Listing, changed: frozenset[str], view: View, now: float,
+        *, answers: bool,
+    ) -> None:  # fmt: skip
+        """This push is the last of what could go: what waits for this type waits for its ACK."""
+        url = progress.kind.url
+        if not progress.changed and not progress.whole:
+            push.additions_tick = self._tick
+            progress.additions.push(self._tick, push.limit, answer=answers and not changed)
+        if url == types.CLUSTER and changed:
+            self._warm(push, [one for one in listing.resources if one.name in changed], view, now)
+        elif url == types.ROUTE_CONFIGURATION and (hosts := self._types.get(types.VIRTUAL_HOST)) is not None:
+            virtual_hosts.sent(hosts, progress, view, {one.name for one in listing.resources})
+        if progress.beats is not None or listing.timed:
+            progress.beats = lives(progress.beats, listing, now, known=self._knows_ttl())
+
+    def _poll_removals(self, progress: Progress, now: float) -> list[bytes]:
+        if self._order.holds_removals(progress, now) or self._spares(progress, now):
+            return []
+        listing = Listing((), sorted(progress.gone))
+        before = progress.sent
+        draft = self._compose(progress, listing, answer=progress.finish)
+        if progress.beats is not None:
+            progress.beats.end(listing.absent)
+        progress.gone = {}
+        progress.finish = False
+        if draft is None:
+            progress.relax()
+            return []
+        push = self._record(progress, draft, listing, before, now, self._timing.phase)
+        push.removals_tick = self._tick
+        progress.removals.push(self._tick, push.limit)
+        return [self._finish(progress, push, draft)]
+
+    def _spares(self, progress: Progress, now: float) -> bool:
+        """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound."""
+        for other in self._order.of_removals:
+            if other is progress:
+                break
+            if now < other.spared_until and self.view is not None and self.view.substitutes(other.kind.url):
+                self._order.wake(other.spared_until)
+                return True
+        return False
+
+    def _poll_heartbeats(self, progress: Progress, beats: Heartbeats, now: float) -> list[bytes]:
+        """Let what has a TTL live on, content and version being what the client was sent."""
+        responses = []
+        if due := beats.beat(now):
+            draft = Draft(self._beat(progress, due), progress.sent_version, 0)
+            push = self._record(progress, draft, Listing(()), progress.sent, now, 0.0)
+            push.heartbeat = True
+            responses.append(self._finish(progress, push, draft))
+        self._deadline = min(beats.deadline, inf if self._deadline is None else self._deadline)
+        return responses
+
+    def _knows_ttl(self) -> bool:
+        return self.node is not None and not self.timed.isdisjoint(self.node.features)
+
+    def _warm(self, push: Push, clusters: list[Resource], view: View, now: float) -> None:
+        """These clusters differ from what the client holds: their load assignments follow, unchanged ones too.
+
+        A changed cluster warms anew, and is warm only after a *new* load assignment, which Envoy does not ask for.
+        https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
+        """
+        assignments = self._types.get(types.LOAD_ASSIGNMENT)
+        for cluster in clusters:
+            needs = self._warming(cluster)
+            push.hold = max(push.hold, needs.hold)
+            name = needs.assignment
+            if name is None or self._only is not None or view.get(types.LOAD_ASSIGNMENT, name) is None:
+                continue
+            self._order.expect(name, now)
+            if assignments is not None and assignments.subscription.covers(name):
+                assignments.ask(frozenset((name,)))
+
+    def _may_refuse_large(self) -> bool:
+        """Whether this client is one that takes 4 MiB and no more, unless it was told otherwise."""
+        return self.variant is Variant.SOTW or self.node is None or self.node.user_agent != "envoy"
+
+    def _split(self, listing: Listing) -> Sequence[Listing]:
+        """What must not go out in one response, because it is too large."""
+        return (listing,)
+
+    @abstractmethod
+    def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:
+        """The response that lets the TTLs of these resources begin anew."""
+
+    @abstractmethod
+    def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
+        """The response that says this; None when this variant says it by silence."""
+
+    def _record(
+        self, progress: Progress, draft: Draft, listing: Listing, before: Listing | None, now: float, bound: float
+    ) -> Push:
+        """Note the response as sent before its bytes can be acknowledged."""
+        self._nonce += 1
+        names = [resource.name for resource in listing.resources[: self._limits.reported_names]]
+        push = Push(
+            nonce=f"{self._nonce:x}",
+            version=draft.version,
+            names=tuple([*names, *listing.absent][: self._limits.reported_names]),
+            listing=listing,
+            before=before,
+            created=frozenset(),
+            cursor=self._cursor,
+            sent=now,
+            limit=now + bound,
+        )
+        if not progress.in_flight:
+            progress.since = now
+        progress.in_flight.append(push)
+        if len(progress.in_flight) > self._limits.remembered_pushes:
+            progress.in_flight.pop(0)
+        progress.sent_nonce, progress.sent_version = push.nonce, draft.version
+        return push
+
+    def _finish(self, progress: Progress, push: Push, draft: Draft, *, last: bool = True) -> bytes:
+        push.complete = last and not (progress.changed or progress.gone or progress.whole)
+        data = draft.encode(push.nonce)
+        self._observer.pushed(progress.kind.url, len(data), draft.resources)
+        if len(data) > self._limits.response_bytes and not progress.large and self._may_refuse_large():
+            progress.large = True
+            assert self.node is not None
+            self._observer.large(self.node, progress.kind.url, len(data))
+        return data
+
+    def _wanted(self, now: float) -> Wanted:
+        return Wanted(self._tick, now + 2 * self._timing.phase)
+
+    def _settle(self) -> None:
+        if not self._types:
+            return
+        settled = self._cursor
+        for progress in self._order.of_additions:
+            progress.settled = self._cursor if progress.idle else progress.settled
+            settled = min(settled, progress.settled)
+        if settled > self.settled:
+            self.settled = settled
+            self._observer.settled(self._stream, settled)
