@@ -23,7 +23,9 @@ def type_of(request: Request, node: Node | None, only: str | None) -> str:
 
 def check_names(names: Collection[str], limits: Limits) -> None:
     """What one list of a request may hold."""
+    if not names:
+        return
     if len(names) > limits.names:
         raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {limits.names} names in one request")
-    if max(map(len, names), default=0) > limits.name_characters:
+    if max(map(len, names)) > limits.name_characters:
         raise Ended(Status.INVALID_ARGUMENT, f"a name is longer than {limits.name_characters} characters")

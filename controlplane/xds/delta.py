@@ -40,7 +40,8 @@ class DeltaSession(Session):
             progress.initial = request.initial_versions
             if self.view is not None:
                 self._compare(progress, self.view, now)
-        self._unsubscribe(progress, request, now)
+        if request.unsubscribe:
+            self._unsubscribe(progress, request, now)
         self._subscribed(progress, now)
 
     def _split(self, listing: Listing) -> Sequence[Listing]:
@@ -49,7 +50,7 @@ class DeltaSession(Session):
     def _subscribe(self, progress: Progress, request: DeltaRequest, *, first: bool) -> None:
         subscription, names = progress.subscription, request.subscribe
         if not names:
-            if not request.unsubscribe and self._legacy_wildcard(progress):
+            if progress.kind.full_state and not request.unsubscribe and self._legacy_wildcard(progress):
                 subscription.wildcard = progress.whole = progress.finish = True
             elif first and progress.kind.url == VIRTUAL_HOST:
                 progress.finish = True
@@ -98,7 +99,9 @@ class DeltaSession(Session):
         url, version = progress.kind.url, self.view.version(progress.kind.url)
         # What was asked for and is not there; what is gone is removed.
         vacant = url == VIRTUAL_HOST and progress.asked.issuperset(listing.absent)
-        encode = self._encoder.delta(url, listing, version, timed=self._knows_ttl(), vacant=vacant)
+        encode = self._encoder.delta(
+            url, listing, version, timed=bool(listing.timed) and self._knows_ttl(), vacant=vacant
+        )
         return Draft(encode, version, len(listing.resources))
 
     def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:

@@ -81,7 +81,7 @@ class Session(Outgoing):
     def _legacy_wildcard(self, progress: Progress) -> bool:
         """Whether a request without names is now taken for one that names the wildcard: no name was ever given."""
         subscription = progress.subscription
-        if subscription.wildcard or subscription.named_once or not progress.kind.full_state:
+        if not progress.kind.full_state or subscription.wildcard or subscription.named_once:
             return False
         return self.node is not None and self.node.empty_is_everything
 

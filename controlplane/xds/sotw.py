@@ -73,7 +73,7 @@ class SotwSession(Session):
                 return None
         else:
             listing = progress.sent = followed(progress.sent, listing)
-        encode = self._encoder.sotw(progress.kind.url, listing, timed=self._knows_ttl())
+        encode = self._encoder.sotw(progress.kind.url, listing, timed=bool(listing.timed) and self._knows_ttl())
         return Draft(encode, listing.version, len(listing.resources))
 
     def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:

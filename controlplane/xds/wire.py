@@ -86,6 +86,8 @@ def _decode(kind: Any, data: bytes) -> Any:
 
 def _names(names: Any, locators: Any) -> frozenset[str]:
     """A request may name resources in both ways; ours have no variants, so the parameters of a locator select nothing."""
+    if not names and not locators:
+        return NOTHING
     wanted = frozenset((*names, *(locator.name for locator in locators)) if locators else names)
     return shared(canonical_names(wanted))
 
@@ -140,22 +142,23 @@ class Encoder:
     def delta(
         self, type_url: str, listing: Listing, version: str = "", *, timed: bool = False, vacant: bool = False
     ) -> Callable[[str], bytes]:
-        """A `DeltaDiscoveryResponse` that lacks its nonce: resources = 2, type_url = 4, control_plane = 7, and
-        removed_resources = 6; system_version_info = 1 and the nonce = 5 are the last fields.
+        """A `DeltaDiscoveryResponse` that lacks its nonce: system_version_info = 1, resources = 2, type_url = 4,
+        control_plane = 7, and removed_resources = 6; the nonce = 5 is the last field.
 
         `timed`: TTLs are told; `vacant`: what is absent is answered by an entry without content, for a client that
         waits with a request in its hand. https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/vhds
         """
         timed = timed and bool(listing.timed)
         body = self._body(
-            ("delta", type_url, listing.key, timed, vacant),
+            ("delta", type_url, listing.key, version, timed, vacant),
             lambda: [
+                delimited(1, version.encode()),
                 *self._head(type_url, 7),
                 *(delimited(2, each) for each in _entries(type_url, listing, timed=timed)),
                 *(delimited(2, vacancy(name)) if vacant else delimited(6, name.encode()) for name in listing.absent),
             ],
         )
-        return lambda nonce: body + delimited(1, version.encode()) + delimited(5, nonce.encode())
+        return lambda nonce: body + delimited(5, nonce.encode())
 
     def sotw(self, type_url: str, listing: Listing, *, timed: bool = False) -> Callable[[str], bytes]:
         """A `DiscoveryResponse` that lacks its nonce: version_info = 1, resources = 2, type_url = 4,
