@@ -123,6 +123,12 @@ class Startup(Written):
     on_deadline: Literal["serve-last-known-good", "wait"] = "serve-last-known-good"
 
 
+class Shutdown(Written):
+    """How long the end may take after SIGTERM: streams end at random over most of it, and the process is gone within."""
+
+    within: PositiveDuration = timedelta(seconds=10)
+
+
 class XdsTls(Written):
     """Certificates of the xDS server from elsewhere; without them the state folder's own authority issues them."""
 
@@ -135,11 +141,13 @@ class Xds(Written):
     """Where proxies connect to.
 
     `denyList` is a file of those who may not, beside the one in the state folder that `controlplane pki revoke` writes.
+    `maxStreamAge` (10 % more or less) spreads proxies anew over replicas behind a balancer; without it streams stay.
     """
 
     listen: Address = Endpoint("127.0.0.1", 18000)
     tls: XdsTls | None = None
     deny_list: Location | None = None
+    max_stream_age: PositiveDuration | None = None
     insecure: Flag = False
 
     @model_validator(mode="after")
@@ -202,6 +210,7 @@ class Configuration(Written):
     sources: Sources = Sources()
     secrets: SecretsFolder | None = None
     startup: Startup = Startup()
+    shutdown: Shutdown = Shutdown()
     xds: Xds = Xds()
     admin: Admin = Admin()
     metrics: Metrics = Metrics()

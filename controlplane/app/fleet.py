@@ -23,6 +23,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.snapshot.store import View as SnapshotView
 from controlplane.telemetry.metrics import Metrics
+from controlplane.xds import types
 from controlplane.xds.nodes import Denied, Node, Peer
 from controlplane.xds.observer import Refusal, Variant
 
@@ -164,7 +165,7 @@ class Fleet:
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:
         """A response was sent."""
-        self._metrics.pushed(type_url, size, resources)
+        self._metrics.pushed(_label(type_url), size, resources)
 
     def large(self, node: Node, type_url: str, size: int) -> None:
         """A response that some clients refuse for its size."""
@@ -176,11 +177,11 @@ class Fleet:
 
     def acked(self, type_url: str, sequence: int) -> None:
         """A response was acknowledged."""
-        self._metrics.acked(type_url)
+        self._metrics.acked(_label(type_url))
 
     def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
         """A response was refused."""
-        self._metrics.nacked(type_url)
+        self._metrics.nacked(_label(type_url))
         log.error(
             "nack", node=node.id, type_url=type_url, nonce=refusal.nonce, resources=refusal.names, detail=refusal.detail
         )
@@ -198,6 +199,11 @@ class Fleet:
     def settled(self, stream: int, sequence: int) -> None:
         """A stream has everything up to a sequence number."""
         self._without(stream, sequence)
+
+
+def _label(type_url: str) -> str:
+    """What metrics may be labelled with: clients can ask for types that nobody knows, and for ever new ones."""
+    return type_url if types.is_known(type_url) else "other"
 
 
 def _matches(selector: Labels, labels: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -104,8 +105,10 @@ class Running:
         return found | ({"client": client} if client else {})
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Who is connected, what it sees, and where it stands by type."""
-        return [self._node(status) for status in self.server.nodes()]
+        """Who is connected, what it sees, and where it stands by type; an id on several connections is `shared`."""
+        statuses = self.server.nodes()
+        connections = Counter(node for node, _ in {(status.node.id, status.peer.address) for status in statuses})
+        return [{**self._node(status), "shared": connections[status.node.id] > 1} for status in statuses]
 
     def held(self) -> list[dict[str, Any]]:
         """What is held back because proxies refused it, from whom, and which spec it comes from."""

@@ -39,14 +39,15 @@ from controlplane.sources.files import FileSource
 from controlplane.sources.secrets import SecretSource
 from controlplane.spec.codes import Code
 from controlplane.telemetry.metrics import Metrics
+from controlplane.xds.bounds import Limits
 from controlplane.xds.server import XdsServer, dynamic_credentials
 
 log = structlog.get_logger(__name__)
 
 MANIFEST_SECONDS = 5.0
 """How often the versions that are served are noted on disk."""
-DRAIN_SECONDS = 8.0
-"""How long streams may take to end; the process is gone within 10 s of SIGTERM."""
+DRAIN_SHARE = 0.8
+"""Of the time that the end may take, over which streams end; the rest is for what comes after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,9 @@ class ControlPlane:
         )
         replica = configuration.identity.replica
         identifier = f"{configuration.identity.cluster}/{socket.gethostname() if replica == 'auto' else replica}"
-        self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier)
+        age = configuration.xds.max_stream_age
+        limits = Limits(stream_age_seconds=age.total_seconds() if age is not None else None)
+        self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier, limits=limits)
         self._refusals = Refusals(self.intake.register, self._store, self._server.holds, self._metrics)
         self._fleet.explain = self._refusals.held
         self._answered = asyncio.Event()
@@ -145,10 +148,11 @@ class ControlPlane:
                 if task.done():
                     task.result()  # none of them ends by itself: this raises what went wrong
         finally:
+            drain = self._configuration.shutdown.within.total_seconds() * DRAIN_SHARE
             if listens:
-                log.info("draining", seconds=DRAIN_SECONDS)
+                log.info("draining", seconds=drain)
                 self._fleet.draining = True
-            await self._server.stop(DRAIN_SECONDS)
+            await self._server.stop(drain)
             for task in (readiness, *tasks):
                 task.cancel()
             await asyncio.gather(readiness, *tasks, return_exceptions=True)

@@ -31,10 +31,11 @@ class Limits:
     message_bytes: int = 16 << 20
     response_bytes: int = 4 << 20
     """What a gRPC client takes unless it was told otherwise: larger responses are split where the protocol lets them."""
-    names: int = 100_000
-    """Names of one type that a stream may subscribe to, and that one request may hold."""
+    names: int = 50_000
+    """Names that a stream may subscribe to, and that one request may hold; what comes by wildcard needs none."""
     name_characters: int = 4096
-    types: int = 32
+    types: int = 16
+    """Of one stream, those included that nobody knows."""
     detail_characters: int = 2000
     """Of a NACK's message, that are kept."""
     reported_names: int = 64
@@ -45,11 +46,23 @@ class Limits:
     """Responses without an ACK whose nonces are remembered, for each type."""
     streams: int = 10_000
     """Streams that the server holds; further ones are refused."""
-    identity_streams: int = 64
+    identity_streams: int = 32
     """Streams of one certificate or node: one, or one a type, twice while it restarts, with room to spare."""
-    openings_burst: int = 2_000
-    openings_per_second: float = 200.0
+    openings_burst: int = 3_000
+    openings_per_second: float = 300.0
     """A fleet may come at once; what comes again and again is slowed down."""
+    identity_openings_burst: int = 1_000
+    identity_openings_per_second: float = 50.0
+    """The same for the streams of one identity, so that one that flaps does not use up what is for all."""
+    refusal_seconds: float = 1.0
+    """Before an identity that opens too much is told so: with the streams of a connection bounded, this bounds how often
+    it can ask."""
+    identity_requests_burst: int = 10_000
+    identity_requests_per_second: float = 500.0
+    """Requests of one identity that no response of ours brought about. At the start an Envoy asks for thousands of
+    names, in a few requests or in one each."""
+    request_bytes: int = 16_384
+    """A request counts once more for each so many bytes."""
     beginning_streams: int = 16
     """First answers that are made at a time: a large one is some megabytes until the peer has read it."""
     beginning_seconds: float = 2.0
@@ -61,9 +74,9 @@ class Limits:
     """A stream that has said nothing by then is ended."""
     handshake_seconds: float = 10.0
     """For the TLS handshake and the preface of HTTP/2."""
-    keepalive_seconds: float = 30.0
-    keepalive_timeout_seconds: float = 15.0
-    """A peer that does not answer a ping within that is gone."""
+    keepalive_seconds: float = 25.0
+    keepalive_timeout_seconds: float = 12.0
+    """A peer that does not answer a ping within that is gone: a peer that vanished is noticed within 40 s."""
     stream_age_seconds: float | None = None
     """After about which (10 % more or less) a stream that has had a response ends with OK, its connection before it."""
     connection_streams: int = 100

@@ -20,7 +20,7 @@ import structlog
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store, View
 from controlplane.xds import types
-from controlplane.xds.admission import Admission, identity
+from controlplane.xds.admission import Admission, Crowding, identity
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.holds import Family, Holds, family
@@ -185,13 +185,17 @@ class XdsServer:
             reason = "shutting down" if self._stopping else "not ready: nothing has been compiled yet"
             await context.abort(grpc.StatusCode.UNAVAILABLE, reason)
         peer = peer_of(context)
+        account = None
         try:
-            self._admission.enter()
+            account = self._admission.enter(identity(None, peer))
         except Ended as refusal:
             log.warning("stream refused", peer=peer.address, reason=refusal.reason)
+            if isinstance(refusal, Crowding):
+                await asyncio.sleep(self._limits.refusal_seconds)
             await context.abort(*_status(refusal))
         self._opened += 1
         stream = self._open(self._opened, method, kind, only, peer)
+        stream.account = account
         timers = self._timers(stream)
         reader = asyncio.create_task(self._guard(stream, self._read(stream, context)))
         try:
@@ -225,9 +229,7 @@ class XdsServer:
         del self._streams[stream.number]
         if stream.turn is not None:
             stream.turn.end()
-        self._admission.leave()
-        if stream.who is not None:
-            self._admission.forget(stream.who)
+        self._admission.leave(stream.account)
         if stream.session.node is not None:
             self._observer.disconnected(stream.number, stream.session.node)
 
@@ -242,10 +244,8 @@ class XdsServer:
     def _admit(self, number: int, peer: Peer, node: Node) -> View | None:
         view = self._directory.admit(node, peer)
         stream = self._streams[number]
-        if stream.who is None:
-            who = identity(node, peer)
-            self._admission.introduce(who)
-            stream.who = who
+        if stream.account is None:
+            stream.account = self._admission.introduce(identity(node, peer))
         return view
 
     def _silent(self, stream: Stream) -> None:
@@ -271,6 +271,10 @@ class XdsServer:
             if stream.session.node is None:
                 stream.turn = await self._admission.turn()
             stream.session.receive(data, loop.time())
+            if stream.owed:  # most requests acknowledge a response of ours
+                stream.owed -= 1
+            elif stream.account is not None:
+                self._admission.asked(stream.account, len(data))
             del data  # a megabyte that would stay while the stream waits
             stream.heard()
         stream.finished = True
@@ -281,6 +285,7 @@ class XdsServer:
             responses = stream.take()
             stream.writing = True
             while responses and stream.failure is None:
+                stream.owed += 1
                 await context.write(responses.pop())
                 stream.sent = True
             stream.writing = False

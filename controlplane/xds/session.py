@@ -87,8 +87,8 @@ class Session(Outgoing):
 
     def _subscribed(self, progress: Progress, now: float) -> None:
         """The subscription of a request has been taken in."""
-        if len(progress.subscription.names) > self._limits.names:
-            raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} names of one type")
+        if sum(len(each.subscription.names) for each in self._types.values()) > self._limits.names:
+            raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} names on one stream")
         if progress.whole:
             progress.additions.want(self._tick, now + self._timing.answer)
 

@@ -6,9 +6,8 @@ Used by the server only. It imports no grpc: what it gets and gives are bytes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
 
-from controlplane.xds.admission import Turn
+from controlplane.xds.admission import Account, Turn
 from controlplane.xds.nodes import Denied, Ended, Peer
 from controlplane.xds.session import Session
 
@@ -17,8 +16,8 @@ class Stream:
     """One open stream: its session, what is to be written, and what wakes its writer."""
 
     __slots__ = (
-        "_loop", "_woken", "connected", "failure", "finished", "method", "number", "outbox", "outdated", "peer", "sent",
-        "session", "task", "turn", "who", "writing",
+        "_loop", "_woken", "account", "connected", "failure", "finished", "method", "number", "outbox", "outdated", "owed",
+        "peer", "sent", "session", "task", "turn", "writing",
     )  # fmt: skip
 
     def __init__(self, number: int, method: str, session: Session, peer: Peer, loop: asyncio.AbstractEventLoop) -> None:
@@ -27,7 +26,8 @@ class Stream:
         self.session = session
         self.peer = peer
         self.turn: Turn | None = None  # while it begins
-        self.who: Hashable = None  # for the count of its identity's streams, once it is known
+        self.account: Account | None = None  # of its identity, once it is known
+        self.owed = 0  # responses that the peer has still to acknowledge
         self.connected = loop.time()
         self.outdated = False  # the store or the directory changed since the session looked
         self.finished = False  # the client half-closed, or the server drains: end with OK

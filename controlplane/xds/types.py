@@ -84,6 +84,11 @@ def resource_type(url: str) -> ResourceType:
     return _BY_URL.get(url) or ResourceType(url, url.rpartition("/")[2])
 
 
+def is_known(url: str) -> bool:
+    """Whether there can be resources of this type."""
+    return url in _BY_URL
+
+
 def push_rank(url: str) -> int:
     """The place of a type in the order of additions; unknown types come last."""
     return _RANK.get(url, len(_RANK))

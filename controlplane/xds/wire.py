@@ -22,6 +22,11 @@ from controlplane.xds.nodes import Ended, Locality, Node, Status
 from controlplane.xds.types import VIRTUAL_HOST
 from controlplane.xdstp import canonical_names
 
+MAX_NODE_BYTES = 1 << 20
+"""Of a node with its metadata; an Envoy with all of its extensions has some 50 kB."""
+_MAX_WORD = 1024
+"""Characters of what a node is called, which logs and pages show."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -96,6 +101,10 @@ def _node(message: Any) -> Node | None:
     if not message.HasField("node"):
         return None
     node = message.node
+    if node.ByteSize() > MAX_NODE_BYTES:
+        raise Ended(Status.INVALID_ARGUMENT, f"the node has more than {MAX_NODE_BYTES} bytes")
+    if max(map(len, (node.id, node.cluster, node.user_agent_name, node.user_agent_version))) > _MAX_WORD:
+        raise Ended(Status.INVALID_ARGUMENT, f"id, cluster or version of the node has more than {_MAX_WORD} characters")
     labels: dict[str, str] = {}
     if "labels" in node.metadata.fields:
         for key, value in node.metadata.fields["labels"].struct_value.fields.items():

@@ -16,7 +16,12 @@ sources:
   files: [{path: ./specs}]
 secrets: {path: /run/secrets}
 startup: {deadline: 10s, onDeadline: wait}
-xds: {listen: "0.0.0.0:18000", tls: {certificate: server.pem, key: server.key, clientCA: fleet.pem}}
+xds:
+  listen: "0.0.0.0:18000"
+  tls: {certificate: server.pem, key: server.key, clientCA: fleet.pem}
+  denyList: denied
+  maxStreamAge: 1h
+shutdown: {within: 25s}
 admin: {listen: "[::1]:18080"}
 metrics: {listen: "0.0.0.0:9100"}
 state: {path: ./state, key: ~/key}
@@ -46,6 +51,9 @@ def test_paths_of_the_file_are_relative_to_it(tmp_path: Path) -> None:
     assert found.state.key == Path("~/key").expanduser()
     assert (found.xds.listen, found.admin.listen) == (Endpoint("0.0.0.0", 18000), Endpoint("::1", 18080))
     assert found.startup.deadline == timedelta(seconds=10)
+    assert found.xds.deny_list == tmp_path / "denied"
+    assert (found.xds.max_stream_age, found.shutdown.within) == (timedelta(hours=1), timedelta(seconds=25))
+    assert with_flags(found, Flags(xds="0.0.0.0:1")).xds.deny_list == tmp_path / "denied"
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ import pytest
 from controlplane.xds.admission import Admission, Rate
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Ended, Status
+from controlplane.xds.server import dynamic_credentials
 from controlplane.xds.session import Session
 from controlplane.xds.stream import Stream as OpenStream
 from tests.protocol.dialogue import CDS, EDS, resource
+from tests.protocol.keys import Authority
 from tests.protocol.rig import DELTA, PATIENCE, SOTW, Rig, Stream, run, running, until
 
 
@@ -120,6 +122,114 @@ def test_err_13_streams_of_one_identity_are_counted() -> None:
             again = Stream(channel, DELTA)
             await again.send(CDS)
             await again.take(CDS)
+
+    run(test)
+
+
+def test_err_13_an_identity_that_opens_too_often_is_slowed_down_alone() -> None:
+    """By its certificate, before it has said a word."""
+
+    async def test() -> None:
+        authority = Authority()
+        ours = authority.issue()
+        keys = (ours.certificate, ours.key, authority.certificate)
+        limits = Limits(identity_openings_burst=3, identity_openings_per_second=0.0, refusal_seconds=0.2)
+        async with running(dynamic_credentials(lambda: keys), limits=limits) as rig:
+            async with rig.channel(authority.issue("spiffe://example.test/node/n"), authority.certificate) as channel:
+                for _ in range(3):
+                    stream = Stream(channel, DELTA)
+                    await stream.send(CDS)
+                    await stream.take(CDS)
+                    stream.call.cancel()
+                began = asyncio.get_running_loop().time()
+                code, details = await Stream(channel, DELTA).ended()
+                assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert "too often" in details
+                assert asyncio.get_running_loop().time() - began >= 0.2
+            async with rig.channel(authority.issue("spiffe://example.test/node/m"), authority.certificate) as channel:
+                other = Stream(channel, DELTA, node="m")
+                await other.send(CDS)
+                await other.take(CDS)
+
+    run(test)
+
+
+def test_err_13_silent_streams_count_for_their_certificate() -> None:
+    async def test() -> None:
+        authority = Authority()
+        ours = authority.issue()
+        keys = (ours.certificate, ours.key, authority.certificate)
+        limits = Limits(identity_streams=2, refusal_seconds=0.0)
+        async with (
+            running(dynamic_credentials(lambda: keys), limits=limits) as rig,
+            rig.channel(authority.issue("spiffe://example.test/node/n"), authority.certificate) as channel,
+        ):
+            silent = [Stream(channel, DELTA) for _ in range(2)]
+            await until(lambda: len(rig.server._streams) == 2)
+            code, details = await Stream(channel, DELTA).ended()
+            assert (code, "one identity" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+            for stream in silent:
+                stream.call.cancel()
+            await until(lambda: not rig.server._streams)
+            assert all(account.streams == 0 for account in rig.server._admission._accounts.values())
+
+    run(test)
+
+
+def test_accounts_of_idle_identities_are_forgotten() -> None:
+    now = 0.0
+    admission = Admission(Limits(identity_openings_burst=5, identity_openings_per_second=1.0), lambda: now)
+    for number in range(1000):
+        admission.leave(admission.enter(f"n{number}"))
+    kept = admission.enter("kept")
+    now = 10.0
+    for number in range(2500):
+        admission.leave(admission.enter(f"m{number}"))
+        now += 1.0
+    assert len(admission._accounts) < 1100
+    assert admission._accounts["kept"] is kept
+
+
+def test_a_flood_of_requests_ends_its_stream_and_acknowledgements_are_free() -> None:
+    async def test() -> None:
+        limits = Limits(identity_requests_burst=50, identity_requests_per_second=0.0)
+        async with running(limits=limits) as rig, rig.channel() as channel:
+            good, flood = Stream(channel, SOTW, node="good"), Stream(channel, DELTA, node="flood")
+            await good.send(CDS)
+            await good.take(CDS)
+            for number in range(100):  # each is answered by an ACK
+                rig.publish(resource(CDS, "a", str(number)))
+                await good.take(CDS)
+            await flood.send(CDS)
+            await flood.take(CDS)
+            for number in range(50):  # of other streams, or stale: they acknowledge nothing
+                await flood.send(CDS, response_nonce=f"x{number}")
+            code, details = await flood.ended()
+            assert (code, "asks too much" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+            rig.publish(resource(CDS, "a", "last"))
+            await good.take(CDS)
+
+    run(test)
+
+
+@pytest.mark.parametrize("method", [DELTA, SOTW])
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"metadata": {"x": "y" * (2 << 20)}},
+        {"cluster": "c" * 2000},
+        {"user_agent_name": "u" * 2000},
+    ],
+    ids=["metadata", "cluster", "agent"],
+)
+def test_a_node_of_more_than_is_believable_is_refused(method: str, node: dict[str, Any]) -> None:
+    async def test() -> None:
+        async with running() as rig, rig.channel() as channel:
+            stream = Stream(channel, method)
+            await stream.call.write(stream.request(type_url=CDS, node={"id": "n", **node}).SerializeToString())
+            code, details = await stream.ended()
+            assert (code, "the node" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+            assert len(details) < 200
 
     run(test)
 
@@ -301,7 +411,7 @@ def test_err_12_a_thousand_streams_come_and_go_and_leave_nothing() -> None:
                 assert sum(isinstance(each, (Session, OpenStream)) for each in objects) <= 2
                 del objects
             assert rig.server._admission.open == 0
-            assert not rig.server._admission._streams
+            assert all(not account.streams for account in rig.server._admission._accounts.values())
             # The store remembers changes (4 objects of every other stream, bounded); nothing else may grow.
             assert counts[3] - counts[1] < 500 * 3
 
