@@ -133,6 +133,16 @@ def cluster_name(backend: ElementKey) -> str:
     return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{backend.element}"
 
 
+def part_name(backend: ElementKey, kind: str, priority: int) -> str:
+    """`gatewayspec/platform/shop/catalog/dns-3`: one of several clusters of a backend, by its first priority."""
+    return f"{cluster_name(backend)}/{kind}-{priority}"
+
+
+def aggregate_name(backend: ElementKey, digest: str) -> str:
+    """`gatewayspec/platform/shop/catalog/of-1f0a2b3c`: all clusters of a backend in their order, by a hash over them."""
+    return f"{cluster_name(backend)}/of-{digest}"
+
+
 def jwks_cluster_name(gateway: str, provider: str) -> str:
     """`jwks/platform/shop/corp`: where Envoy fetches the keys of one issuer."""
     return f"jwks/{gateway}/{provider}"

@@ -1,4 +1,4 @@
-"""Backends and key-set addresses as clusters and load assignments; endpoints are rows of their own."""
+"""Backends and key-set addresses as clusters; their endpoints are made apart, in endpoints.py."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
-from controlplane.compile.cluster import cluster, is_discovered, jwks_cluster, load_assignment
+from controlplane.compile.cluster import aggregate, cluster, jwks_cluster
 from controlplane.compile.rows import Issue, ResourceKey
 from controlplane.compile.tls import trust_problem
-from controlplane.compile.xds_types import CLUSTER, LOAD_ASSIGNMENT
+from controlplane.compile.xds_types import CLUSTER
 from controlplane.filters.envoy import serialised
 from controlplane.filters.jwt.spec import JwtProvider, SecretKey
 from controlplane.graph.engine import Read
-from controlplane.names import ElementKey, SecretRef, cluster_name, jwks_cluster_name
+from controlplane.names import ElementKey, SecretRef, jwks_cluster_name
 from controlplane.resources import Resource
 from controlplane.spec.backend import Backend
 from controlplane.spec.rows import Element
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 def cluster_of_backend(
     read: Read, tables: Tables, key: ElementKey, element: Element
 ) -> Iterator[tuple[ResourceKey, Resource]]:
-    """The cluster of one backend."""
+    """The clusters of one backend: one for each part, and what chooses among several."""
     assert isinstance(element.part, Backend)
     settings = read.get(tables.settings, element.gateway)
-    if settings is None or read.get(tables.refused_backends, key):
+    shape = read.get(tables.shapes, key)
+    if settings is None or shape is None or read.get(tables.refused_backends, key):
         return
     if tls := element.part.tls:
         if tls.client_certificate is not None:
@@ -38,21 +39,13 @@ def cluster_of_backend(
             _check(read, key, "backends", "tls.clientCertificate.secretRef", client, state is not None, problem)
         if tls.ca is not None:
             _check_trust(read, tables, key, "backends", "tls.ca", tls.ca)
-    name = cluster_name(key)
-    namespace = (key.object.source, key.object.namespace)
-    message = cluster(name, element.part, settings.defaults.retry.budget, namespace)
-    yield ResourceKey((element.gateway,), CLUSTER, name), Resource(CLUSTER, name, serialised(message), origin=key)
-
-
-def assignment_of_backend(
-    read: Read, tables: Tables, key: ElementKey, element: Element
-) -> Iterator[tuple[ResourceKey, Resource]]:
-    """The load assignment of a backend whose endpoints are all known here."""
-    assert isinstance(element.part, Backend)
-    if is_discovered(element.part) and not read.get(tables.refused_backends, key):
-        name = cluster_name(key)
-        body = serialised(load_assignment(name, element.part))
-        yield ResourceKey((element.gateway,), LOAD_ASSIGNMENT, name), Resource(LOAD_ASSIGNMENT, name, body, origin=key)
+    namespace, budget = (key.object.source, key.object.namespace), settings.defaults.retry.budget
+    messages = [cluster(part, element.part, budget, namespace) for part in shape.parts]
+    if shape.is_aggregate:
+        messages.append(aggregate(shape, element.part, budget))
+    for message in messages:
+        found = Resource(CLUSTER, message.name, serialised(message), origin=key)
+        yield ResourceKey((element.gateway,), CLUSTER, found.name), found
 
 
 def _check_trust(read: Read, tables: Tables, key: ElementKey, section: str, path: str, ca: SecretKey) -> None:

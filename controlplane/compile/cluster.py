@@ -1,25 +1,29 @@
-"""The Envoy cluster of a backend, its load assignment, and the clusters that fetch key sets."""
+"""The Envoy clusters of a backend, and the clusters that fetch key sets."""
 
 from __future__ import annotations
 
 import ipaddress
 from datetime import timedelta
+from itertools import groupby
 from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
-from envoy.config.core.v3 import address_pb2, protocol_pb2
+from envoy.config.core.v3 import protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_cluster_pb2
 from envoy.extensions.clusters.common.dns.v3 import dns_pb2
 from envoy.extensions.clusters.dns.v3 import dns_cluster_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from envoy.type.v3 import percent_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
+from controlplane.compile.assignment import socket_address
+from controlplane.compile.pool import Part, Shape, shift_factor
 from controlplane.compile.tls import ads, upstream
 from controlplane.filters.envoy import duration, packed
 from controlplane.filters.jwt.compile import jwks_address
 from controlplane.filters.jwt.spec import JwtProvider
-from controlplane.spec.backend import Backend, BackendProtocol, BackendTls, Dns, Member, Static
+from controlplane.spec.backend import Backend, BackendProtocol, BackendTls
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 BUFFER_LIMIT = 32 * 1024
@@ -34,24 +38,19 @@ _POLICIES = {
 }
 
 
-def is_discovered(backend: Backend) -> bool:
-    """Whether the endpoints come by EDS: when all are addresses. Names are resolved by Envoy itself."""
-    return all(member.static is not None for member in backend.members)
-
-
-def cluster(name: str, backend: Backend, retry_budget: float | None, namespace: tuple[str, str]) -> Any:
-    """The cluster; `retry_budget` is the gateway's (in percent), `namespace` where its secrets are."""
-    message = _base(
-        name, backend.connect_timeout or CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT if retry_budget is None else retry_budget
-    )
+def cluster(part: Part, backend: Backend, retry_budget: float | None, namespace: tuple[str, str]) -> Any:
+    """One part of a backend; `retry_budget` is the gateway's (in percent), `namespace` where its secrets are."""
+    message = _configured(part.name, backend, retry_budget)
     message.lb_policy = _POLICIES[backend.load_balancer.policy]
-    if is_discovered(backend):
+    if part.pool is not None:
         message.type = cluster_pb2.Cluster.EDS
         message.eds_cluster_config.eds_config.CopyFrom(ads())
+        if part.pool.shares:
+            message.common_lb_config.locality_weighted_lb_config.SetInParent()
     else:
         _resolved_by_envoy(message)
-        message.load_assignment.CopyFrom(load_assignment(name, backend))
-    if max(member.priority for member in backend.members):
+        message.load_assignment.CopyFrom(_resolved_assignment(part, backend))
+    if backend.failover.within or max(member.priority for member in backend.members):
         _fail_over(message)
     http2 = backend.protocol is not BackendProtocol.HTTP1
     message.typed_extension_protocol_options[_OPTIONS].CopyFrom(_protocol(http2=http2))
@@ -60,23 +59,45 @@ def cluster(name: str, backend: Backend, retry_budget: float | None, namespace: 
     return message
 
 
+def aggregate(shape: Shape, backend: Backend, retry_budget: float | None) -> Any:
+    """What chooses among the parts of a backend: the next one takes what the former cannot."""
+    message = _configured(shape.entry, backend, retry_budget)
+    message.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
+    config = aggregate_cluster_pb2.ClusterConfig(clusters=[part.name for part in shape.parts])
+    message.cluster_type.CopyFrom(
+        cluster_pb2.Cluster.CustomClusterType(name="envoy.clusters.aggregate", typed_config=packed(config))
+    )
+    return message
+
+
+def _configured(name: str, backend: Backend, retry_budget: float | None) -> Any:
+    message = _base(
+        name, backend.connect_timeout or CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT if retry_budget is None else retry_budget
+    )
+    panic = backend.failover.panic_below_healthy
+    if panic is None and backend.is_discovered:
+        panic = 0.0  # sources know what is not ready: requests to it would fail
+    if panic is not None:
+        message.common_lb_config.healthy_panic_threshold.value = panic
+    return message
+
+
 def jwks_cluster(name: str, provider: JwtProvider, namespace: tuple[str, str]) -> Any:
     """Where Envoy fetches the keys of an issuer."""
     scheme, host, port = jwks_address(provider.jwks.uri or "")
     try:
-        member = Member.model_construct(
-            static=Static.model_construct(address=str(ipaddress.ip_address(host)), port=port)
-        )
+        address, is_name = str(ipaddress.ip_address(host)), False
     except ValueError:
-        member = Member.model_construct(dns=Dns.model_construct(host=host, port=port))
-    tls = BackendTls.model_construct(sni=None if member.static else host, ca=provider.jwks.ca, san_match=(host,))
-    backend = Backend.model_construct(name=name, members=(member,), tls=tls if scheme == "https" else None)
+        address, is_name = host, True
+    tls = BackendTls.model_construct(sni=host if is_name else None, ca=provider.jwks.ca, san_match=(host,))
+    backend = Backend.model_construct(name=name, members=(), tls=tls if scheme == "https" else None)
     message = _base(name, CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT)
-    message.load_assignment.CopyFrom(load_assignment(name, backend))
-    if member.static:
-        message.type = cluster_pb2.Cluster.STATIC
-    else:
+    endpoints = [endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[_named(address, port, 1)])]
+    message.load_assignment.CopyFrom(endpoint_pb2.ClusterLoadAssignment(cluster_name=name, endpoints=endpoints))
+    if is_name:
         _resolved_by_envoy(message)
+    else:
+        message.type = cluster_pb2.Cluster.STATIC
     if backend.tls is not None:
         message.transport_socket.CopyFrom(upstream(backend, namespace))
     return message
@@ -145,30 +166,23 @@ def _protocol(*, http2: bool) -> Any:
     return packed(http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=options))
 
 
-def socket_address(address: str, port: int) -> Any:
-    """A TCP address."""
-    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=address, port_value=port))
-
-
-def load_assignment(name: str, backend: Backend) -> Any:
-    """One group of endpoints per priority, sorted by address."""
-    groups: dict[int, list[tuple[str, int, int]]] = {}
-    for member in backend.members:
-        address, port = (
-            (member.static.address, member.static.port) if member.static else (member.dns.host, member.dns.port)  # type: ignore[union-attr]
-        )
-        groups.setdefault(member.priority, []).append((address, port, member.weight))
+def _resolved_assignment(part: Part, backend: Backend) -> Any:
+    """The names of a part, one group per priority; `resolved` is sorted by priority."""
     endpoints = [
         endpoint_components_pb2.LocalityLbEndpoints(
             priority=priority,
-            lb_endpoints=[
-                endpoint_components_pb2.LbEndpoint(
-                    endpoint=endpoint_components_pb2.Endpoint(address=socket_address(address, port)),
-                    load_balancing_weight=UInt32Value(value=weight),
-                )
-                for address, port, weight in sorted(groups[priority])
-            ],
+            lb_endpoints=[_named(one.host, one.port, one.weight) for one in of_priority],
         )
-        for priority in sorted(groups)
+        for priority, of_priority in groupby(part.resolved, key=lambda one: one.priority)
     ]
-    return endpoint_pb2.ClusterLoadAssignment(cluster_name=name, endpoints=endpoints)
+    message = endpoint_pb2.ClusterLoadAssignment(cluster_name=part.name, endpoints=endpoints)
+    if (shift := shift_factor(backend.failover)) is not None:
+        message.policy.overprovisioning_factor.CopyFrom(UInt32Value(value=shift))
+    return message
+
+
+def _named(host: str, port: int, weight: int) -> Any:
+    return endpoint_components_pb2.LbEndpoint(
+        endpoint=endpoint_components_pb2.Endpoint(address=socket_address(host, port)),
+        load_balancing_weight=UInt32Value(value=weight),
+    )

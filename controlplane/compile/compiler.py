@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controlplane.compile.codes import FAILED
+from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.compile.pipeline import Tables
 from controlplane.compile.proxyless.tables import Followed
 from controlplane.compile.rows import Issue, ResourceKey
 from controlplane.errors import Diagnostic, InvalidInput, Severity
-from controlplane.graph.engine import Changes
+from controlplane.graph.engine import Changes, Graph
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ElementKey, Family, GatewayName, ObjectRef, SecretRef, View, parts_of
+from controlplane.names import ElementKey, Family, GatewayName, ObjectRef, SecretRef, ServiceRef, View, parts_of
 from controlplane.resources import Resource
 from controlplane.spec.rows import GatewayRow, Kind, Row, RowKey
 
@@ -40,9 +42,10 @@ class Commit:
 
 @dataclass(slots=True)
 class Compiler:
-    """Holds the tables, and the rows of each object, to compare the next version with."""
+    """Holds the tables of both lanes, and the rows of each object, to compare the next version with."""
 
     tables: Tables = field(default_factory=Tables)
+    endpoints: Endpoints = field(default_factory=lambda: Endpoints(EndpointTables(None)))
     objects: dict[ObjectRef, Mapping[RowKey, Row]] = field(default_factory=dict)
     grpc: Followed | None = None
     """What gRPC nodes get; None while none has asked."""
@@ -78,6 +81,17 @@ class Compiler:
         uses = (tables.chain_secrets.rows, tables.backend_secrets.rows, tables.provider_secrets.rows)
         return any(use.secret == ref for rows in uses for use in rows)
 
+    def put_service(self, ref: ServiceRef, service: Service) -> bool:
+        """The service as it is now: for the endpoint lane. Whether the configuration must be committed too."""
+        table = self.tables.externals
+        before, is_external = table.rows.get(ref), service.external_name is not None
+        self.endpoints.put(ref, service)
+        if is_external:
+            self.tables.graph.set(table, ref, service)
+        elif before is not None:
+            self.tables.graph.delete(table, ref)
+        return is_external or before is not None
+
     def add_view(self, view: View, family: Family = Family.ENVOY) -> None:
         """Compile what belongs to this set of gateways as a whole, or all of it for nodes that are no Envoys."""
         if family is Family.ENVOY:
@@ -85,6 +99,7 @@ class Compiler:
         else:
             self.grpc = self.grpc or Followed(self.tables)
             self.grpc.add_view(view)
+            self.endpoints.follow(view)
 
     def views(self) -> Iterator[tuple[View, Family]]:
         """The views that are compiled."""
@@ -101,24 +116,28 @@ class Compiler:
             self.tables.graph.delete(table, key)
 
     def commit(self) -> Generator[None, None, Commit]:
-        """Sweep, yielding between rows; returns what changed."""
+        """Sweep, yielding between rows; returns what changed, load assignments included.
+
+        Endpoints may be committed at every step: they concern the pools that are taken over already.
+        """
         changes = yield from self.tables.graph.commit()
-        noted = dict(self.tables.graph.take_noted())
+        noted = issues_of(self.tables.graph)
         touched = _touched(self.tables.resources, changes)
         fleet_changed = self.tables.gateways.name in changes or self.tables.views.name in changes
         if self.grpc is not None:
             second = self.grpc.tables
             self.grpc.follow(changes)
             followed = yield from second.graph.commit()
-            noted |= second.graph.take_noted()
+            noted |= issues_of(second.graph)
             touched |= _touched(second.resources, followed)
             fleet_changed |= second.views.name in followed
+        publication = self._publication(touched)
+        assigned = yield from self.endpoints.take_over(changes.get(self.tables.pools.name, {}))
+        for part, of_part in self.endpoints.publication(assigned).items():
+            publication.setdefault(part, []).extend(of_part)
         return Commit(
-            self._publication(touched),
-            {
-                (table, key): tuple(dict.fromkeys(_diagnostics(table, key, notes, failure)))
-                for (table, key), (notes, failure) in noted.items()
-            },
+            publication,
+            noted | issues_of(self.endpoints.tables.graph),
             frozenset(changes.get(self.tables.requirements.name, ())),
             fleet_changed,
         )
@@ -137,7 +156,7 @@ class Compiler:
         """Everything that a node of this view gets, sorted by type and name."""
         parts = parts_of(view, family)
         found: dict[tuple[str, ...], dict[tuple[str, str], Resource]] = {part: {} for part in parts}
-        for table in self._resources():
+        for table in (*self._resources(), *self.endpoints.tables.resources):
             for key, resource in table.rows.items():
                 if key.part in found:
                     found[key.part].setdefault((key.type_url, key.name), resource)
@@ -165,7 +184,7 @@ class Compiler:
             self.tables.graph.delete(self.tables.input(kind), element)
 
     def _resources(self) -> tuple[Any, ...]:
-        """The tables of both graphs whose rows are resources."""
+        """The tables of the configuration graphs whose rows are resources."""
         return self.tables.resources if self.grpc is None else (*self.tables.resources, *self.grpc.tables.resources)
 
     def _publication(self, touched: Iterable[ResourceKey]) -> Publication:
@@ -184,6 +203,14 @@ def _touched(tables: Iterable[Any], changes: Changes) -> dict[ResourceKey, None]
     for table in tables:
         touched |= dict.fromkeys(changes.get(table.name, ()))
     return touched
+
+
+def issues_of(graph: Graph) -> dict[Hashable, tuple[Diagnostic, ...]]:
+    """What is wrong with rows that ran since this was asked last, by table and row; () when it was put right."""
+    return {
+        (table, key): tuple(dict.fromkeys(_diagnostics(table, key, notes, failure)))
+        for (table, key), (notes, failure) in graph.take_noted().items()
+    }
 
 
 def diagnostic(issue: Issue) -> Diagnostic:

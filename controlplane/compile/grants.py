@@ -237,9 +237,9 @@ def refusals_of_backend(
     """A row for a backend of another namespace that leads where it was not granted to; nothing is compiled for it."""
     assert isinstance(element.part, Backend)
     namespace = key.object.namespace
-    if namespace == element.gateway.partition("/")[0]:
+    grant = limits_of_backend(read, tables, key, element.gateway)
+    if grant is None:
         return
-    grant = read.get(tables.grants, (element.gateway, namespace)) or Grant(namespace, ())
     refused = False
     for index, member in enumerate(element.part.members):
         if outside := _outside(grant, member):
@@ -258,7 +258,22 @@ def _outside(grant: Grant, member: Member) -> tuple[str, str, str] | None:
         return "static.address", f"address {member.static.address}", "addresses"
     if member.dns is not None and not grant.dns(member.dns.host):
         return "dns.host", f'DNS name "{member.dns.host}"', "dnsHosts"
+    if (kubernetes := member.kubernetes) is not None:
+        namespace, _, service = kubernetes.service.partition("/")
+        if not grant.kubernetes(kubernetes.cluster, namespace, service):
+            place = f'service "{kubernetes.service}" of cluster "{kubernetes.cluster}"'
+            return "kubernetes.service", place, "services"
+    if (consul := member.consul) is not None and not grant.consul(consul.datacenter, consul.service):
+        return "consul.service", f'service "{consul.service}" of datacenter "{consul.datacenter}"', "services"
     return None
+
+
+def limits_of_backend(read: Read, tables: Tables, key: ElementKey, gateway: GatewayName) -> Grant | None:
+    """What a backend of another namespace may lead to; None for the gateway's own, which may lead anywhere."""
+    namespace = key.object.namespace
+    if namespace == gateway.partition("/")[0]:
+        return None
+    return read.get(tables.grants, (gateway, namespace)) or Grant(namespace, ())
 
 
 def grants_of_gateway(_: Read, gateway: GatewayName, row: GatewayRow) -> Iterator[tuple[GrantKey, Grant]]:

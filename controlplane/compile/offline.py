@@ -33,8 +33,9 @@ from controlplane.compile.xds_types import (
 )
 from controlplane.errors import Diagnostic
 from controlplane.filters.envoy import packed
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import REDACTED, Secret
-from controlplane.names import Family, GatewayName, ObjectRef, SecretRef, View
+from controlplane.names import Family, GatewayName, ObjectRef, SecretRef, ServiceRef, View
 from controlplane.resources import Resource
 from controlplane.spec.rows import Row, RowKey
 
@@ -81,6 +82,7 @@ def compile_objects(
     secrets: Mapping[SecretRef, Secret],
     view: View | None = None,
     family: Family = Family.ENVOY,
+    services: Mapping[ServiceRef, Service] | None = None,
 ) -> Compiled:
     """Compile everything from scratch. `view` names the gateways to merge as one node of a family would see them."""
     compiler = Compiler()
@@ -88,6 +90,8 @@ def compile_objects(
         compiler.put(ref, rows)
     for secret_ref, secret in secrets.items():
         compiler.put_secret(secret_ref, secret)
+    for service_ref, service in (services or {}).items():
+        compiler.put_service(service_ref, service)
     if view is not None and (len(view) > 1 or family is not Family.ENVOY):
         compiler.add_view(view, family)
     commit = compiler.commit_now()
@@ -136,7 +140,10 @@ def standalone(resources: Iterable[Resource], secrets_folder: Path | None) -> di
         if cluster.type == cluster_pb2.Cluster.EDS:
             cluster.ClearField("eds_cluster_config")
             cluster.type = cluster_pb2.Cluster.STATIC
-            cluster.load_assignment.CopyFrom(by_type[LOAD_ASSIGNMENT][cluster.name])
+            if (assignment := by_type.get(LOAD_ASSIGNMENT, {}).get(cluster.name)) is not None:
+                cluster.load_assignment.CopyFrom(assignment)
+            else:  # its services are known to a control plane alone
+                cluster.load_assignment.cluster_name = cluster.name
         _inline_secrets(cluster.transport_socket)
         bootstrap.static_resources.clusters.append(cluster)
     for name, secret in secrets.items():

@@ -4,9 +4,10 @@
     listeners ─── chains ─────────────┤
     providers ─── provider_states ────┤
     policies, backends ───────────────┴─► compiled_routes ─┬─ hosts ── claims ──► shards, fallbacks
-    backends ──► clusters, assignments                     ├─ requirements ─┐
+    backends ──► shapes ──► clusters, pools                ├─ requirements ─┐
     secrets ───► certificate_states, served_secrets        └─ limits ───────┴─► listeners, extensions (per view)
 
+Load assignments are made of the pools by another graph (endpoints.py), which knows services: they change apart.
 Inputs are what sources said, and what history adds to it. The rows of the tables in `Tables.resources` are Envoy
 resources; their keys say to which part of a snapshot they belong: to a gateway, or to a view of several.
 The functions stand in the modules beside this one. They read other tables through `read` alone.
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.compile import backends, chains, grants, hosts, providers, routes, secrets, views
+from controlplane.compile import backends, chains, grants, hosts, pool, providers, routes, secrets, views
 from controlplane.compile.grants import Grant, GrantKey
+from controlplane.compile.pool import Pool, Shape
 from controlplane.compile.rows import (
     CertificateStatus,
     Chain,
@@ -32,8 +34,9 @@ from controlplane.compile.rows import (
 )
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.graph.engine import Derived, Graph, Grouped, Index, Input
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, SecretRef, View
+from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, SecretRef, ServiceRef, View
 from controlplane.resources import Resource
 from controlplane.spec.rows import Element, GatewayRow, Kind
 
@@ -61,6 +64,7 @@ class Tables:
         self.policies: Input[ElementKey, Element] = Input("policies")
         self.providers: Input[ElementKey, Element] = Input("providers")
         self.secrets: Input[SecretRef, Secret] = Input("secrets")
+        self.externals: Input[ServiceRef, Service] = Input("externals")  # services that stand for a DNS name
         # What nodes ask for: the sets of gateways that they see.
         self.views: Input[View, bool] = Input("views")
         # What history adds: requirements that routes on some proxy may still name. (decisions.md 1)
@@ -108,6 +112,10 @@ class Tables:
             lambda _, gateway, members: [(gateway, tuple(chain for _, chain in members))],
         )
 
+        self.shapes: Derived[Any, Any, ElementKey, Shape] = Derived(
+            "shapes", self.backends, self._with(pool.shape_of_backend)
+        )
+
         # Routes, and the shards they are put into.
         self.compiled_routes: Derived[Any, Any, ElementKey, CompiledRoute] = Derived(
             "compiled_routes", self.routes, self._with(routes.compiled)
@@ -133,8 +141,8 @@ class Tables:
         self.clusters: Derived[Any, Any, ResourceKey, Resource] = Derived(
             "clusters", self.backends, self._with(backends.cluster_of_backend)
         )
-        self.assignments: Derived[Any, Any, ResourceKey, Resource] = Derived(
-            "assignments", self.backends, self._with(backends.assignment_of_backend)
+        self.pools: Derived[Any, Any, ResourceKey, Pool] = Derived(
+            "pools", self.shapes, self._with(pool.pools_of_shape)
         )
         self.jwks_clusters: Derived[Any, Any, ResourceKey, Resource] = Derived(
             "jwks_clusters", self.providers, self._with(backends.cluster_of_provider)
@@ -179,7 +187,6 @@ class Tables:
         self.resources = (
             self.clusters,
             self.jwks_clusters,
-            self.assignments,
             self.chain_certificates,
             self.backend_certificates,
             self.provider_certificates,

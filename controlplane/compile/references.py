@@ -15,7 +15,7 @@ from controlplane.errors import nearest
 from controlplane.filters.cors.spec import Cors
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.local_ratelimit.spec import LocalLimit
-from controlplane.names import ElementKey, GatewayName, cluster_name
+from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.policy import Policy
 from controlplane.spec.route import Route
 
@@ -40,6 +40,9 @@ class Surroundings(Protocol):
 
     def refused(self, backend: ElementKey) -> bool:
         """Whether a backend leads where its document was not granted to."""
+
+    def cluster(self, backend: ElementKey) -> str:
+        """The cluster that requests to a backend go to."""
 
     def policy(self, gateway: GatewayName, name: str) -> Policy | None:
         """A policy by name."""
@@ -128,7 +131,7 @@ def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: 
                 f'backend "{destination.backend}" leads where it was not granted to', "see what is said of its members",
             )  # fmt: skip
         else:
-            resolved.clusters[cluster_name(backend)] = destination.weight
+            resolved.clusters[around.cluster(backend)] = destination.weight
     if route.auth is not None:
         for index, mechanism in enumerate(route.auth.any_of or route.auth.all_of or ()):
             path = f"auth.{'anyOf' if route.auth.any_of else 'allOf'}[{index}].jwt"

@@ -11,7 +11,7 @@ from controlplane.compile.rows import Chain, CompiledRoute, Issue, ProviderStatu
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.graph.engine import Read
-from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName
+from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, cluster_name
 from controlplane.spec.policy import Policy
 from controlplane.spec.route import Route
 from controlplane.spec.rows import Element
@@ -65,6 +65,10 @@ class _Surroundings:
 
     def refused(self, backend: ElementKey) -> bool:
         return self._read.get(self._tables.refused_backends, backend) is not None
+
+    def cluster(self, backend: ElementKey) -> str:
+        shape = self._read.get(self._tables.shapes, backend)
+        return shape.entry if shape else cluster_name(backend)
 
     def policy(self, gateway: GatewayName, name: str) -> Policy | None:
         found = self._own(self._tables.policies_by_name, gateway, name)

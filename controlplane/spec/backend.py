@@ -5,42 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from controlplane.filters.jwt.spec import SecretKey
-from controlplane.model.written import Address, Choice, Host, Name, OneOf, Port, PositiveDuration, Written
+from controlplane.model.written import Host, Name, Percent, PositiveDuration, Written
 from controlplane.spec.listener import NotEmpty, SecretName
+from controlplane.spec.member import Dns, Member, Static
 
-
-class Static(Written):
-    """An address."""
-
-    address: Address
-    port: Port
-
-
-class Dns(Written):
-    """A name that Envoy resolves; every IPv4 address it gives is an endpoint, or every IPv6 address if it has no other."""
-
-    host: Host
-    port: Port
-
-    @model_validator(mode="after")
-    def _exact(self) -> Dns:
-        if "*" in self.host:
-            raise ValueError("a DNS member needs an exact host")
-        return self
-
-
-class Member(OneOf):
-    """One source of endpoints. Priority 0 is used first; weights count within a priority."""
-
-    choices = (Choice(("static", "dns")),)
-
-    static: Static | None = None
-    dns: Dns | None = None
-    priority: Annotated[int, Field(strict=True, ge=0, le=15)] = 0
-    weight: Annotated[int, Field(strict=True, ge=1, le=128)] = 1
+__all__ = ["Backend", "BackendProtocol", "BackendTls", "Dns", "Failover", "LoadBalancer", "Member", "Static"]
 
 
 class BackendProtocol(StrEnum):
@@ -73,6 +45,44 @@ class LoadBalancer(Written):
     policy: Literal["roundRobin", "leastRequest", "random"] = "leastRequest"
 
 
+def _above_zero(value: float) -> float:
+    if value <= 0:
+        raise ValueError("must be more than 0%")
+    return value
+
+
+def _from_near_to_far(within: tuple[str, ...]) -> tuple[str, ...]:
+    if within not in {("zone",), ("region",), ("zone", "region")}:
+        raise ValueError("is [zone, region], [zone] or [region]: from near to far")
+    return within
+
+
+class Failover(Written):
+    """When requests go to the next endpoints in order.
+
+    `within`: endpoints in the proxy's own zone or region come before others of the same priority.
+    `shiftBelowHealthy`: requests begin to shift when less of a priority's endpoints are healthy.
+    `panicBelowHealthy`: when less of all endpoints are healthy, health is not believed, and all of them are used.
+    """
+
+    within: Annotated[
+        tuple[Literal["zone", "region"], ...], Field(min_length=1, max_length=2), AfterValidator(_from_near_to_far)
+    ] | None = None
+    shift_below_healthy: Annotated[Percent, AfterValidator(_above_zero)] | None = None
+    panic_below_healthy: Percent | None = None
+
+
+class OnSourceLost(Written):
+    """What becomes of discovered endpoints whose source cannot be read any more.
+
+    They are kept as they were. After `keepFor`: `keep` goes on so, `next` uses them only when nothing else of the
+    backend is left, `empty` drops them.
+    """
+
+    keep_for: PositiveDuration
+    then: Literal["keep", "next", "empty"] = "keep"
+
+
 class Backend(Written):
     """A named set of endpoints."""
 
@@ -81,20 +91,32 @@ class Backend(Written):
     protocol: BackendProtocol = BackendProtocol.HTTP1
     connect_timeout: PositiveDuration | None = None
     load_balancer: LoadBalancer = LoadBalancer()
+    failover: Failover = Failover()
+    on_source_lost: OnSourceLost | None = None
     tls: BackendTls | None = None
+
+    @property
+    def is_discovered(self) -> bool:
+        """Whether some of its endpoints come from a source of services."""
+        return any(member.service is not None for member in self.members)
 
     @model_validator(mode="after")
     def _consistent(self) -> Backend:
-        seen: set[tuple[str, int]] = set()
+        seen: set[tuple[object, ...]] = set()
         for member in self.members:
-            place = member.static or member.dns
-            assert place is not None
-            endpoint = (place.address if isinstance(place, Static) else place.host, place.port)
-            if endpoint in seen:
-                raise ValueError(f"{endpoint[0]} port {endpoint[1]} is a member twice")
-            seen.add(endpoint)
+            if member.identity in seen:
+                raise ValueError(f"{member} is a member twice")
+            seen.add(member.identity)
         if sorted({member.priority for member in self.members}) != list(range(len({m.priority for m in self.members}))):
             raise ValueError("priorities begin at 0 and leave no gap")
-        if self.tls and not self.tls.sni and not self.tls.san_match and any(member.static for member in self.members):
+        for priority in {member.priority for member in self.members if member.service is not None}:
+            if any(member.dns and member.priority == priority for member in self.members):
+                raise ValueError(
+                    f"priority {priority} holds a DNS name and a discovered service, which cannot share requests: "
+                    "give them different priorities"
+                )
+        if self.tls and not self.tls.sni and not self.tls.san_match and any(m.dns is None for m in self.members):
             raise ValueError("tls to an address needs sni or sanMatch: there is no name to verify")
+        if self.on_source_lost is not None and not self.is_discovered:
+            raise ValueError("onSourceLost is for kubernetes and consul members, and there is none")
         return self

@@ -15,7 +15,7 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 
-from controlplane.compile.cluster import socket_address
+from controlplane.compile.assignment import socket_address
 from controlplane.compile.tls import ads
 from controlplane.compile.xds_types import LISTENER, ROUTE_CONFIGURATION
 from controlplane.filters.envoy import packed, serialised

@@ -3,7 +3,7 @@
     routes ──► routes of gRPC ─┬─► scopes ──► listeners by host, and by host and port
     clusters ─► usable ────────┤   configurations (one per scope: listener group and host)
     listeners (limits) ────────┴─► server_hosts ──► server_configurations, server_listeners (per view)
-    clusters, assignments ──► clusters, assignments
+    clusters ──► clusters (load assignments: compile/endpoints.py)
 
 It exists from the moment when the first gRPC node asks, and holds the gateways that such nodes asked for, no others:
 without them it costs nothing, with them as much as the change. `follow` copies rows of those gateways after each commit
@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from controlplane.compile.proxyless import hosts, routes, servers
-from controlplane.compile.proxyless.cluster import Usable, cluster, load_assignment
+from controlplane.compile.proxyless.cluster import Usable, cluster
 from controlplane.compile.proxyless.rows import GrpcRoute, Port, Scope, Way
 from controlplane.compile.rows import Chain, Claim, CompiledRoute, ResourceKey
-from controlplane.compile.xds_types import CLUSTER, LOAD_ASSIGNMENT
+from controlplane.compile.xds_types import CLUSTER
 from controlplane.graph.engine import Changes, Derived, Graph, Grouped, Index, Input, Read
 from controlplane.names import ElementKey, Family, GatewayName, View, part_of_gateway
 from controlplane.resources import Resource
@@ -38,7 +38,6 @@ class GrpcTables:
         self.listeners: Input[ElementKey, Element] = Input("grpc_in_listeners")
         self.chains: Input[tuple[ElementKey, str], Chain] = Input("grpc_in_chains")
         self.backends: Input[ResourceKey, Resource] = Input("grpc_in_clusters")
-        self.endpoints: Input[ResourceKey, Resource] = Input("grpc_in_assignments")
         self.claims: Input[Scope, Claim] = Input("grpc_in_claims")
         self.routes: Input[ElementKey, CompiledRoute] = Input("grpc_in_routes")
         # The sets of gateways that gRPC nodes see.
@@ -69,9 +68,6 @@ class GrpcTables:
             "grpc_host_listeners", self.scopes_by_host, hosts.listener_of_host
         )
         self.clusters: Derived[Any, Any, ResourceKey, Resource] = Derived("grpc_clusters", self.backends, self._cluster)
-        self.assignments: Derived[Any, Any, ResourceKey, Resource] = Derived(
-            "grpc_assignments", self.endpoints, _assignment
-        )
         self.server_hosts: Grouped[Any, Any, Scope, Scope, bytes] = Grouped(
             "grpc_server_hosts", self.routes_by_scope, self._with(servers.host_of_scope)
         )
@@ -89,7 +85,6 @@ class GrpcTables:
         self.graph = Graph(table for table in vars(self).values() if not isinstance(table, Index))
         self.resources = (
             self.clusters,
-            self.assignments,
             self.configurations,
             self.port_listeners,
             self.host_listeners,
@@ -105,11 +100,6 @@ class GrpcTables:
         usable = read.get(self.usable, key.name)
         if usable is not None and not usable.problem:
             yield grpc_key(key), Resource(CLUSTER, key.name, usable.body, origin=resource.origin)
-
-
-def _assignment(_: Read, key: ResourceKey, resource: Resource) -> Iterator[tuple[ResourceKey, Resource]]:
-    body = load_assignment(resource.body)
-    yield grpc_key(key), Resource(LOAD_ASSIGNMENT, key.name, body, origin=resource.origin)
 
 
 def grpc_key(key: ResourceKey) -> ResourceKey:
@@ -131,7 +121,6 @@ class Followed:
             (first.listeners, tables.listeners, lambda _, row: row.gateway),
             (first.chains, tables.chains, lambda _, row: row.gateway),
             (first.clusters, tables.backends, lambda key, _: key.part[0]),
-            (first.assignments, tables.endpoints, lambda key, _: key.part[0]),
             (first.claims, tables.claims, lambda key, _: key[0]),
             (first.compiled_routes, tables.routes, lambda _, row: row.gateway),
         )

@@ -1,0 +1,181 @@
+"""The load assignment of a pool: endpoints of all members in one order, as Envoy's priorities and localities.
+
+Pure: services in, bytes out. The order is: priority of the member, nearness to the proxy; then what is used only when
+nothing else is left. Levels without endpoints are left out, since Envoy's priorities have no gaps.
+https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/priority
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2
+from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
+from google.protobuf.wrappers_pb2 import UInt32Value
+
+from controlplane.compile.pool import Pool, PoolMember
+from controlplane.model.endpoint import NOWHERE, Endpoint, Health, Locality, Service
+from controlplane.names import ServiceRef
+
+SHARE = 1000
+"""How finely the weight of a member is divided among its localities."""
+
+_HEALTH = {
+    Health.HEALTHY: health_check_pb2.UNKNOWN,  # the default: not sent at all
+    Health.DEGRADED: health_check_pb2.DEGRADED,
+    Health.DRAINING: health_check_pb2.DRAINING,
+    Health.UNHEALTHY: health_check_pb2.UNHEALTHY,
+}
+
+
+class _Rank(NamedTuple):
+    """Where an endpoint stands; smaller is used first."""
+
+    draining: bool
+    stale: bool
+    priority: int
+    nearness: int
+
+
+_LAST = _Rank(True, False, 0, 0)
+
+
+class _Placed(NamedTuple):
+    """An endpoint of a member, with its address for this member. Sorts by what is better, then by address."""
+
+    rank: _Rank
+    group: str
+    locality: Locality
+    address: str
+    port: int
+    health: Health
+    weight: int
+
+
+def socket_address(address: str, port: int) -> Any:
+    """A TCP address."""
+    return address_pb2.Address(socket_address=address_pb2.SocketAddress(address=address, port_value=port))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of the services of a pool. `stale` are the sources that have been lost for too long."""
+
+    services: Mapping[ServiceRef, Service]
+    stale: frozenset[str] = frozenset()
+
+
+def load_assignment(name: str, pool: Pool, known: Known, near: Locality = NOWHERE) -> Any:
+    """The load assignment of a pool, for proxies in `near` when its order depends on that."""
+    placed = _placed(pool, known, near)
+    levels = {rank: level for level, rank in enumerate(sorted({one.rank for one in placed}))}
+    grouped: dict[tuple[_Rank, str, Locality], list[_Placed]] = {}
+    for one in placed:
+        grouped.setdefault((one.rank, one.group, one.locality), []).append(one)
+    totals: dict[tuple[_Rank, str], int] = {}
+    for one in placed:
+        totals[one.rank, one.group] = totals.get((one.rank, one.group), 0) + one.weight
+    weights = {member.identity: member.weight for member in pool.members}
+    endpoints = []
+    for (rank, group, locality), members in grouped.items():
+        message = endpoint_components_pb2.LocalityLbEndpoints(
+            priority=levels[rank],
+            lb_endpoints=[_lb_endpoint(one) for one in members],
+        )
+        if locality != NOWHERE or group:
+            message.locality.CopyFrom(
+                base_pb2.Locality(region=locality.region, zone=locality.zone, sub_zone=group)
+            )
+        if pool.shares:
+            part = sum(one.weight for one in members)
+            share = max(1, round(weights.get(group, 1) * SHARE * part / totals[rank, group])) if group else part
+            message.load_balancing_weight.CopyFrom(UInt32Value(value=share))
+        endpoints.append(message)
+    assignment = endpoint_pb2.ClusterLoadAssignment(cluster_name=name, endpoints=endpoints)
+    if pool.shift is not None:
+        assignment.policy.overprovisioning_factor.CopyFrom(UInt32Value(value=pool.shift))
+    return assignment
+
+
+def _lb_endpoint(one: _Placed) -> Any:
+    return endpoint_components_pb2.LbEndpoint(
+        endpoint=endpoint_components_pb2.Endpoint(address=socket_address(one.address, one.port)),
+        load_balancing_weight=UInt32Value(value=one.weight),
+        health_status=_HEALTH[one.health],
+    )
+
+
+def _placed(pool: Pool, known: Known, near: Locality) -> list[_Placed]:
+    """Every endpoint once, in order.
+
+    Those that drain get no requests, and stand apart so that a level does not count as less healthy while its endpoints
+    are replaced; when nothing better is left, they are used.
+    """
+    best: dict[tuple[str, int], _Placed] = {}
+    for member in pool.members:
+        for one in _of_member(pool, member, known, near):
+            before = best.get((one.address, one.port))
+            if before is None or one[:2] < before[:2]:
+                best[one.address, one.port] = one
+    better = any(one.health < Health.DRAINING for one in best.values())
+    return sorted(
+        (one._replace(rank=_LAST) if better else one._replace(health=Health.DEGRADED))
+        if one.health is Health.DRAINING
+        else one
+        for one in best.values()
+    )
+
+
+def _of_member(pool: Pool, member: PoolMember, known: Known, near: Locality) -> Iterator[_Placed]:
+    group = member.identity if pool.shares else ""
+    if member.service is None:
+        assert isinstance(member.port, int)
+        weight = 1 if pool.shares else member.weight
+        rank = _Rank(False, False, member.priority, 0)
+        yield _Placed(rank, group, NOWHERE, member.address, member.port, Health.HEALTHY, weight)
+        return
+    service = known.services.get(member.service)
+    if service is None:
+        return
+    stale = member.service.source in known.stale
+    if stale and pool.then == "empty":
+        return
+    names = port_names(member, service)
+    for one in service.endpoints:
+        if pool.grant is not None and pool.grant.reserved(one.address):
+            continue  # a service of a tenant that leads into this machine, or to a cloud's metadata
+        if (port := _port(member, one, names)) is not None and is_chosen(member, one):
+            rank = _Rank(False, stale and pool.then == "next", member.priority, _nearness(pool, one, near))
+            yield _Placed(rank, group, one.locality, one.address, port, one.health, one.weight)
+
+
+def port_names(member: PoolMember, service: Service) -> frozenset[str]:
+    """What the endpoints of a service call the port that a member asks for; none when there is no such port."""
+    if isinstance(member.port, int):
+        return frozenset(one.name for one in service.ports if one.number == member.port)
+    return frozenset((member.port or "",))
+
+
+def _port(member: PoolMember, endpoint: Endpoint, names: Iterable[str]) -> int | None:
+    if member.service is not None and not member.service.namespace and isinstance(member.port, int):
+        return member.port  # a Consul service: another port of the same address
+    return next((number for name, number in endpoint.ports if name in names), None)
+
+
+def is_chosen(member: PoolMember, endpoint: Endpoint) -> bool:
+    """Whether an endpoint carries all tags and meta that its member asks for."""
+    return set(member.tags).issubset(endpoint.tags) and set(member.meta).issubset(endpoint.meta)
+
+
+def _nearness(pool: Pool, endpoint: Endpoint, near: Locality) -> int:
+    """0 for the proxy's own zone (or region), more for what is further away."""
+    place = endpoint.locality
+    for distance, of in enumerate(pool.within):
+        same_region = bool(near.region) and place.region == near.region
+        if of == "region" and same_region:
+            return distance
+        if of == "zone" and same_region and near.zone and place.zone == near.zone:
+            return distance
+    return len(pool.within)

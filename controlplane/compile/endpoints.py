@@ -1,0 +1,223 @@
+"""The endpoint lane: a small graph of its own, so that no change of an endpoint waits for a compile of anything else.
+
+    services, stale, classes ──┐
+    pools (of the last config commit) ──► assignments ──► grpc_assignments
+
+Its commits take as long as the pools that are concerned, and end before anything else runs. Pools are what the
+configuration lane hands over. What is not known yet is no row: a load assignment of which nothing is known is not
+made, and a pool that asks for unknown services does not replace one that works. (decisions.md 8, R4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from controlplane.compile import codes
+from controlplane.compile.assignment import Known, is_chosen, load_assignment, port_names
+from controlplane.compile.pool import Pool, unknown_port
+from controlplane.compile.proxyless.cluster import load_assignment as grpc_load_assignment
+from controlplane.compile.rows import Issue, ResourceKey
+from controlplane.compile.xds_types import LOAD_ASSIGNMENT
+from controlplane.errors import nearest
+from controlplane.filters.envoy import serialised
+from controlplane.graph.engine import Derived, Graph, Index, Input, Read
+from controlplane.model.endpoint import NOWHERE, Locality, Service
+from controlplane.names import Family, GatewayName, ServiceRef, part_of_gateway
+from controlplane.resources import Resource
+
+ABSENT = Service()
+"""A service that its source says does not exist: known, and without endpoints."""
+
+SLICE = 16
+"""Pools that are handed over at a time."""
+
+Touched = dict[ResourceKey, None]
+"""The load assignments that are others now."""
+
+
+def near_part(gateway: str, place: Locality, family: Family = Family.ENVOY) -> tuple[str, ...]:
+    """The part of a snapshot that holds what only the nodes in one place get of a gateway, in place of the general."""
+    part = ("near", gateway, place.region, place.zone)
+    return part if family is Family.ENVOY else (*part, str(family))
+
+
+class EndpointTables:
+    """All tables of the endpoint graph. `sources` are those that exist; None: nobody knows, so nothing is missed."""
+
+    def __init__(self, sources: Collection[str] | None) -> None:
+        """Wire the tables."""
+        self.sources = sources
+        self.services: Input[ServiceRef, Service] = Input("services")
+        self.stale: Input[tuple[str, float], bool] = Input("stale_sources")
+        self.classes: Input[Locality, bool] = Input("locality_classes")
+        self.pools: Input[ResourceKey, Pool] = Input("pools")
+        self.pools_by_service = Index("pools by service", self.pools, lambda _, pool: pool.services)
+        self.pools_by_keeping = Index("pools by keeping", self.pools, _keeping)
+        self.assignments: Derived[ResourceKey, Pool, ResourceKey, Resource] = Derived(
+            "assignments", self.pools, self._assignments
+        )
+        self.followed: Input[str, bool] = Input("grpc_gateways")
+        self.grpc_assignments: Derived[ResourceKey, Resource, ResourceKey, Resource] = Derived(
+            "grpc_assignments", self.assignments, self._for_grpc
+        )
+        self.resources = (self.assignments, self.grpc_assignments)
+        self.graph = Graph(
+            (self.services, self.stale, self.classes, self.followed, self.pools, self.assignments, self.grpc_assignments)
+        )
+
+    def _assignments(self, read: Read, key: ResourceKey, pool: Pool) -> Iterator[tuple[ResourceKey, Resource]]:
+        """The load assignment of a pool: for everybody, and for each place when nearness counts."""
+        services = {ref: found for ref in sorted(pool.services) if (found := read.get(self.services, ref)) is not None}
+        stale = frozenset(
+            source
+            for source, keep_for in sorted(_keeping(key, pool))
+            if read.get(self.stale, (source, keep_for)) is not None
+        )
+        self._judge(read, pool, services)
+        if pool.services and not services and all(member.service for member in pool.members):
+            return  # nothing is known: an empty one would be a lie
+        known = Known(services, stale)
+        general = serialised(load_assignment(key.name, pool, known))
+        yield key, Resource(LOAD_ASSIGNMENT, key.name, general, origin=pool.origin)
+        if pool.within:
+            for place, _ in read.all(self.classes):
+                body = serialised(load_assignment(key.name, pool, known, place))
+                if body != general:
+                    part = near_part(key.part[0], place)
+                    yield ResourceKey(part, *key[1:]), Resource(LOAD_ASSIGNMENT, key.name, body, origin=pool.origin)
+
+    def _for_grpc(self, read: Read, key: ResourceKey, resource: Resource) -> Iterator[tuple[ResourceKey, Resource]]:
+        """The same for gRPC clients, of gateways that some of them see."""
+        kind, gateway, *place = key.part if len(key.part) > 1 else ("", *key.part)
+        if read.get(self.followed, gateway) is not None:
+            part = (kind, gateway, *place, str(Family.GRPC)) if kind else part_of_gateway(GatewayName(gateway), Family.GRPC)
+            body = grpc_load_assignment(resource.body)
+            yield ResourceKey(part, *key[1:]), Resource(LOAD_ASSIGNMENT, key.name, body, origin=resource.origin)
+
+    def _judge(self, read: Read, pool: Pool, services: Mapping[ServiceRef, Service]) -> None:
+        """Remark on members that can have no endpoints."""
+        for member in pool.members:
+            ref = member.service
+            if ref is None:
+                continue
+            kind, _, source = ref.source.partition("/")
+            path = f"members[{member.index}].{kind}"
+            service = services.get(ref)
+            if self.sources is not None and ref.source not in self.sources:
+                field_name, what = ("cluster", "cluster") if kind == "kubernetes" else ("datacenter", "datacenter")
+                known = (one.partition("/")[2] for one in self.sources if one.startswith(f"{kind}/"))
+                message = f'no {what} "{source}" is configured'
+                help = nearest(source, known)
+                read.note(Issue(pool.origin, f"{path}.{field_name}", codes.UNKNOWN_SOURCE, message, help, section="backends"))
+            elif service == ABSENT:
+                message = f"there is no service {ref}"
+                help = "it has no endpoints until there is one"
+                read.note(Issue(pool.origin, f"{path}.service", codes.UNKNOWN_SERVICE, message, help, False, "backends"))
+            elif service is not None and ref.namespace and not _has_port(member.port, service):
+                read.note(unknown_port(pool.origin, member.index, ref, member.port, service))
+            elif (
+                service is not None
+                and service.endpoints
+                and (member.tags or member.meta)
+                and not any(is_chosen(member, one) for one in service.endpoints)
+            ):
+                message = f"no instance of {ref} has all of these tags and meta"
+                read.note(Issue(pool.origin, path, codes.UNKNOWN_SERVICE, message, "", False, "backends"))
+
+
+def _has_port(port: int | str | None, service: Service) -> bool:
+    return any(port in {one.name, one.number} for one in service.ports)
+
+
+def _keeping(_: ResourceKey, pool: Pool) -> set[tuple[str, float]]:
+    """The sources whose loss matters to a pool after some time."""
+    if pool.keep_for is None or pool.then == "keep":
+        return set()
+    return {(ref.source, pool.keep_for) for ref in pool.services}
+
+
+@dataclass(slots=True)
+class Endpoints:
+    """The endpoint lane: services in, load assignments out. `pools` are handed over by the configuration lane."""
+
+    tables: EndpointTables
+    _waiting: dict[ResourceKey, Pool] = field(default_factory=dict)
+
+    def put(self, ref: ServiceRef, service: Service) -> None:
+        """The service as it is now; `ABSENT` when it does not exist."""
+        self.tables.graph.set(self.tables.services, ref, service)
+        self._admit()
+
+    def forget(self, ref: ServiceRef) -> None:
+        """Nothing is known of the service any more, for nobody asks for it."""
+        self.tables.graph.delete(self.tables.services, ref)
+
+    def knows(self, ref: ServiceRef) -> bool:
+        """Whether the service was heard of."""
+        return ref in self.tables.services.rows
+
+    def is_used(self, ref: ServiceRef) -> bool:
+        """Whether a pool, or one that waits, asks for the service."""
+        return ref in self.tables.pools_by_service.members or any(ref in pool.services for pool in self._waiting.values())
+
+    def lost(self, stale: Collection[tuple[str, float]]) -> None:
+        """The sources that have been lost for longer than some pools keep their endpoints."""
+        for key in self.tables.stale.rows.keys() - set(stale):
+            self.tables.graph.delete(self.tables.stale, key)
+        for key in stale:
+            self.tables.graph.set(self.tables.stale, key, True)
+
+    def keepings(self) -> Collection[tuple[str, float]]:
+        """The sources, and for how long some pool keeps their endpoints."""
+        return self.tables.pools_by_keeping.members.keys()
+
+    def add_class(self, place: Locality) -> None:
+        """Proxies in this place exist."""
+        self.tables.graph.set(self.tables.classes, place, True)
+
+    def follow(self, gateways: Iterable[str]) -> None:
+        """Clients without a proxy see these gateways."""
+        for gateway in gateways:
+            self.tables.graph.set(self.tables.followed, gateway, True)
+
+    def commit(self) -> Touched:
+        """Sweep to the end; which load assignments are others now."""
+        changes = self.tables.graph.commit_now()
+        return {key: None for table in self.tables.resources for key in changes.get(table.name, ())}
+
+    def take_over(self, pools: Mapping[ResourceKey, tuple[Pool | None, Pool | None]]) -> Generator[None, None, Touched]:
+        """Take over what a configuration commit changed, in slices: endpoints change in between."""
+        touched: Touched = {}
+        for number, (key, (_, pool)) in enumerate(sorted(pools.items(), key=lambda item: item[0]), 1):
+            self._waiting.pop(key, None)
+            before = self.tables.pools.rows.get(key)
+            if pool is None:
+                self.tables.graph.delete(self.tables.pools, key)
+            elif before is not None and not self._is_known(pool) and key in self.tables.assignments.rows:
+                self._waiting[key] = pool
+            else:
+                self.tables.graph.set(self.tables.pools, key, pool)
+            if number % SLICE == 0:
+                touched |= self.commit()
+                yield
+        return touched | self.commit()
+
+    def publication(self, touched: Iterable[ResourceKey]) -> dict[Hashable, list[tuple[str, str, Resource | None]]]:
+        """What to publish of load assignments, as they are now."""
+        found: dict[Hashable, list[tuple[str, str, Resource | None]]] = {}
+        tables = self.tables
+        for key in touched:
+            resource = tables.assignments.rows.get(key) or tables.grpc_assignments.rows.get(key)
+            found.setdefault(key.part, []).append((key.type_url, key.name, resource))
+        return found
+
+    def _is_known(self, pool: Pool) -> bool:
+        """Whether every service of a pool was heard of; of a source that does not exist nothing ever is."""
+        services, sources = self.tables.services.rows, self.tables.sources
+        return all(ref in services or (sources is not None and ref.source not in sources) for ref in pool.services)
+
+    def _admit(self) -> None:
+        """Pools that waited for a service replace the former ones when all is known."""
+        for key in [key for key, pool in self._waiting.items() if self._is_known(pool)]:
+            self.tables.graph.set(self.tables.pools, key, self._waiting.pop(key))

@@ -1,0 +1,271 @@
+"""How a backend is divided into clusters, and the pool of endpoints behind each that Envoy does not resolve itself.
+
+Most backends are one cluster. One that mixes discovered endpoints with DNS names is several, in the order of their
+priorities, behind an aggregate cluster. The name of that one says what it is made of: when the division changes, routes
+move to a new cluster when it is warm, and the former one goes last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from controlplane.compile import codes
+from controlplane.compile.grants import Grant, limits_of_backend
+from controlplane.compile.rows import Issue, ResourceKey
+from controlplane.compile.xds_types import LOAD_ASSIGNMENT
+from controlplane.graph.engine import Read
+from controlplane.model.endpoint import Service
+from controlplane.names import ElementKey, GatewayName, ServiceRef, aggregate_name, cluster_name, part_name
+from controlplane.spec.backend import Backend, Failover
+from controlplane.spec.member import Member
+from controlplane.spec.rows import Element
+
+if TYPE_CHECKING:
+    from controlplane.compile.pipeline import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMember:
+    """One member of a pool: an address (`service` None), or the endpoints of a service that its choice leaves.
+
+    `index` is its place in the spec, for messages.
+    """
+
+    priority: int
+    weight: int
+    index: int
+    service: ServiceRef | None
+    port: int | str | None
+    address: str = ""
+    tags: tuple[str, ...] = ()
+    meta: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """What it is, whatever its place: the order in which members of one priority are asked."""
+        if self.service is None:
+            return f"static/{self.address}:{self.port}"
+        chosen = [*self.tags, *(f"{key}={value}" for key, value in self.meta)]
+        return "/".join(
+            [self.service.source, self.service.namespace, self.service.name, str(self.port or ""), *chosen]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the load assignment of one cluster is made of.
+
+    `shift` is Envoy's overprovisioning factor, None for its own. `shares`: members of one priority share its requests by
+    their weights, however many endpoints each has. `keep_for` is in seconds, `then` what follows it. `grant` bounds where
+    endpoints may stand.
+    """
+
+    origin: ElementKey
+    members: tuple[PoolMember, ...]
+    shift: int | None = None
+    within: tuple[str, ...] = ()
+    keep_for: float | None = None
+    then: str = "keep"
+    shares: bool = False
+    grant: Grant | None = None
+
+    @property
+    def services(self) -> frozenset[ServiceRef]:
+        """The services that must be known."""
+        return frozenset(member.service for member in self.members if member.service is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A name that Envoy resolves, or an address among such names."""
+
+    host: str
+    port: int
+    priority: int
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One cluster of a backend: a pool, or names that Envoy resolves."""
+
+    name: str
+    pool: Pool | None
+    resolved: tuple[Resolved, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The clusters of a backend. Routes name `entry`: the only part, or the aggregate of all in their order."""
+
+    gateway: GatewayName
+    entry: str
+    parts: tuple[Part, ...]
+
+    @property
+    def is_aggregate(self) -> bool:
+        """Whether Envoy chooses among several clusters."""
+        return len(self.parts) > 1
+
+
+_Level = tuple[int, bool]
+"""A priority, and whether Envoy resolves what is in it."""
+
+
+def shape_of_backend(
+    read: Read, tables: Tables, key: ElementKey, element: Element
+) -> Iterator[tuple[ElementKey, Shape]]:
+    """How one backend is divided. A service that stands for a DNS name counts as that name."""
+    backend = element.part
+    assert isinstance(backend, Backend)
+    externals = {
+        service: external
+        for member in backend.members
+        if (service := member.service) is not None and (external := read.get(tables.externals, service)) is not None
+    }
+    grant = limits_of_backend(read, tables, key, element.gateway)
+    yield key, shape(key, element.gateway, backend, externals, grant, read.note)
+
+
+def shape(
+    key: ElementKey,
+    gateway: GatewayName,
+    backend: Backend,
+    externals: Mapping[ServiceRef, Service],
+    grant: Grant | None,
+    note: Callable[[Issue], None],
+) -> Shape:
+    """How a backend is divided, given the services in it that stand for a DNS name, and what it may lead to."""
+    name = cluster_name(key)
+    names = {member.priority for member in backend.members if member.dns}
+    pools: dict[_Level, list[PoolMember]] = {}
+    resolved: dict[_Level, list[Resolved]] = {}
+    for index, member in enumerate(backend.members):
+        external = externals.get(member.service) if member.service else None
+        if external is not None:
+            if grant is not None and not grant.dns(external.external_name or ""):
+                message = f'service {member.service} stands for "{external.external_name}", which is not granted'
+                path = f"members[{index}].kubernetes.service"
+                note(Issue(key, path, codes.NOT_GRANTED, message, "spec.delegates[].dnsHosts", section="backends"))
+                continue
+            if (port := _number(member, external)) is None:
+                note(unknown_port(key, index, member.service, member_port(member), external))
+                continue
+            resolved.setdefault((member.priority, True), []).append(
+                Resolved(external.external_name or "", port, member.priority, member.weight)
+            )
+        elif member.dns is not None:
+            dns = Resolved(member.dns.host, member.dns.port, member.priority, member.weight)
+            resolved.setdefault((member.priority, True), []).append(dns)
+        elif member.static is not None and (member.priority in names or (names and not backend.is_discovered)):
+            address = Resolved(member.static.address, member.static.port, member.priority, member.weight)
+            resolved.setdefault((member.priority, True), []).append(address)
+        else:
+            pools.setdefault((member.priority, False), []).append(_pool_member(member, index))
+    runs = [list(levels) for _, levels in groupby(sorted({*pools, *resolved}), key=lambda level: level[1])] or [[]]
+    parts = []
+    for run in runs:
+        is_resolved = any(resolving for _, resolving in run)
+        if len(runs) == 1 and (not is_resolved or not backend.is_discovered):
+            part = name
+        else:
+            part = part_name(key, "dns" if is_resolved else "eds", run[0][0])
+        if is_resolved:
+            parts.append(Part(part, None, tuple(_dense(one for level in run for one in resolved[level]))))
+        else:
+            members = sorted((one for level in run for one in pools[level]), key=_order)
+            parts.append(Part(part, _pool(key, backend, tuple(members), grant)))
+    if len(parts) == 1:
+        return Shape(gateway, parts[0].name, tuple(parts))
+    digest = hashlib.blake2b("\0".join(part.name for part in parts).encode(), digest_size=4).hexdigest()
+    return Shape(gateway, aggregate_name(key, digest), tuple(parts))
+
+
+def _pool(key: ElementKey, backend: Backend, members: tuple[PoolMember, ...], grant: Grant | None) -> Pool:
+    failover, lost = backend.failover, backend.on_source_lost
+    discovered = any(member.service is not None for member in members)
+    several = {member.priority for member in members}
+    return Pool(
+        key,
+        members,
+        shift_factor(failover),
+        (failover.within or ()) if discovered else (),
+        lost.keep_for.total_seconds() if lost and discovered else None,
+        lost.then if lost and discovered else "keep",
+        discovered and len(members) > len(several),
+        grant if discovered else None,
+    )
+
+
+def shift_factor(failover: Failover) -> int | None:
+    """Envoy's overprovisioning factor: health in percent times this is what a level can take. None: Envoy's own, 140."""
+    shift = failover.shift_below_healthy
+    return None if shift is None else round(100 * 100 / shift)
+
+
+def _pool_member(member: Member, index: int) -> PoolMember:
+    if member.static:
+        return PoolMember(member.priority, member.weight, index, None, member.static.port, member.static.address)
+    tags: Iterable[str] = member.consul.tags if member.consul else ()
+    meta = member.consul.meta if member.consul else {}
+    return PoolMember(
+        member.priority,
+        member.weight,
+        index,
+        member.service,
+        member_port(member),
+        tags=tuple(sorted(set(tags))),
+        meta=tuple(sorted(meta.items())),
+    )
+
+
+def member_port(member: Member) -> int | str | None:
+    """The port that a discovered member asks for."""
+    return member.kubernetes.port if member.kubernetes else member.consul.port if member.consul else None
+
+
+def _number(member: Member, external: Service) -> int | None:
+    """The port of a DNS name: a number is what it is, a name is one of the service's ports."""
+    port = member_port(member)
+    if isinstance(port, int):
+        return port
+    return next((one.number for one in external.ports if port in {one.name, None}), None)
+
+
+def _order(member: PoolMember) -> tuple[int, str]:
+    return member.priority, member.identity
+
+
+def _dense(members: Iterable[Resolved]) -> Iterator[Resolved]:
+    """The same with priorities from 0 on, without gaps, sorted."""
+    found = sorted(members, key=lambda one: (one.priority, one.host, one.port, one.weight))
+    ranks = {priority: rank for rank, priority in enumerate(sorted({one.priority for one in found}))}
+    return (Resolved(one.host, one.port, ranks[one.priority], one.weight) for one in found)
+
+
+def unknown_port(
+    key: ElementKey, index: int, service: ServiceRef | None, port: int | str | None, known: Service
+) -> Issue:
+    """A member asks for a port that the service does not declare."""
+    ports = ", ".join(f"{one.number} {one.name}".strip() for one in sorted(known.ports, key=lambda one: one.number))
+    return Issue(
+        key,
+        f"members[{index}].kubernetes.port",
+        codes.UNKNOWN_PORT,
+        f"service {service} has no port {port}" if port else f"service {service} has no port",
+        f"known: {ports}" if ports else "it declares none",
+        section="backends",
+    )
+
+
+def pools_of_shape(read: Read, tables: Tables, key: ElementKey, found: Shape) -> Iterator[tuple[ResourceKey, Pool]]:
+    """The pools of a backend, by the load assignments that they become; none when it leads where it may not."""
+    if read.get(tables.refused_backends, key):
+        return
+    for part in found.parts:
+        if part.pool is not None:
+            yield ResourceKey((found.gateway,), LOAD_ASSIGNMENT, part.name), part.pool
