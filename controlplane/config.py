@@ -117,8 +117,12 @@ class SecretsFolder(Written):
 
 
 class Startup(Written):
-    """What is served before every source has said everything once."""
+    """What is served before every source has said everything once.
 
+    `waitFor`: the sources that must have, by name (`files`, `secrets`, `kubernetes/NAME`, `consul/NAME`).
+    """
+
+    wait_for: Literal["all", "none"] | Annotated[tuple[str, ...], Field(max_length=256)] = "all"
     deadline: PositiveDuration = timedelta(seconds=30)
     on_deadline: Literal["serve-last-known-good", "wait"] = "serve-last-known-good"
 

@@ -14,6 +14,7 @@ import structlog
 
 from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
+from controlplane.app.services import Services
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.tls import certificate_status
 from controlplane.errors import Diagnostic
@@ -27,6 +28,17 @@ log = structlog.get_logger(__name__)
 _PAIR = ("tls.crt", "tls.key")
 _KEPT_FILES = (*_PAIR, "ca.crt")
 """The files of a secret that outlive it: traffic goes on with the previous certificate."""
+
+
+SERVICE_WAIT = 2.0
+"""Seconds that a change of the configuration waits for services that it names first, from a source that works."""
+
+
+def _is_said_by(ref: ObjectRef | SecretRef, source: str) -> bool:
+    """Whether a source that has said everything has spoken of this; a secret that is only given on demand: later."""
+    if isinstance(ref, ObjectRef):
+        return ref.source == source
+    return source == "secrets" and ref.source == "files"
 
 
 @dataclass(slots=True)
@@ -61,20 +73,28 @@ class Intake:
         *,
         keep: Callable[[SpecObject | ObjectRef], None],
         keep_secret: Callable[[SecretRef, Secret | None], None],
+        services: Services,
+        waited_for: Iterable[str] | None = None,
         objects_before: Iterable[ObjectRef],
         secrets_before: Mapping[SecretRef, Secret],
     ) -> None:
-        """`keep` and `keep_secret` write behind to the state on disk, which holds what was in force before."""
+        """`keep` and `keep_secret` write behind to the state on disk, which holds what was in force before.
+
+        Nothing is committed before the sources `waited_for` (None: all) have said everything, or that they cannot.
+        """
         self.objects: dict[ObjectRef, SpecObject] = {}
         self.register = Problems(self.objects.get)
         self.sources = {name: SourceStatus(name) for name in sources}
         self.changed: Callable[[], None] = lambda: None
         """Called when a source answers or fails."""
+        self.services = services
+        self.waited_for = frozenset(self.sources) if waited_for is None else frozenset(waited_for)
         self._loop: CommitLoop
         self._keep = keep
         self._keep_secret = keep_secret
         self._secrets: dict[SecretRef, Secret] = dict(secrets_before)
         self._lost: set[SecretRef] = set()
+        self._waited = False
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
         self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
 
@@ -89,6 +109,7 @@ class Intake:
         self.objects[spec.ref] = spec
         self._unconfirmed.discard(spec.ref)
         self.register.know(spec.ref)
+        self.services.refer(spec.ref, spec.rows)
         self._loop.edit(spec.ref, lambda compiler: compiler.put(spec.ref, spec.rows))
         self._keep(spec)
 
@@ -96,6 +117,7 @@ class Intake:
         """An object is gone."""
         self.objects.pop(ref, None)
         self.register.forget(ref)
+        self.services.refer(ref, None)
         self._loop.edit(ref, lambda compiler: compiler.remove(ref))
         self._keep(ref)
 
@@ -142,10 +164,12 @@ class Intake:
             self._say_lost(ref, ())
 
     def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:
-        """A service as it is now. Nothing reads services yet."""
+        """A service as it is now."""
+        self.services.put(ref, service, sure=sure)
 
     def remove_service(self, ref: ServiceRef, *, sure: bool = False) -> None:
-        """A service is gone. Nothing reads services yet."""
+        """There is no such service."""
+        self.services.put(ref, None, sure=sure)
 
     def problems(self, source: str, subject: str, diagnostics: Sequence[Diagnostic]) -> None:
         """What is wrong with something that a source reads."""
@@ -155,7 +179,7 @@ class Intake:
         """The source has said everything: what was in force before and is not now was removed in the meantime."""
         status = self.sources[source]
         if not status.synced:
-            self._forget_unconfirmed(ObjectRef if source == "files" else SecretRef)
+            self._forget_unconfirmed(source)
         status.synced, status.failure, status.spoke = True, None, time.monotonic()
         self.changed()
 
@@ -165,6 +189,7 @@ class Intake:
         if status.failure != reason:
             log.error("source failed", source=source, reason=reason)
         status.failure = reason
+        self._hold_for_services()
         self.changed()
 
     def flush(self, event_time: float) -> None:
@@ -172,18 +197,37 @@ class Intake:
         for status in self.sources.values():
             if status.failure is None:
                 status.spoke = time.monotonic()
-        if self._holding and all(status.answered for status in self.sources.values()):
+        self.services.ask()
+        self.services.flush(event_time)
+        if self._holding and all(map(self.has_all, self.waited_for)):
             self._holding = False
         if not self._holding:
+            self._hold_for_services()
             self._loop.flush(event_time)
+        self.changed()
 
     def release(self, event_time: float) -> None:
         """Commit what there is, and from now on whatever comes, though a source may not have answered."""
         self._holding = False
         self._loop.flush(event_time)
 
-    def _forget_unconfirmed(self, kind: type[ObjectRef | SecretRef]) -> None:
-        for ref in [ref for ref in self._unconfirmed if isinstance(ref, kind)]:
+    def has_all(self, source: str) -> bool:
+        """Whether a source has said all that is wanted of it, or that it cannot."""
+        status = self.sources[source]
+        return status.answered and (status.failure is not None or self.services.caught_up(source))
+
+    def _hold_for_services(self) -> None:
+        """A document that names a new service waits a moment until that is known: its routes need endpoints."""
+        if self.services.unheard(lambda source: self.sources[source].works()):
+            if not self._waited:
+                self._waited = True
+                self._loop.hold(time.monotonic() + SERVICE_WAIT)
+        elif self._waited:
+            self._waited = False
+            self._loop.release()
+
+    def _forget_unconfirmed(self, source: str) -> None:
+        for ref in [ref for ref in self._unconfirmed if _is_said_by(ref, source)]:
             self._unconfirmed.discard(ref)
             if isinstance(ref, SecretRef):
                 self.remove_secret(ref)

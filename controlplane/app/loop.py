@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -38,6 +39,8 @@ class CommitLoop:
         self._oldest: float | None = None
         self._latest = 0.0
         self._woken = asyncio.Event()
+        self._released = asyncio.Event()
+        self._held_until = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self._ended = 0.0
@@ -56,6 +59,15 @@ class CommitLoop:
         self._idle.clear()
         self._woken.set()
 
+    def hold(self, until: float) -> None:
+        """Commit nothing before `release`, or before this time (time.monotonic)."""
+        self._held_until = until
+
+    def release(self) -> None:
+        """Commit again."""
+        self._held_until = 0.0
+        self._released.set()
+
     async def settled(self) -> None:
         """Wait until everything flushed so far is committed."""
         await self._idle.wait()
@@ -65,6 +77,7 @@ class CommitLoop:
         while True:
             await self._woken.wait()
             await self._gather()
+            await self._unheld()
             self._woken.clear()
             edits, self._edits = self._edits, {}
             event_time, self._oldest = self._oldest or time.monotonic(), None
@@ -86,6 +99,12 @@ class CommitLoop:
             if now >= due:
                 return
             await asyncio.sleep(due - now)
+
+    async def _unheld(self) -> None:
+        while (left := self._held_until - time.monotonic()) > 0:
+            self._released.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._released.wait(), left)
 
     async def _commit(self, edits: dict[Hashable, Edit]) -> Commit:
         until = time.monotonic() + SLICE_SECONDS

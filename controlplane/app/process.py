@@ -21,15 +21,19 @@ import structlog
 from controlplane.admin.server import application, listen
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
+from controlplane.app.lane import EndpointLane
 from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
 from controlplane.app.refusals import Refusals
+from controlplane.app.services import Services
 from controlplane.app.trust import Trust
-from controlplane.compile.compiler import Commit, Compiler
+from controlplane.compile.compiler import Commit, Compiler, issues_of
+from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 from controlplane.config import Configuration, Endpoint
-from controlplane.errors import ConfigurationError, Diagnostic, Severity
-from controlplane.names import Family, GatewayName, View, parts_of
+from controlplane.errors import ConfigurationError, Diagnostic, Severity, nearest
+from controlplane.model.endpoint import Service
+from controlplane.names import Family, GatewayName, ServiceRef, View, parts_of
 from controlplane.pki.authority import Authority
 from controlplane.pki.configured import ConfiguredKeys
 from controlplane.pki.denial import DenyList
@@ -69,12 +73,22 @@ class ControlPlane:
         self._keys = self._open_keys()
         self._trust = self._open_trust()
         self._store = Store()
-        self._compiler = Compiler()
         self._sources = self._make_sources()
+        discoveries = [source for source in self._sources if hasattr(source, "want")]
+        known = frozenset(source.name for source in discoveries)
+        self._compiler = Compiler(endpoints=Endpoints(EndpointTables(known)))
+        self._lane = EndpointLane(
+            self._compiler.endpoints,
+            self._endpoints_changed,
+            quiet=configuration.coalesce.quiet.total_seconds(),
+            longest=configuration.coalesce.max.total_seconds(),
+        )
         self.intake = Intake(
             [source.name for source in self._sources],
             keep=self._memory.keep,
             keep_secret=self._memory.keep_secret,
+            services=Services(self._lane, discoveries, self._external_changed),
+            waited_for=self._waited_for(),
             objects_before=self._memory.texts,
             secrets_before=self._memory.secrets,
         )
@@ -175,6 +189,17 @@ class ControlPlane:
             found.append(SecretSource(configuration.secrets.path, last_good=self._memory.secrets))
         return found
 
+    def _waited_for(self) -> frozenset[str]:
+        """The sources that the start waits for."""
+        names, wanted = frozenset(source.name for source in self._sources), self._configuration.startup.wait_for
+        if wanted == "all":
+            return names
+        if wanted == "none":
+            return frozenset()
+        if unknown := sorted(set(wanted) - names):
+            raise ConfigurationError(f'startup.waitFor: no source "{unknown[0]}" ({nearest(unknown[0], names)})')
+        return frozenset(wanted)
+
     async def _listen(self) -> Addresses:
         configuration = self._configuration
         running = Running(
@@ -221,7 +246,7 @@ class ControlPlane:
         """Every source has answered, or the deadline has passed and there is something to serve."""
         startup = self._configuration.startup
         deadline = time.monotonic() + startup.deadline.total_seconds()
-        while not all(status.answered for status in self.intake.sources.values()):
+        while not all(map(self.intake.has_all, self.intake.waited_for)):
             self._answered.clear()
             left = deadline - time.monotonic()
             if left <= 0 and startup.on_deadline == "serve-last-known-good" and self.intake.objects:
@@ -282,6 +307,7 @@ class ControlPlane:
             self._server.changed()
         self._metrics.build_seconds.observe(build_seconds)
         self._metrics.sequence.set(sequence)
+        self.intake.services.settle()
         self._keep([key for key in commit.requirements if key in tables.requirements.rows])
         if self._fleet.ready:
             self._forget_lost()
@@ -290,6 +316,21 @@ class ControlPlane:
         if commit.publication:
             changed = sum(map(len, commit.publication.values()))
             log.info("published", sequence=sequence, resources=changed, build_ms=round(build_seconds * 1000, 2))
+
+    def _endpoints_changed(self, touched: Touched, event_time: float) -> None:
+        """What the endpoint lane changed goes out at once."""
+        before = self._store.sequence
+        sequence = self._store.publish(self._compiler.endpoints.publication(touched))
+        if sequence != before:
+            if self._fleet.ready:
+                self._fleet.published(sequence, event_time)
+            self._server.changed()
+            self._metrics.sequence.set(sequence)
+        self.intake.register.say_all(issues_of(self._compiler.endpoints.tables.graph))
+
+    def _external_changed(self, ref: ServiceRef, service: Service | None) -> None:
+        """A service stands for a DNS name, or ceases to: that is for the configuration to know."""
+        self._loop.edit(("external", ref), lambda compiler: compiler.put_external(ref, service))
 
     def _keep(self, requirements: list[tuple[GatewayName, str]]) -> None:
         """Routes on proxies name these from now on: they stay in the filter until no proxy names them."""

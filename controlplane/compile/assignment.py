@@ -85,9 +85,7 @@ def load_assignment(name: str, pool: Pool, known: Known, near: Locality = NOWHER
             lb_endpoints=[_lb_endpoint(one) for one in members],
         )
         if locality != NOWHERE or group:
-            message.locality.CopyFrom(
-                base_pb2.Locality(region=locality.region, zone=locality.zone, sub_zone=group)
-            )
+            message.locality.CopyFrom(base_pb2.Locality(region=locality.region, zone=locality.zone, sub_zone=group))
         if pool.shares:
             part = sum(one.weight for one in members)
             share = max(1, round(weights.get(group, 1) * SHARE * part / totals[rank, group])) if group else part

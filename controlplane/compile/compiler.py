@@ -81,16 +81,12 @@ class Compiler:
         uses = (tables.chain_secrets.rows, tables.backend_secrets.rows, tables.provider_secrets.rows)
         return any(use.secret == ref for rows in uses for use in rows)
 
-    def put_service(self, ref: ServiceRef, service: Service) -> bool:
-        """The service as it is now: for the endpoint lane. Whether the configuration must be committed too."""
-        table = self.tables.externals
-        before, is_external = table.rows.get(ref), service.external_name is not None
-        self.endpoints.put(ref, service)
-        if is_external:
-            self.tables.graph.set(table, ref, service)
-        elif before is not None:
-            self.tables.graph.delete(table, ref)
-        return is_external or before is not None
+    def put_external(self, ref: ServiceRef, service: Service | None) -> None:
+        """A service that stands for a DNS name; None when it does not (any more)."""
+        if service is None:
+            self.tables.graph.delete(self.tables.externals, ref)
+        else:
+            self.tables.graph.set(self.tables.externals, ref, service)
 
     def add_view(self, view: View, family: Family = Family.ENVOY) -> None:
         """Compile what belongs to this set of gateways as a whole, or all of it for nodes that are no Envoys."""

@@ -14,7 +14,7 @@ from collections.abc import Collection, Generator, Hashable, Iterable, Iterator,
 from dataclasses import dataclass, field
 
 from controlplane.compile import codes
-from controlplane.compile.assignment import Known, is_chosen, load_assignment, port_names
+from controlplane.compile.assignment import Known, is_chosen, load_assignment
 from controlplane.compile.pool import Pool, unknown_port
 from controlplane.compile.proxyless.cluster import load_assignment as grpc_load_assignment
 from controlplane.compile.rows import Issue, ResourceKey
@@ -22,7 +22,7 @@ from controlplane.compile.xds_types import LOAD_ASSIGNMENT
 from controlplane.errors import nearest
 from controlplane.filters.envoy import serialised
 from controlplane.graph.engine import Derived, Graph, Index, Input, Read
-from controlplane.model.endpoint import NOWHERE, Locality, Service
+from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, GatewayName, ServiceRef, part_of_gateway
 from controlplane.resources import Resource
 
@@ -109,11 +109,15 @@ class EndpointTables:
                 known = (one.partition("/")[2] for one in self.sources if one.startswith(f"{kind}/"))
                 message = f'no {what} "{source}" is configured'
                 help = nearest(source, known)
-                read.note(Issue(pool.origin, f"{path}.{field_name}", codes.UNKNOWN_SOURCE, message, help, section="backends"))
+                read.note(
+                    Issue(pool.origin, f"{path}.{field_name}", codes.UNKNOWN_SOURCE, message, help, section="backends")
+                )
             elif service == ABSENT:
                 message = f"there is no service {ref}"
                 help = "it has no endpoints until there is one"
-                read.note(Issue(pool.origin, f"{path}.service", codes.UNKNOWN_SERVICE, message, help, False, "backends"))
+                read.note(
+                    Issue(pool.origin, f"{path}.service", codes.UNKNOWN_SERVICE, message, help, False, "backends")
+                )
             elif service is not None and ref.namespace and not _has_port(member.port, service):
                 read.note(unknown_port(pool.origin, member.index, ref, member.port, service))
             elif (
@@ -159,7 +163,9 @@ class Endpoints:
 
     def is_used(self, ref: ServiceRef) -> bool:
         """Whether a pool, or one that waits, asks for the service."""
-        return ref in self.tables.pools_by_service.members or any(ref in pool.services for pool in self._waiting.values())
+        return ref in self.tables.pools_by_service.members or any(
+            ref in pool.services for pool in self._waiting.values()
+        )
 
     def lost(self, stale: Collection[tuple[str, float]]) -> None:
         """The sources that have been lost for longer than some pools keep their endpoints."""

@@ -21,7 +21,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from controlplane.compile.access_log import access_log
-from controlplane.compile.cluster import BUFFER_LIMIT, socket_address
+from controlplane.compile.assignment import socket_address
+from controlplane.compile.cluster import BUFFER_LIMIT
 from controlplane.compile.tls import ads, downstream
 from controlplane.filters.chain import HttpFilter, http_filters
 from controlplane.filters.envoy import duration, packed

@@ -91,7 +91,8 @@ def compile_objects(
     for secret_ref, secret in secrets.items():
         compiler.put_secret(secret_ref, secret)
     for service_ref, service in (services or {}).items():
-        compiler.put_service(service_ref, service)
+        compiler.endpoints.put(service_ref, service)
+        compiler.put_external(service_ref, service if service.external_name else None)
     if view is not None and (len(view) > 1 or family is not Family.ENVOY):
         compiler.add_view(view, family)
     commit = compiler.commit_now()

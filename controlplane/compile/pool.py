@@ -50,9 +50,7 @@ class PoolMember:
         if self.service is None:
             return f"static/{self.address}:{self.port}"
         chosen = [*self.tags, *(f"{key}={value}" for key, value in self.meta)]
-        return "/".join(
-            [self.service.source, self.service.namespace, self.service.name, str(self.port or ""), *chosen]
-        )
+        return "/".join([self.service.source, self.service.namespace, self.service.name, str(self.port or ""), *chosen])
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,12 @@ class Failover(Written):
     `panicBelowHealthy`: when less of all endpoints are healthy, health is not believed, and all of them are used.
     """
 
-    within: Annotated[
-        tuple[Literal["zone", "region"], ...], Field(min_length=1, max_length=2), AfterValidator(_from_near_to_far)
-    ] | None = None
+    within: (
+        Annotated[
+            tuple[Literal["zone", "region"], ...], Field(min_length=1, max_length=2), AfterValidator(_from_near_to_far)
+        ]
+        | None
+    ) = None
     shift_below_healthy: Annotated[Percent, AfterValidator(_above_zero)] | None = None
     panic_below_healthy: Percent | None = None
 

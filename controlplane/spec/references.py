@@ -42,8 +42,8 @@ def _names(part: object) -> Iterator[str | None]:
     if isinstance(part, Listener):
         yield from (entry.certificate.secret_ref for entry in part.tls)
     elif isinstance(part, Backend) and part.tls is not None:
-        yield part.tls.ca and part.tls.ca.secret_ref
-        yield part.tls.client_certificate and part.tls.client_certificate.secret_ref
+        yield part.tls.ca.secret_ref if part.tls.ca else None
+        yield part.tls.client_certificate.secret_ref if part.tls.client_certificate else None
     elif isinstance(part, JwtProvider):
         yield part.jwks.secret_ref
-        yield part.jwks.ca and part.jwks.ca.secret_ref
+        yield part.jwks.ca.secret_ref if part.jwks.ca else None

@@ -2,6 +2,7 @@
 
 A case may begin with a comment that names its secrets: `# secrets: {shop-tls: certificate, id-keys: jwks}`. They are made
 at run time; the output names them instead of showing them. All gateways of a case are seen by one node.
+Documents of the kind `Services` say what sources know of services, as `tests.support.services` reads them.
 What every gateway on port 8080 has, whatever it says, is left out of the output: `gateway/least.out.yaml` shows it.
 """
 

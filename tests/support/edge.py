@@ -20,6 +20,7 @@ from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
 from tests.support.client import Connection, Headers, Http2, Response, Upgrade
 from tests.support.envoy import Envoy
+from tests.support.services import without_services
 
 HTTP = 8080
 HTTPS = 8443
@@ -33,6 +34,7 @@ def filled(text: str, ports: Mapping[str, int]) -> str:
 
 def compiled(text: str, secrets: Path | None = None) -> Compiled:
     """All documents of a text, compiled for a node that sees all their gateways. Errors of syntax raise."""
+    text, services = without_services(text)
     parsed = parse_text(text, "spec.yaml", SOURCE)
     problems = [str(diagnostic) for one in parsed for diagnostic in one.diagnostics]
     if problems:
@@ -41,7 +43,7 @@ def compiled(text: str, secrets: Path | None = None) -> Compiled:
     found = {ref: rows(ref, document) for ref, document in documents.items()}
     content, _ = read_secrets(secrets) if secrets else ({}, [])
     gateways = sorted(ref.full_name for ref in found if ref.kind == "GatewaySpec")
-    return compile_objects(found, content, tuple(gateways))  # type: ignore[arg-type]  # GatewayName is a str
+    return compile_objects(found, content, tuple(gateways), services)  # type: ignore[arg-type]  # GatewayName is a str
 
 
 def configuration(result: Compiled, secrets: Path | None = None) -> dict[str, Any]:

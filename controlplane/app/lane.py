@@ -1,0 +1,94 @@
+"""The endpoint lane in the running process: what a source says of a service is on its way to proxies at once.
+
+It shares the event loop with the commit loop and never waits for it: its commits are small, and end before anything
+else runs. The first change after quiet goes out at once, a storm is gathered until it pauses for `quiet`, at the latest
+after `longest`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from controlplane.compile.endpoints import ABSENT, Endpoints, Touched
+from controlplane.model.endpoint import Locality, Service
+from controlplane.names import ServiceRef
+
+
+class Timer(Protocol):
+    """Something that was put off."""
+
+    def cancel(self) -> None:
+        """It is not to be done any more."""
+
+
+def _later(delay: float, callback: Callable[[], None]) -> Timer:
+    return asyncio.get_running_loop().call_later(delay, callback)
+
+
+class EndpointLane:
+    """Writes services into the endpoint graph, commits, and hands on what changed."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        publish: Callable[[Touched, float], None],
+        *,
+        quiet: float,
+        longest: float,
+        clock: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Callable[[], None]], Timer] = _later,
+    ) -> None:
+        """`publish(touched, event_time)` is called after every commit that changed something."""
+        self.endpoints = endpoints
+        self._publish = publish
+        self._quiet = quiet
+        self._longest = longest
+        self._clock = clock
+        self._later = later
+        self._oldest: float | None = None  # event time of what waits
+        self._began = self._latest = 0.0
+        self._ended = -float("inf")
+        self._timer: Timer | None = None
+
+    def put(self, ref: ServiceRef, service: Service | None) -> None:
+        """The service as it is now; None when it does not exist. Goes out with the next `flush`."""
+        self.endpoints.put(ref, ABSENT if service is None else service)
+
+    def lost(self, stale: Collection[tuple[str, float]], event_time: float) -> None:
+        """The sources that have been lost for longer than some backends keep their endpoints."""
+        self.endpoints.lost(stale)
+        self.flush(event_time)
+
+    def add_class(self, place: Locality) -> None:
+        """Proxies in this place exist: what they get is there when this returns."""
+        self.endpoints.add_class(place)
+        self._commit()
+
+    def flush(self, event_time: float) -> None:
+        """A consistent batch ends here; `event_time` is when the cause of the oldest change was noticed."""
+        now = self._clock()
+        self._latest = now
+        if self._oldest is None:
+            self._oldest, self._began = event_time, now
+        self._oldest = min(self._oldest, event_time)
+        if self._timer is None:
+            self._go()
+
+    def _go(self) -> None:
+        """Commit when it is time, else come back then."""
+        self._timer = None
+        now = self._clock()
+        due = min(max(self._latest, self._ended) + self._quiet, self._began + self._longest)
+        if now >= due or (self._began == self._latest and now - self._ended >= self._quiet):
+            self._commit()
+        else:
+            self._timer = self._later(due - now, self._go)
+
+    def _commit(self) -> None:
+        event_time, self._oldest = self._oldest, None
+        touched = self.endpoints.commit()
+        self._ended = self._clock()
+        self._publish(touched, self._ended if event_time is None else event_time)
