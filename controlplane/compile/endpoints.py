@@ -63,7 +63,15 @@ class EndpointTables:
         )
         self.resources = (self.assignments, self.grpc_assignments)
         self.graph = Graph(
-            (self.services, self.stale, self.classes, self.followed, self.pools, self.assignments, self.grpc_assignments)
+            (
+                self.services,
+                self.stale,
+                self.classes,
+                self.followed,
+                self.pools,
+                self.assignments,
+                self.grpc_assignments,
+            )
         )
 
     def _assignments(self, read: Read, key: ResourceKey, pool: Pool) -> Iterator[tuple[ResourceKey, Resource]]:
@@ -91,7 +99,11 @@ class EndpointTables:
         """The same for gRPC clients, of gateways that some of them see."""
         kind, gateway, *place = key.part if len(key.part) > 1 else ("", *key.part)
         if read.get(self.followed, gateway) is not None:
-            part = (kind, gateway, *place, str(Family.GRPC)) if kind else part_of_gateway(GatewayName(gateway), Family.GRPC)
+            part = (
+                (kind, gateway, *place, str(Family.GRPC))
+                if kind
+                else part_of_gateway(GatewayName(gateway), Family.GRPC)
+            )
             body = grpc_load_assignment(resource.body)
             yield ResourceKey(part, *key[1:]), Resource(LOAD_ASSIGNMENT, key.name, body, origin=resource.origin)
 

@@ -121,6 +121,8 @@ def _structural(said: dict[str, Any], known: dict[str, Any], count: int) -> dict
         fields = made.get("properties", {}).items()
         made["properties"] = {field: _structural(one, known, count) for field, one in fields}
         made["x-kubernetes-preserve-unknown-fields"] = True
+    if {one.get("type") for one in said.get("anyOf", ())} == {"integer", "string"}:
+        made["x-kubernetes-int-or-string"] = True  # which has no type of its own
     if choices := _choices(name):
         if count <= MAX_CHECKS:
             made["x-kubernetes-validations"] = [_rule(choice) for choice in choices]
