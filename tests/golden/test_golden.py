@@ -47,7 +47,7 @@ def test_bytes_do_not_depend_on_the_order_of_documents(case: Case, tmp_path: Pat
     objects = dict(reversed([(ref, dict(reversed(list(rows.items())))) for ref, rows in once.compiler.objects.items()]))
     tables = once.compiler.tables
     services = dict(reversed(list(once.compiler.endpoints.tables.services.rows.items())))
-    again = compile_objects(objects, tables.secrets.rows, tuple(once.gateways), services)
+    again = compile_objects(objects, tables.secrets.rows, tuple(once.gateways), services=services)
     assert resources(again) == resources(once)
     assert again.diagnostics == once.diagnostics
 

@@ -43,7 +43,7 @@ def compiled(text: str, secrets: Path | None = None) -> Compiled:
     found = {ref: rows(ref, document) for ref, document in documents.items()}
     content, _ = read_secrets(secrets) if secrets else ({}, [])
     gateways = sorted(ref.full_name for ref in found if ref.kind == "GatewaySpec")
-    return compile_objects(found, content, tuple(gateways), services)  # type: ignore[arg-type]  # GatewayName is a str
+    return compile_objects(found, content, tuple(gateways), services=services)  # type: ignore[arg-type]  # GatewayName is a str
 
 
 def configuration(result: Compiled, secrets: Path | None = None) -> dict[str, Any]:
