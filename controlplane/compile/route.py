@@ -76,7 +76,7 @@ def compiled_route(
     resolved = resolve(around, problems, key, gateway, route)
     _check_matches(around, problems, gateway, route)
     copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
-    shared_limits = bool(resolved.limits) and copies and route.to is not None
+    shared_limits = bool(resolved.limits) and copies
     entries = tuple(_entries(problems, key, route, claimed, claim, resolved, settings, shared_limits=shared_limits))
     return CompiledRoute(
         gateway,

@@ -61,6 +61,7 @@ spec:
     - {name: by-key, hosts: [shop.example.com], match: [{path: {prefix: /by-key}}], public: true, use: [by-key], to: [{backend: one}]}
     - {name: both, hosts: [shop.example.com], match: [{path: {prefix: /both}}], public: true, use: [both], to: [{backend: one}]}
     - {name: answer, hosts: [shop.example.com, other.example.com], match: [{path: {prefix: /answer}}], public: true, use: [three], respond: {status: 200, body: hi}}
+    - {name: moved, hosts: [shop.example.com, other.example.com], match: [{path: {prefix: /moved}}], public: true, use: [three], redirect: {host: new.example.com, code: 307}}
     - {name: refills, hosts: [shop.example.com], match: [{path: {prefix: /refills}}], public: true, use: [refills], to: [{backend: one}]}
 """
 
@@ -185,10 +186,11 @@ def test_copies_of_a_route_share_their_limit(edge: Edge, backends: Backends) -> 
     assert statuses([edge.request(*place) for place in places]) == [429] * 3
 
 
-def test_a_route_that_answers_by_itself_is_limited(edge: Edge) -> None:
-    """For each of its hosts apart: Envoy gives filters no metadata of such a route, and there is no backend to spare."""
-    for host in ("shop.example.com", "other.example.com"):
-        assert statuses([edge.request("/answer", host) for _ in range(4)]) == [200, 200, 200, 429]
+@pytest.mark.parametrize(("path", "status"), [("/answer", 200), ("/moved", 307)])
+def test_a_route_that_answers_by_itself_is_limited(edge: Edge, path: str, status: int) -> None:
+    """Its copies share the bucket as well."""
+    hosts = ["shop.example.com", "other.example.com", "OTHER.example.com", "shop.example.com"]
+    assert statuses([edge.request(path, host) for host in hosts]) == [status, status, status, 429]
 
 
 def test_limit_by_client_address(edge: Edge, backends: Backends) -> None:

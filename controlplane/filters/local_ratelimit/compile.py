@@ -78,33 +78,42 @@ def names(limits: Mapping[str, LocalLimit]) -> dict[str, str]:
     return slots
 
 
-def _config(limits: Mapping[str, LocalLimit], stat_prefix: str) -> Any:
+def _bucket(limit: LocalLimit) -> Any:
+    return token_bucket_pb2.TokenBucket(
+        max_tokens=limit.burst or limit.requests,
+        tokens_per_fill=UInt32Value(value=limit.requests),
+        fill_interval=duration(limit.per.interval),
+    )
+
+
+def _config(bucket: Any, stat_prefix: str) -> Any:
     return local_rate_limit_pb2.LocalRateLimit(
         stat_prefix=stat_prefix,
         filter_enabled=_ALWAYS,
         filter_enforced=_ALWAYS,
-        token_bucket=_UNLIMITED,
-        always_consume_default_token_bucket=BoolValue(value=False),
-        max_dynamic_descriptors=UInt32Value(value=MAX_CLIENTS),
+        token_bucket=bucket,
         rate_limited_as_resource_exhausted=True,
-        descriptors=[
-            ratelimit_pb2.LocalRateLimitDescriptor(
-                entries=[_Entry(key="limit", value=identity), *entries],
-                token_bucket=token_bucket_pb2.TokenBucket(
-                    max_tokens=limits[identity].burst or limits[identity].requests,
-                    tokens_per_fill=UInt32Value(value=limits[identity].requests),
-                    fill_interval=duration(limits[identity].per.interval),
-                ),
-            )
-            for identity in sorted(limits)
-            for _, entries in _cases(limits[identity].key)
-        ],
     )
+
+
+def _described(limits: Mapping[str, LocalLimit], stat_prefix: str) -> Any:
+    """A configuration with a bucket for each value of each limit; the one for all requests is never empty."""
+    message = _config(_UNLIMITED, stat_prefix)
+    message.always_consume_default_token_bucket.CopyFrom(BoolValue(value=False))
+    message.max_dynamic_descriptors.CopyFrom(UInt32Value(value=MAX_CLIENTS))
+    for identity in sorted(limits):
+        for _, entries in _cases(limits[identity].key):
+            message.descriptors.add(
+                entries=[_Entry(key="limit", value=identity), *entries], token_bucket=_bucket(limits[identity])
+            )
+    return message
 
 
 def own(limits: Mapping[str, LocalLimit], stat_prefix: str = "route_limits") -> Any:
     """Limits with buckets of their own: for one route, or for a listener; a request must pass all of them."""
-    message = _config(limits, stat_prefix)
+    if len(limits) == 1 and (limit := next(iter(limits.values()))).key is None:
+        return packed(_config(_bucket(limit), stat_prefix))  # the usual case, without describing the request
+    message = _described(limits, stat_prefix)
     for identity in sorted(limits):
         for described, _ in _cases(limits[identity].key):
             message.rate_limits.add(actions=[_named(identity), *described])
@@ -115,7 +124,7 @@ def shared(limits: Mapping[str, LocalLimit], slots: Iterable[str]) -> Any:
     """The filter itself, with the buckets of all limits that routes name in these slots; without any, it does nothing."""
     if not limits:
         return packed(local_rate_limit_pb2.LocalRateLimit(stat_prefix="route_limits"))
-    message = _config(limits, "route_limits")
+    message = _described(limits, "route_limits")
     for slot in sorted(set(slots)):
         key = slot.rpartition("#")[0]
         for described, _ in _cases(None if key == "all" else key):
