@@ -49,11 +49,18 @@ def https_redirect(port: int | None, code: int = 308) -> Any:
     )
 
 
-def redirect(spec: Redirect, match: PathMatch) -> Any:
-    """The redirect that a route says, for requests that this path condition took."""
+def redirect(spec: Redirect, match: PathMatch, https_port: int | None) -> Any:
+    """The redirect that a route says, for requests that this path condition took.
+
+    Envoy knows the host without its port: one that is not named is that of the scheme, or `https_port` to HTTPS on the
+    same host.
+    """
+    port = spec.port
+    if port is None and spec.host is None and spec.scheme == "https" and https_port != 443:
+        port = https_port
     message = route_components_pb2.RedirectAction(
         host_redirect=spec.host or "",
-        port_redirect=spec.port or 0,
+        port_redirect=port or 0,
         response_code=_REDIRECT_CODES[spec.code],
         strip_query=spec.strip_query,
     )

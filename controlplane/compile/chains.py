@@ -17,7 +17,7 @@ def chains_of_listener(_: Read, key: ElementKey, element: Element) -> Iterator[t
     assert isinstance(listener, Listener)
     if listener.protocol is Protocol.HTTP:
         group = group_of_port(listener.address, listener.port)
-        yield (key, ""), Chain(element.gateway, key, group, listener.protocol, ("*",), listener.redirect)
+        yield (key, ""), Chain(element.gateway, key, group, listener.protocol, listener.port, ("*",), listener.redirect)
         return
     hosts: dict[str, set[str]] = {}
     for entry in listener.tls:
@@ -30,6 +30,7 @@ def chains_of_listener(_: Read, key: ElementKey, element: Element) -> Iterator[t
                 key,
                 group_of_chain(key, identity),
                 listener.protocol,
+                listener.port,
                 tuple(sorted(names)),
                 listener.redirect,
                 SecretRef(key.object.source, key.object.namespace, identity),

@@ -6,11 +6,12 @@ the first by name; a path of a host to one namespace, in the same way. Gateways 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
 from controlplane.compile.action import https_redirect
+from controlplane.compile.placement import https_port
 from controlplane.compile.rows import (
     Chain,
     Claim,
@@ -35,13 +36,20 @@ from controlplane.filters.shard_lua.compile import CATCH_ALL, FALLBACK
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName
 from controlplane.resources import Resource
-from controlplane.spec.listener import Listener, Protocol
+from controlplane.spec.listener import Protocol
 
 if TYPE_CHECKING:
     from controlplane.compile.pipeline import Tables
 
 Scope = tuple[GatewayName, str, str]
 """Gateway, listener group, host."""
+
+MAX_FLOATING = 64
+"""Floating matches of a host that are copied into each of its segments.
+
+Beyond that, copies would multiply without bound: 1,000 segments would hold more than 64,000 routes. Such a host has one
+shard alone, its fallback with all routes: the same answers, at the cost of one plain table. (decisions.md 18)
+"""
 
 
 def hosts_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[HostKey, bool]]:
@@ -59,6 +67,13 @@ def shards_of_route(_: ElementKey, route: CompiledRoute) -> Iterator[ShardKey]:
         if not place.redirect:
             for entry in route.entries:
                 yield ShardKey(route.gateway, place.group, place.host, entry.segment or FALLBACK)
+
+
+def scopes_of_route(_: ElementKey, route: CompiledRoute) -> Iterator[Scope]:
+    """Every host of a group that the route is placed on."""
+    for place in route.placements:
+        if not place.redirect:
+            yield route.gateway, place.group, place.host
 
 
 def wildcard_of_claim(scope: Scope, claim: Claim) -> Iterator[GatewayName]:
@@ -91,14 +106,19 @@ def claims(
         yield (gateway, group, host), Claim(gateway, declared, redirect=any(key.declared == "" for key in own))
 
 
-def _declared_entries(read: Read, tables: Tables, key: ShardKey, claim: Claim) -> Iterator[Entry]:
-    for _, route in read.find(tables.routes_by_shard, key):
-        counts = any(
+def _entries(key: ShardKey, claim: Claim, routes: Iterable[tuple[ElementKey, CompiledRoute]]) -> Iterator[Entry]:
+    """The entries of those routes that are placed on the shard's host by the declaration that counts."""
+    for _, route in routes:
+        if any(
             place.group == key.group and place.host == key.host and place.declared == claim.declared
             for place in route.placements
-        )
-        if counts:
-            yield from (entry for entry in route.entries if (entry.segment or FALLBACK) == key.segment)
+        ):
+            yield from route.entries
+
+
+def _segment_entries(read: Read, tables: Tables, key: ShardKey, claim: Claim) -> list[Entry]:
+    entries = _entries(key, claim, read.find(tables.routes_by_shard, key))
+    return [entry for entry in entries if (entry.segment or FALLBACK) == key.segment]
 
 
 def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: list[Entry]) -> list[bytes]:
@@ -115,7 +135,7 @@ def _routes(read: Read, tables: Tables, key: ShardKey, claim: Claim, entries: li
         bodies = [entry.body for entry in served]
     ways_in = [chain for chain in _chains(read, tables, key.gateway) if chain.group == key.group]
     if claim.redirect or any(chain.redirect for chain in ways_in):
-        bodies.append(last_redirect(_redirect(read, tables, key.gateway, ways_in)))
+        bodies.append(last_redirect(_redirect(read, tables, key.gateway, ways_in, key.host)))
     else:
         bodies.append(NOT_FOUND)
     return bodies
@@ -140,11 +160,16 @@ def _undisputed(read: Read, key: ShardKey, entries: list[Entry]) -> Iterator[Ent
     for entry, owner in with_owners(key.gateway, entries):
         if owns_path(entry, owner):
             yield entry
-        elif (entry.segment or FALLBACK) == key.segment and not entry.signature.preflight:
+        elif _at_home(entry, key) and not entry.signature.preflight:
             route = owner.order.route
             message = f'this path under host "{key.host}" belongs to route "{route.element}" of {route.object}'
             help = "choose another path, or agree with its owner; when that route goes, this one is served"
             read.note(Issue(entry.order.route, f"match[{entry.order.number}].path", codes.CONFLICT, message, help))
+
+
+def _at_home(entry: Entry, key: ShardKey) -> bool:
+    """Whether this is the shard to speak of the entry in: the other ones hold copies of it."""
+    return key.segment in {FALLBACK, entry.segment}
 
 
 def _namespace(entry: Entry) -> str:
@@ -161,7 +186,7 @@ def _say_useless(read: Read, key: ShardKey, entry: Entry, rival: Entry) -> None:
         message = f'the same match {where} as route "{route.element}" of {route.object}'
         help = "that one is served; change the path or a condition of this one"
         read.note(Issue(entry.order.route, path, codes.EQUAL_ROUTES, message, help))
-    elif (entry.segment or FALLBACK) == key.segment:  # where it is only a copy, others may still need it
+    elif _at_home(entry, key):  # where it is only a copy, others may still need it
         message = f'never reached {where}: route "{route.element}" of {route.object} takes all its requests'
         help = "narrow that route, or remove this match"
         read.note(Issue(entry.order.route, path, codes.SHADOWED, message, help, error=False))
@@ -178,19 +203,34 @@ def shard_of_routes(
             read.note(Issue(route, "hosts", codes.CONFLICT, message, "the routes of that gateway are served for it"))
     if claim is None or claim.owner != key.gateway or key.segment == FALLBACK:
         return
-    entries = [*_declared_entries(read, tables, key, claim)]
-    if entries:
-        entries += _declared_entries(read, tables, key._replace(segment=FALLBACK), claim)
+    entries = _segment_entries(read, tables, key, claim)
+    floating = _segment_entries(read, tables, key._replace(segment=FALLBACK), claim)
+    if entries and len(floating) <= MAX_FLOATING:
+        entries += floating
         yield _row(shard(key, _routes(read, tables, key, claim, entries)), key.gateway)
 
 
 def fallback_of_host(read: Read, tables: Tables, scope: Scope, claim: Claim) -> Iterator[tuple[ResourceKey, Resource]]:
-    """A host's fallback shard: its floating routes, for paths whose segment has no shard."""
+    """A host's fallback shard: its floating routes, for paths whose segment has no shard; of a crowded host all routes."""
     gateway, group, host = scope
     if claim.owner == gateway:
         key = ShardKey(gateway, group, host, FALLBACK)
-        entries = [*_declared_entries(read, tables, key, claim)]
+        entries = _segment_entries(read, tables, key, claim)
+        if len(entries) > MAX_FLOATING:
+            _say_crowded(read, key, entries)
+            entries = [*_entries(key, claim, read.find(tables.routes_by_scope, scope))]
         yield _row(shard(key, _routes(read, tables, key, claim, entries)), gateway)
+
+
+def _say_crowded(read: Read, key: ShardKey, floating: list[Entry]) -> None:
+    last = max((entry for entry in floating), key=lambda entry: (entry.order.claim, entry.order.route))
+    message = (
+        f'host "{key.host}" has {len(floating)} matches without a literal first segment, more than {MAX_FLOATING}: '
+        "all its routes are served from one table, so that each edit costs as much as all of them"
+    )
+    help = "begin paths with a literal segment (/api/…), or spread the routes over several hosts"
+    path = f"match[{last.order.number}].path"
+    read.note(Issue(last.order.route, path, codes.CROWDED, message, help, error=False))
 
 
 def fallbacks_of_chain(
@@ -203,7 +243,7 @@ def fallbacks_of_chain(
     if chain.protocol is Protocol.HTTPS:
         answers = {CATCH_ALL: MISDIRECTED, **dict.fromkeys(chain.hosts, NOT_FOUND)}
     elif chain.redirect is not None:
-        answers = {CATCH_ALL: last_redirect(_redirect(read, tables, chain.gateway, [chain]))}
+        answers = {CATCH_ALL: last_redirect(_redirect(read, tables, chain.gateway, [chain], CATCH_ALL))}
     else:
         answers = {CATCH_ALL: NOT_FOUND}
     for host, answer in answers.items():
@@ -228,13 +268,10 @@ def _chains(read: Read, tables: Tables, gateway: GatewayName) -> tuple[Chain, ..
     return read.get(tables.gateway_chains, gateway) or ()
 
 
-def _redirect(read: Read, tables: Tables, gateway: GatewayName, ways_in: list[Chain]) -> object:
-    """To the port that the listener says, else to that of the gateway's HTTPS listener."""
-    chains = _chains(read, tables, gateway)
+def _redirect(read: Read, tables: Tables, gateway: GatewayName, ways_in: list[Chain], host: str) -> object:
+    """To the port that the listener says, else to that of the gateway's HTTPS listener for the host."""
     said = next((chain.redirect for chain in ways_in if chain.redirect), None)
-    if said is not None and said.port is not None:
-        return https_redirect(said.port, said.code)
-    secure = next((chain.listener for chain in chains if chain.protocol is Protocol.HTTPS), None)
-    element = read.get(tables.listeners, secure) if secure else None
-    port = element.part.port if element and isinstance(element.part, Listener) else None
-    return https_redirect(port, said.code if said else 308)
+    port = said.port if said is not None and said.port is not None else None
+    return https_redirect(
+        port or https_port(_chains(read, tables, gateway), [host]), said.code if said is not None else 308
+    )

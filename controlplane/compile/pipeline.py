@@ -121,6 +121,7 @@ class Tables:
             "compiled_routes", self.routes, self._with(routes.compiled)
         )
         self.routes_by_shard = Index("routes by shard", self.compiled_routes, hosts.shards_of_route)
+        self.routes_by_scope = Index("routes by scope", self.compiled_routes, hosts.scopes_of_route)
         self.hosts: Derived[Any, Any, HostKey, bool] = Derived("hosts", self.compiled_routes, hosts.hosts_of_route)
         self.hosts_by_scope = Index("hosts by scope", self.hosts, lambda key, _: [(key.group, key.host)])
         self.claims: Grouped[Any, Any, Any, tuple[GatewayName, str, str], Claim] = Grouped(

@@ -74,3 +74,13 @@ def placements(
             for _, scope in () if whole else secure:
                 found.add(Placement(chain.group, scope, host, redirect=True))
     return tuple(sorted(found, key=lambda placement: (placement.group, placement.host, placement.declared)))
+
+
+def https_port(chains: Iterable[Chain], hosts: Iterable[str]) -> int | None:
+    """Where a redirect to HTTPS leads: the listener with a certificate for one of the hosts, else any; 443 if it can."""
+    secure = [chain for chain in chains if chain.protocol is Protocol.HTTPS]
+    names = list(hosts)
+    theirs = [
+        chain for chain in secure if any(intersection(pattern, host) for pattern in chain.hosts for host in names)
+    ]
+    return min((chain.port for chain in theirs or secure), key=lambda port: (port != 443, port), default=None)

@@ -25,10 +25,11 @@ from controlplane.compile.action import (
 )
 from controlplane.compile.grants import Claimed, claimed_by
 from controlplane.compile.match import order, preflight_match, route_match, segment, signature
-from controlplane.compile.placement import placements
+from controlplane.compile.placement import https_port, placements
 from controlplane.compile.references import Problems, Resolved, Surroundings, named_listeners, resolve, route_name
 from controlplane.compile.rows import (
     DEFAULT_REQUEST_TIMEOUT,
+    Chain,
     CompiledRoute,
     Entry,
     Settings,
@@ -77,7 +78,9 @@ def compiled_route(
     _check_matches(around, problems, gateway, route)
     copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
     shared_limits = bool(resolved.limits) and copies
-    entries = tuple(_entries(problems, key, route, claimed, claim, resolved, settings, shared_limits=shared_limits))
+    entries = tuple(
+        _entries(problems, key, route, claimed, claim, resolved, settings, chains, shared_limits=shared_limits)
+    )
     return CompiledRoute(
         gateway,
         found,
@@ -130,10 +133,11 @@ def _entries(
     claim: str,
     resolved: Resolved,
     settings: Settings,
+    chains: tuple[Chain, ...],
     *,
     shared_limits: bool,
 ) -> Iterator[Entry]:
-    effective = _effective(problems, route, settings)
+    effective = _effective(problems, route, settings, https_port(chains, route.hosts))
     for number, match in enumerate(route.match):
         if number not in claimed.matches:
             continue
@@ -196,9 +200,10 @@ class _Effective:
     request: timedelta
     idle: timedelta | None
     attempts: int
+    https_port: int | None
 
 
-def _effective(problems: Problems, route: Route, settings: Settings) -> _Effective:
+def _effective(problems: Problems, route: Route, settings: Settings, https_port: int | None) -> _Effective:
     """Route over defaults, field by field, and never past the guardrails."""
     defaults, guardrails = settings.defaults, settings.guardrails
     request = route.timeouts.request if route.timeouts.request is not None else defaults.timeouts.request
@@ -225,7 +230,7 @@ def _effective(problems: Problems, route: Route, settings: Settings) -> _Effecti
         if route.retry.attempts is not None:
             problems.warning(codes.GUARDRAIL, "retry.attempts", f"cut to {most} by the guardrails")
         attempts = most
-    return _Effective(request, idle, attempts or 0)
+    return _Effective(request, idle, attempts or 0, https_port)
 
 
 def _act(
@@ -235,7 +240,7 @@ def _act(
         message.direct_response.CopyFrom(direct_response(route.respond.status, route.respond.body))
         return
     if route.redirect is not None:
-        message.redirect.CopyFrom(redirect(route.redirect, match.path))
+        message.redirect.CopyFrom(redirect(route.redirect, match.path, to.https_port))
         return
     message.route.CopyFrom(forward(clusters))
     timeouts(message.route, to.request, to.idle)

@@ -28,6 +28,7 @@ class Chain:
     listener: ElementKey
     group: str
     protocol: Protocol
+    port: int
     hosts: tuple[str, ...]
     redirect: ListenerRedirect | None
     certificate: SecretRef | None = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.compile import hosts
 from controlplane.compile.compiler import Compiler
 from controlplane.errors import Diagnostic
 from controlplane.model.secret import Secret
@@ -59,9 +61,14 @@ def add_views(compiler: Compiler, objects: dict[Any, worlds.Said], *, grpc: bool
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 14))
-def test_a_history_of_edits_ends_where_a_fresh_compiler_begins(seed: int, steps: int) -> None:
-    random = Random(seed)
+@given(st.integers(0, 2**32), st.integers(1, 14), st.sampled_from((hosts.MAX_FLOATING, 2)))
+def test_a_history_of_edits_ends_where_a_fresh_compiler_begins(seed: int, steps: int, crowd: int) -> None:
+    """`crowd`: hosts that become and cease to be crowded (`hosts.MAX_FLOATING`) are a part of the history."""
+    with patch.object(hosts, "MAX_FLOATING", crowd):
+        _live_through(Random(seed), steps)
+
+
+def _live_through(random: Random, steps: int) -> None:
     lived = Lived()
     objects: dict[Any, worlds.Said] = {}
     secrets: set[str] = set()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from envoy.config.route.v3 import scoped_route_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.compile import codes, hosts
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.match import order, segment
 from controlplane.compile.xds_types import SCOPED_ROUTE
@@ -18,7 +20,7 @@ from controlplane.spec.route import Match
 from tests.compile import worlds
 from tests.compile.lookup import Lookup
 from tests.compile.reference import Outcome, Request, decide
-from tests.compile.shard_cases import gateway, request, routes
+from tests.compile.shard_cases import AUTH, gateway, request, routes
 
 GROUP = "0.0.0.0:8080"
 
@@ -33,11 +35,12 @@ def lookup(said: list[dict[str, Any]]) -> Lookup:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32), st.integers(0, 60))
-def test_shards_hold_what_one_plain_table_holds(seed: int, count: int) -> None:
+@given(st.integers(0, 2**32), st.integers(0, 60), st.sampled_from((hosts.MAX_FLOATING, 3)))
+def test_shards_hold_what_one_plain_table_holds(seed: int, count: int, crowd: int) -> None:
     random = Random(seed)
     said = routes(random, count)
-    shards = lookup(said)
+    with patch.object(hosts, "MAX_FLOATING", crowd):
+        shards = lookup(said)
     for _ in range(60):
         asked = request(random, said)
         assert shards.decide(asked) == decide(said, asked), asked
@@ -113,6 +116,24 @@ def test_a_miss_inside_a_known_host_falls_through_to_no_other_host() -> None:
 def test_the_literal_first_segment(path: dict[str, str], expected: str | None) -> None:
     """Whatever could match a path of another segment floats; floating is never wrong, only slower."""
     assert segment(Match.model_validate({"path": path}).path) == expected
+
+
+def test_floating_routes_do_not_multiply_without_bound() -> None:
+    """One more than a host may copy into its segments: one table, the same answers, and somebody is told."""
+    segments = [route(f"s{number:03}", {"prefix": f"/s{number}"}) for number in range(50)]
+    floating = [route(f"f{number:03}", {"regex": f".*[.]{number}"}, auth=AUTH) for number in range(hosts.MAX_FLOATING)]
+    few, many = [*segments, *floating], [*segments, *floating, route("last", {"regex": ".*[.]last"}, auth=AUTH)]
+    for said, shards in ((few, len(segments) + 1), (many, 1)):
+        found = lookup(said)
+        assert len(found.scopes) == shards + 1  # and the last resort of the port
+        for target in ("/s7/x", "/s7/x.3", "/x.3", "/s7", "/x"):
+            assert found.decide(Request("a.test", target)) == decide(said, Request("a.test", target))
+    document = gateway(many)
+    compiler = Compiler()
+    compiler.put(worlds.ref(document), worlds.split(document))
+    [(_, [said])] = compiler.commit_now().issues.items()
+    assert (said.code, said.path) == (codes.CROWDED, "spec.routes[last].match[0].path")
+    assert "65 matches without a literal first segment" in said.message
 
 
 def test_names_decide_only_between_equals() -> None:

@@ -10,9 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+
+from controlplane.cli.demo import story
+from controlplane.cli.exit import Exit
+from controlplane.cli.terminal import Color, Terminal
 
 COMMAND = [sys.executable, "-m", "controlplane", "demo"]
 
@@ -75,6 +80,26 @@ def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> Non
     assert "Traceback" not in said
     assert not psutil.wait_procs(children, timeout=5)[1]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_during_the_last_words_ends_it_as_cleanly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may come between the line that tells of Ctrl-C and the wait for it, on a machine that has other things to do."""
+
+    def speak(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    scene = SimpleNamespace(issuer=SimpleNamespace(token=str), token_file=tmp_path / "token")
+    for name, replaced in {
+        "_begin": lambda *_: SimpleNamespace(scene=scene, envoy="", children=[]),
+        "_edit": lambda *_: None,
+        "_break": lambda *_: None,
+        "_invite": speak,
+    }.items():
+        monkeypatch.setattr(story, name, replaced)
+    monkeypatch.setattr(story.checks, "requests", lambda *_: ())
+    before = signal.getsignal(signal.SIGINT)
+    assert story.tell(Terminal(Color.NEVER, -1), tmp_path, once=False) is Exit.OK
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent has ended")

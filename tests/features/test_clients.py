@@ -31,6 +31,8 @@ spec:
     - {name: plain, hosts: [shop.example.com], match: [{path: {prefix: /plain}}], public: true, to: [{backend: one}]}
     - {name: public, hosts: [paths.example.com], match: [{path: {prefix: /public}}], public: true, to: [{backend: one}]}
     - {name: admin, hosts: [paths.example.com], match: [{path: {prefix: /admin}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: one}]}
+    - {name: dropped, hosts: [dropped.example.com], match: [{path: {prefix: /admin}}, {path: {regex: "/admin;.*"}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: one}]}
+    - {name: dropped-rest, hosts: [dropped.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
     - {name: rest, hosts: [paths.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
 """
 
@@ -147,6 +149,18 @@ def test_the_way_a_path_is_written_is_no_way_around_authentication(edge: Edge, b
 def test_a_parameter_is_a_part_of_its_segment(edge: Edge, backends: Backends) -> None:
     """`/admin;x=1` is not `/admin`, as Envoy normalises paths: a backend that thinks otherwise needs a route for it."""
     assert edge.request("/admin;x=1", "paths.example.com").seen_path == "/admin;x=1"
+    for target in (
+        "/admin;x=1",
+        "/admin;",
+        "/admin;x=1/y",
+        "/x/../admin;a",
+        "/%61dmin;x",
+        "/admin;x?y",
+        "//admin;x",
+        "/admin",
+    ):
+        assert edge.request(target, "dropped.example.com").status == 401, target
+    assert edge.request("/admins;x", "dropped.example.com").seen_path == "/admins;x"
 
 
 def _means_admin(path: str) -> bool:

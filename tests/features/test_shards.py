@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from controlplane.compile import hosts
 from tests.compile.reference import decide
 from tests.compile.shard_cases import AUTH, gateway, request, routes
 from tests.support.client import dial
@@ -18,8 +19,9 @@ from tests.support.edge import Edge
 pytestmark = pytest.mark.envoy
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_shards_answer_as_one_plain_table(seed: int) -> None:
+@pytest.mark.parametrize(("seed", "crowd"), [(seed, hosts.MAX_FLOATING) for seed in range(6)] + [(4, 3)])
+def test_shards_answer_as_one_plain_table(seed: int, crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "MAX_FLOATING", crowd)
     random = Random(seed)
     said = routes(random, (3, 12, 40, 80, 120, 200)[seed])
     wrong = []

@@ -208,3 +208,39 @@ def test_tls_to_backends(edge: Edge, path: str, backend: str) -> None:
 def test_backends_are_verified(edge: Edge, path: str) -> None:
     answer = edge.request(path, "to.example.com")
     assert (answer.status, answer.backend) == (503, None)
+
+
+TWO_PORTS = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: shop, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners:
+    - {name: admin, port: 9443, protocol: HTTPS, tls: [{hosts: [admin.example.com], certificate: {secretRef: shop}}]}
+    - {name: http, port: 8080, protocol: HTTP}
+    - {name: https, port: 443, protocol: HTTPS, tls: [{hosts: [shop.example.com], certificate: {secretRef: shop}}]}
+  routes:
+    - {name: shop, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}
+    - {name: admin, hosts: [admin.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}
+    - {name: explicit, hosts: [admin.example.com], listeners: [http], match: [{path: {prefix: /explicit}}], public: true, redirect: {scheme: https}}
+    - {name: any, hosts: ["*"], match: [{path: {prefix: /any}}], public: true, redirect: {scheme: https}}
+    - {name: said, hosts: ["*"], match: [{path: {prefix: /said}}], public: true, redirect: {scheme: https, port: 1443}}
+    - {name: elsewhere, hosts: [admin.other.com], match: [{path: {prefix: /elsewhere}}], public: true, redirect: {scheme: https, host: b.example.com}}
+"""
+
+
+def test_a_redirect_to_https_leads_to_the_listener_of_the_host(tmp_path: Path) -> None:
+    """The listener that has its certificate, else port 443; the port of the request itself means nothing to HTTPS."""
+    authority().leaf("shop.example.com", "admin.example.com").write(tmp_path, "shop")
+    with Edge(TWO_PORTS, secrets=tmp_path) as edge:
+        for target, host, location in (
+            ("/x?y=1", "shop.example.com", "https://shop.example.com/x?y=1"),
+            ("/x", "shop.example.com:8080", "https://shop.example.com/x"),
+            ("/x", "admin.example.com", "https://admin.example.com:9443/x"),
+            ("/explicit/x", "admin.example.com:8080", "https://admin.example.com:9443/explicit/x"),
+            ("/any", "other.example.com", "https://other.example.com/any"),
+            ("/said", "other.example.com", "https://other.example.com:1443/said"),
+            ("/elsewhere", "admin.other.com:8080", "https://b.example.com/elsewhere"),
+        ):
+            assert edge.request(target, host).header("location") == location

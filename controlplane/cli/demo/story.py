@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -55,9 +55,11 @@ def tell(terminal: Terminal, binary: Path, *, once: bool) -> Exit:
         _break(page, stage)
         page.verdict()
         if not once:
-            stage.scene.token_file.write_text(token, encoding="utf-8")
-            _invite(page, stage)
-            _stay(stage.children)
+            # The checks are over: from here on a signal is how it ends, wherever it arrives.
+            with suppress(KeyboardInterrupt):
+                stage.scene.token_file.write_text(token, encoding="utf-8")
+                _invite(page, stage)
+                _stay(stage.children)
             page.line()
             page.line("stopping")
     return Exit.OK if page.good else Exit.PROBLEMS
@@ -154,14 +156,11 @@ def _program() -> str:
 
 
 def _stay(children: Sequence[Child]) -> None:
-    """Until Ctrl-C, or until a child ends (Failure)."""
+    """Until Ctrl-C (KeyboardInterrupt), or until a child ends (Failure)."""
     never = Event()
-    try:
-        while not never.wait(0.5):
-            for child in children:
-                child.check()
-    except KeyboardInterrupt:
-        return
+    while not never.wait(0.5):
+        for child in children:
+            child.check()
 
 
 def _end_on_signals(stack: ExitStack) -> None:
