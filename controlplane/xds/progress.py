@@ -194,7 +194,7 @@ class Progress:
         nack = self.refusal or next(reversed(self.complaints.values()), None)
         if nack is not None:
             state = State.NACK
-        elif not self.sent_nonce:
+        elif not self.sent_version:  # a client that came back with everything is sent nothing
             state = State.NOT_SENT
         elif self.changed or self.gone or not all(push.heartbeat for push in self.in_flight):
             state = State.PENDING

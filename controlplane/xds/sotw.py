@@ -36,6 +36,8 @@ class SotwSession(Session):
                 # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
                 return
             self._acknowledge(progress, request.nonce, request.error, now)
+        if first:
+            progress.acked_version = request.version  # what the client has from a stream before
         self._subscribe(progress, request)
         self._subscribed(progress, now)
 
@@ -71,10 +73,24 @@ class SotwSession(Session):
             # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#deleting-resources
             if not listing.resources and not (answer and progress.finish):
                 return None
+        elif self._has_it_all(progress, listing):
+            progress.sent, progress.sent_version = listing, listing.version
+            return None
         else:
             listing = progress.sent = followed(progress.sent, listing)
         encode = self._encoder.sotw(progress.kind.url, listing, timed=bool(listing.timed) and self._knows_ttl())
         return Draft(encode, listing.version, len(listing.resources))
+
+    @staticmethod
+    def _has_it_all(progress: Progress, listing: Listing) -> bool:
+        """Whether a client that comes back has just this full set: versions are hashes of all names and contents.
+
+        Only for what it takes as a whole. Of a type asked for by name its version may be that of one of several
+        responses, and it may wait for what it has (a cluster that warms anew).
+        https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-type-instance-version
+        """
+        returning = progress.sent is None and progress.acked_version == listing.version
+        return returning and not progress.subscription.names and not listing.timed
 
     def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:
         if progress.kind.full_state and progress.sent is not None:

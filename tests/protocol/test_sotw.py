@@ -170,3 +170,57 @@ def test_what_is_removed_stays_in_the_set_until_the_routes_are_acknowledged() ->
     client.ack(routes)
     client.take(CDS, cluster("new"))
     client.expect_nothing()
+
+
+@pytest.mark.parametrize("url", [CDS, LDS, SRDS])
+@pytest.mark.parametrize("names", [[], ["*"]], ids=["legacy", "explicit"])
+def test_a_client_that_comes_back_with_everything_is_sent_what_changes(url: str, names: list[str]) -> None:
+    """As when a proxy moves to another replica."""
+    before = Sotw(resource(url, "a", "a1"), resource(url, "b", "b1"))
+    before.send(url, names)
+    version = before.take(url, *bodies(before, url), names=names).version_info
+    client = Sotw(store=before.store)
+    client.send(url, names, version=version)
+    client.expect_nothing()
+    (status,) = client.session.status()
+    assert (status.state, status.acked_version) == ("synced", version)
+    assert client.session.settled == client.store.sequence
+    client.publish(resource(url, "c", "c1"))
+    client.take(url, *bodies(client, url), names=names)
+    client.publish(removed(url, "a"))
+    client.take(url, *bodies(client, url), names=names)
+    client.expect_nothing()
+
+
+def test_a_client_that_comes_back_with_something_else_is_sent_everything() -> None:
+    before = Sotw(resource(LDS, "a", "a1"))
+    before.send(LDS)
+    version = before.take(LDS, b"a1").version_info
+    before.store.publish({"gateway": [resource(LDS, "a", "a2")]})
+    client = Sotw(store=before.store)
+    client.send(LDS, version=version)
+    client.take(LDS, b"a2")
+    later = Sotw()
+    later.parts = None
+    later.send(LDS, version=version)
+    later.expect_nothing()
+    later.parts = ("gateway",)
+    later.publish(resource(LDS, "a", "a1"))  # there when it is again what the client has
+    later.expect_nothing()
+    later.publish(resource(LDS, "a", "a3"))
+    later.take(LDS, b"a3")
+
+
+@pytest.mark.parametrize("url", [EDS, RDS, SDS, ECDS])
+def test_what_is_asked_for_by_name_is_answered_at_any_version(url: str) -> None:
+    before = Sotw(resource(url, "a", "a1"))
+    before.send(url, ["a"])
+    version = before.take(url, b"a1", names=["a"]).version_info
+    client = Sotw(store=before.store)
+    client.send(url, ["a"], version=version)
+    client.take(url, b"a1", names=["a"])
+
+
+def bodies(client: Sotw, url: str) -> list[bytes]:
+    view = client.store.view(("gateway",))
+    return [one.body for one in view.listing(url).resources]
