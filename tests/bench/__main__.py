@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import compiling, cpu, dataplane, fanout, load, propagation, validate
+from tests.bench import compared, compiling, cpu, dataplane, fanout, load, propagation, validate
 from tests.bench.result import Bench, Plan, Result
 
 BENCHES: Mapping[str, Bench] = {
@@ -25,6 +25,7 @@ BENCHES: Mapping[str, Bench] = {
     "dataplane": dataplane.run,
     "compile": compiling.run,
     "fanout": fanout.run,
+    "peers": compared.run,
 }
 OUTPUT = Path("build/bench.json")
 
