@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from controlplane.bootstrap import reachable
-from controlplane.names import GRPC_PROVIDER, GRPC_SERVER_TEMPLATE
+from controlplane.names import GRPC_PROVIDER, GRPC_SERVER_PROVIDER, GRPC_SERVER_TEMPLATE
+
+SYSTEM_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
+"""The public authorities; a provider without any file is an error to gRPC."""
 
 REFRESH = "60s"
 """How often gRPC looks for renewed files."""
@@ -30,39 +33,45 @@ def grpc_bootstrap(
     *,
     insecure: bool = False,
 ) -> dict[str, Any]:
-    """The document. `certificates` is the folder with `node.crt`, `node.key` and `ca.crt`.
+    """The document. `certificates` is the folder with the pairs `node` and `server`, and `ca.crt`.
 
-    `backend_authorities` is a file of those who sign certificates of backends; unsaid, it is the control plane's own.
-    `insecure`: without TLS to the control plane, on loopback only. Raises ConfigurationError.
+    `backend_authorities` is a file of those who sign certificates of backends; unsaid, it is the control plane's own, or
+    the public ones where there are no certificates. `insecure`: without TLS to the control plane, on loopback only.
+    Raises ConfigurationError.
     """
     reachable(xds_address, insecure=insecure)
-    document: dict[str, Any] = {
+    folder = certificates.absolute() if certificates is not None else None
+    authorities = backend_authorities.absolute() if backend_authorities is not None else _authorities(folder)
+    return {
         "xds_servers": [
             {
                 "server_uri": xds_address,
-                "channel_creds": [{"type": "insecure"}]
-                if insecure
-                else [{"type": "tls", "config": _files(certificates)}],
+                "channel_creds": [
+                    {"type": "insecure"}
+                    if insecure
+                    else {"type": "tls", "config": _files(folder, "node", _authorities(folder))}
+                ],
                 "server_features": ["xds_v3"],
             }
         ],
         "node": {"id": node_id, "cluster": cluster, "metadata": {"labels": dict(sorted(labels.items()))}},
+        "certificate_providers": {
+            GRPC_PROVIDER: {"plugin_name": "file_watcher", "config": _files(folder, "node", authorities)},
+            GRPC_SERVER_PROVIDER: {"plugin_name": "file_watcher", "config": _files(folder, "server", authorities)},
+        },
         "server_listener_resource_name_template": GRPC_SERVER_TEMPLATE,
     }
-    if (files := _files(certificates, backend_authorities)) != {"refresh_interval": REFRESH}:
-        document["certificate_providers"] = {GRPC_PROVIDER: {"plugin_name": "file_watcher", "config": files}}
-    return document
 
 
-def _files(folder: Path | None, authorities: Path | None = None) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _authorities(folder: Path | None) -> Path:
+    return folder / "ca.crt" if folder is not None else SYSTEM_TRUST
+
+
+def _files(folder: Path | None, pair: str, authorities: Path) -> dict[str, str]:
+    found = {"ca_certificate_file": str(authorities), "refresh_interval": REFRESH}
     if folder is not None:
-        whole = folder.absolute()
-        found = {"certificate_file": str(whole / "node.crt"), "private_key_file": str(whole / "node.key")}
-        authorities = authorities or whole / "ca.crt"
-    if authorities is not None:
-        found["ca_certificate_file"] = str(authorities.absolute())
-    return found | {"refresh_interval": REFRESH}
+        found |= {"certificate_file": str(folder / f"{pair}.crt"), "private_key_file": str(folder / f"{pair}.key")}
+    return found
 
 
 def render(document: Mapping[str, Any]) -> str:

@@ -181,8 +181,11 @@ GRPC_SERVER_TEMPLATE = "grpc/server?xds.resource.listening_address=%s"
 GRPC_PROVIDER = "default"
 """The certificate provider in the bootstrap of a gRPC client or server: its certificate, and authorities.
 
-gRPC has no SDS. A name that a bootstrap lacks is a NACK, so resources use one alone, which `bootstrap --grpc` prints.
+gRPC has no SDS. A name that a bootstrap lacks is a NACK, so resources use these two alone, which `bootstrap --grpc`
+prints.
 """
+GRPC_SERVER_PROVIDER = "server"
+"""The certificate provider with what a gRPC server shows to its clients."""
 
 
 def grpc_server_listener(address: str) -> str:

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 )
 @click.option("--insecure", is_flag=True, help="Without certificates; on loopback only.")
 @click.option("--grpc", is_flag=True, help="For gRPC without a proxy: a JSON document for GRPC_XDS_BOOTSTRAP.")
-@click.option("--certificates", type=DIRECTORY, help="With --grpc: where its certificate, key and ca.crt are written.")
+@click.option(
+    "--certificates", type=DIRECTORY, help="With --grpc: where its certificates, keys and ca.crt are written."
+)
 @click.option("--backend-ca", type=DIRECTORY, help="With --grpc: a file of authorities of backends (default: ca.crt).")
 @speaking
 def command(
@@ -94,12 +96,13 @@ def _grpc(
     life: timedelta,
 ) -> str:
     """The document; a certificate is issued, and its files are written, once everything else is in order."""
-    from controlplane.cli.pki import write_pair
+    from controlplane.cli.pki import write_pairs
     from controlplane.grpc_bootstrap import grpc_bootstrap, render
 
     document = grpc_bootstrap(*node, xds, certificates, backend_ca, insecure=signer is None)
     if signer is not None and certificates is not None:
-        write_pair(terminal, certificates, signer.issue_node(*node, life), signer.trust_bundle)
+        pairs = {"server": signer.issue_serving(node[0], life), "node": signer.issue_node(*node, life)}
+        write_pairs(terminal, certificates, pairs, signer.trust_bundle)
     return render(document)
 
 

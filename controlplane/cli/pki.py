@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -144,14 +145,18 @@ def issue(
         issued = signer.issue_node(node_id, node_cluster, wanted, life)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
-    write_pair(terminal, out, issued, signer.trust_bundle, dry_run=dry_run)
+    write_pairs(terminal, out, {"node": issued}, signer.trust_bundle, dry_run=dry_run)
     terminal.say(f"serial {signer.inspect(issued.certificate).serial}")
 
 
-def write_pair(terminal: Terminal, out: Path, issued: Issued, trust_bundle: bytes, *, dry_run: bool = False) -> None:
-    """The files of a node, which only their owner can read: whom it trusts, its certificate, its key."""
-    # The key last: whoever waits for it finds the others.
-    contents = {"ca.crt": trust_bundle, "node.crt": issued.certificate, "node.key": issued.key}
+def write_pairs(
+    terminal: Terminal, out: Path, pairs: Mapping[str, Issued], trust_bundle: bytes, *, dry_run: bool = False
+) -> None:
+    """The files of a node, which only their owner can read: whom it trusts, and certificates with their keys."""
+    contents = {"ca.crt": trust_bundle}
+    for name, issued in pairs.items():
+        # The key last: whoever waits for it finds the others.
+        contents |= {f"{name}.crt": issued.certificate, f"{name}.key": issued.key}
     for name, content in contents.items():
         if not dry_run:
             out.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -182,16 +182,32 @@ class Authority:
         self, node_id: str, cluster: str, labels: Mapping[str, str], lifetime: timedelta = issuing.NODE_LIFETIME
     ) -> Issued:
         """A new key and certificate for a proxy; ConfigurationError says what is wrong with the arguments."""
+        return self._issue(
+            lifetime,
+            lambda found, key: issuing.node_certificate(
+                found.signer, key, found.trust_domain, node_id, cluster, labels, lifetime, self._now()
+            ),
+        )
+
+    def issue_serving(self, node_id: str, lifetime: timedelta = issuing.NODE_LIFETIME) -> Issued:
+        """A new key and certificate that a node shows to its own clients; ConfigurationError as for `issue_node`."""
+        return self._issue(
+            lifetime,
+            lambda found, key: issuing.serving_certificate(
+                found.signer, key, found.trust_domain, node_id, lifetime, self._now()
+            ),
+        )
+
+    def _issue(
+        self, lifetime: timedelta, make: Callable[[_Authorities, ec.EllipticCurvePublicKey], x509.Certificate]
+    ) -> Issued:
         if not timedelta(0) < lifetime <= issuing.NODE_LIFETIME:
             raise ConfigurationError(
                 f"a node's certificate lives up to {issuing.NODE_LIFETIME.days} days, not {lifetime}"
             )
-        found = self._read()
         key = issuing.new_key()
         try:
-            certificate = issuing.node_certificate(
-                found.signer, key.public_key(), found.trust_domain, node_id, cluster, labels, lifetime, self._now()
-            )
+            certificate = make(self._read(), key.public_key())
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
         return Issued(issuing.certificate_pem(certificate), issuing.key_pem(key))

@@ -108,6 +108,25 @@ def node_certificate(
     return builder.sign(signer.key, hashes.SHA256())
 
 
+def serving_certificate(
+    signer: Signer,
+    key: ec.EllipticCurvePublicKey,
+    trust_domain: str,
+    node_id: str,
+    lifetime: timedelta,
+    now: datetime,
+) -> x509.Certificate:
+    """What a node shows to those who call it: its SPIFFE ID, server authentication only, and no host name.
+
+    So it opens no stream of the node, and passes for no control plane: clients of that know it by SPIFFE ID or host name.
+    """
+    uri = x509.UniformResourceIdentifier(identity.node_uri(trust_domain, node_id))
+    begins = now - SKEW
+    ends = min(now + lifetime, begins + NODE_LIFETIME)
+    builder = _leaf_builder(signer, key, "serving node", begins, ends, ExtendedKeyUsageOID.SERVER_AUTH)
+    return builder.add_extension(x509.SubjectAlternativeName([uri]), critical=False).sign(signer.key, hashes.SHA256())
+
+
 def server_certificate(
     signer: Signer, key: ec.EllipticCurvePublicKey, trust_domain: str, names: Iterable[str], now: datetime
 ) -> x509.Certificate:

@@ -467,7 +467,7 @@ def test_a_server_of_https_shows_its_own_certificate() -> None:
     listener = found.message(LISTENER, grpc_server_listener("127.0.0.1:8443"), listener_pb2.Listener)
     context = tls_pb2.DownstreamTlsContext()
     assert listener.filter_chains[0].transport_socket.typed_config.Unpack(context)
-    assert context.common_tls_context.tls_certificate_provider_instance.instance_name == "default"
+    assert context.common_tls_context.tls_certificate_provider_instance.instance_name == "server"
     assert found.server("127.0.0.1:8443", "shop.example.com", "/a.A/B") == Answer("r")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_LEASHED = """\
+LEASHED = """\
 import ctypes, os, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: survives exec, unlike a flag of the parent
@@ -27,7 +27,7 @@ class Child:
         # Not preexec_fn: code of Python between fork and exec may deadlock in a process that runs grpc.
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LEASHED, *command],
+                [sys.executable, "-I", "-S", "-c", LEASHED, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

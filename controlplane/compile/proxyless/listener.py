@@ -20,7 +20,7 @@ from controlplane.compile.tls import ads
 from controlplane.compile.xds_types import LISTENER, ROUTE_CONFIGURATION
 from controlplane.filters.envoy import packed, serialised
 from controlplane.filters.router import compile as router
-from controlplane.names import GRPC_PROVIDER, grpc_server_listener, listener_name
+from controlplane.names import GRPC_SERVER_PROVIDER, grpc_server_listener, listener_name
 from controlplane.resources import Resource, delimited
 
 _HOSTS = route_pb2.RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
@@ -55,7 +55,7 @@ def server_listener(address: str, port: int, routes: str, origin: object, *, tls
     )
     if tls:
         context = tls_pb2.DownstreamTlsContext()
-        context.common_tls_context.tls_certificate_provider_instance.instance_name = GRPC_PROVIDER
+        context.common_tls_context.tls_certificate_provider_instance.instance_name = GRPC_SERVER_PROVIDER
         chain.transport_socket.CopyFrom(
             base_pb2.TransportSocket(name="envoy.transport_sockets.tls", typed_config=packed(context))
         )
