@@ -133,6 +133,11 @@ def cluster_name(backend: ElementKey) -> str:
     return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{backend.element}"
 
 
+def backend_of(cluster: str) -> str:
+    """The name of the backend in the name of one of its clusters."""
+    return cluster.split("/")[3]
+
+
 def part_name(backend: ElementKey, kind: str, priority: int) -> str:
     """`gatewayspec/platform/shop/catalog/dns-3`: one of several clusters of a backend, by its first priority."""
     return f"{cluster_name(backend)}/{kind}-{priority}"

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.core.v3 import health_check_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_components_pb2, route_pb2
+from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -380,6 +382,26 @@ def test_several_dns_names_are_withheld() -> None:
     assert (CLUSTER, "gatewayspec/platform/shop/web") not in found.client.resources
 
 
+def test_a_service_and_a_dns_name_are_tried_in_their_order() -> None:
+    """A backend of several parts is a cluster for each, and one that chooses: gRPC knows that too."""
+    members = [
+        {"kubernetes": {"cluster": "one", "service": "a/web", "port": 80}},
+        {"dns": {"host": "a.test", "port": 80}, "priority": 1},
+    ]
+    found = compiled(route(), backends=[{**BACKEND, "members": members}])
+    answer = found.client.decide("shop.example.com", "/a.A/B")
+    assert answer == Answer("r")
+    chosen = found.message(CLUSTER, answer.action.cluster, cluster_pb2.Cluster)
+    config = aggregate_pb2.ClusterConfig()
+    assert chosen.cluster_type.typed_config.Unpack(config)
+    parts = [found.message(CLUSTER, name, cluster_pb2.Cluster) for name in config.clusters]
+    assert [one.type for one in parts] == [cluster_pb2.Cluster.EDS, cluster_pb2.Cluster.LOGICAL_DNS]
+    old = compiled(route(), backends=[{**BACKEND, "protocol": "HTTP1", "members": members}])
+    assert old.client.decide("shop.example.com", "/a.A/B") == Answer("r", withheld=True)
+    assert not [name for url, name in old.client.resources if url == CLUSTER]
+    assert 'backend "web" speaks HTTP1' in old.notes[0].message
+
+
 def test_weights_of_members_are_weights_of_localities() -> None:
     members = [
         {"static": {"address": f"10.0.0.{number}", "port": 80}, "weight": weight, "priority": priority}
@@ -410,6 +432,32 @@ def test_one_endpoint_that_grpc_refuses_does_not_cost_the_others() -> None:
         (one.priority, [each.endpoint.address.socket_address.address for each in one.lb_endpoints])
         for one in found.endpoints
     ] == [(0, ["10.0.0.1"]), (1, ["10.0.0.2"])]
+
+
+def test_states_and_shares_of_endpoints_are_kept() -> None:
+    """GRPC has no degraded endpoints, and drops what is not healthy."""
+    envoy = endpoint_pb2.ClusterLoadAssignment(cluster_name="c")
+    states = health_check_pb2
+    for place, weight, endpoints in (
+        (
+            "a",
+            3000,
+            [("10.0.0.1", 1, states.UNKNOWN), ("10.0.0.2", 3, states.UNKNOWN), ("10.0.0.3", 1, states.DRAINING)],
+        ),
+        ("b", 1000, [("10.0.0.4", 1, states.HEALTHY), ("10.0.0.5", 1, states.UNHEALTHY)]),
+        ("c", 1000, [("10.0.0.6", 1, states.DEGRADED)]),
+    ):
+        locality = envoy.endpoints.add(locality={"sub_zone": place}, load_balancing_weight={"value": weight})
+        for address, own, state in endpoints:
+            endpoint = locality.lb_endpoints.add(health_status=state, load_balancing_weight={"value": own})
+            endpoint.endpoint.address.socket_address.address = address
+            endpoint.endpoint.address.socket_address.port_value = 80
+    found = endpoint_pb2.ClusterLoadAssignment.FromString(load_assignment(envoy.SerializeToString()))
+    assert [(one.priority, one.locality.sub_zone, one.load_balancing_weight.value) for one in found.endpoints] == [
+        (0, "a/weight-1", 750), (0, "a/weight-3", 2250), (0, "b", 1000), (1, "c", 1000),
+    ]  # fmt: skip
+    assert {each.health_status for one in found.endpoints for each in one.lb_endpoints} == {states.UNKNOWN}
+    assert sum(len(one.lb_endpoints) for one in found.endpoints) == 4
 
 
 def test_tls_is_that_of_the_clients_own_bootstrap() -> None:

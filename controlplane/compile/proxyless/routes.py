@@ -10,7 +10,7 @@ from controlplane.compile.proxyless.route import NOTHING, Reason, converted
 from controlplane.compile.proxyless.rows import GrpcRoute
 from controlplane.compile.rows import CompiledRoute, Entry, Issue
 from controlplane.graph.engine import Read
-from controlplane.names import ElementKey
+from controlplane.names import ElementKey, backend_of
 from controlplane.spec.listener import Listener
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ def grpc_route(
     """One route, for clients and for servers."""
 
     def problem_of(cluster: str) -> Reason | None:
-        usable = read.get(tables.usable, cluster)
+        usable = tables.usable_by(read, cluster)
         if usable is None or not usable.problem:
             return None
-        return Reason("to", f'backend "{cluster.rpartition("/")[2]}" {usable.problem}', servers=False)
+        return Reason("to", f'backend "{backend_of(cluster)}" {usable.problem}', servers=False)
 
     listener = _limited(read, tables, route)
     client: list[Entry] = []

@@ -96,8 +96,16 @@ class GrpcTables:
         """The function with these tables as its second argument."""
         return lambda read, key, value: function(read, self, key, value)
 
+    def usable_by(self, read: Read, name: str) -> Usable | None:
+        """A cluster, with the problem of the first of its parts that has one."""
+        usable = read.get(self.usable, name)
+        if usable is None:
+            return None
+        parts = (read.get(self.usable, part) for part in usable.parts)
+        return next((part for part in parts if part is not None and part.problem), usable)
+
     def _cluster(self, read: Read, key: ResourceKey, resource: Resource) -> Iterator[tuple[ResourceKey, Resource]]:
-        usable = read.get(self.usable, key.name)
+        usable = self.usable_by(read, key.name)
         if usable is not None and not usable.problem:
             yield grpc_key(key), Resource(CLUSTER, key.name, usable.body, origin=resource.origin)
 
