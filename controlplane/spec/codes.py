@@ -44,6 +44,7 @@ class Code(StrEnum):
     NOT_A_FILE = "GW0304"
     REMOVAL_HELD = "GW0305"
     TRUST_STALE = "GW0306"
+    NOT_WATCHED = "GW0309"
 
 
 MEANINGS: dict[Code, str] = {
@@ -75,7 +76,8 @@ MEANINGS: dict[Code, str] = {
     Code.ROOT_UNREADABLE: "the folder of a source is missing or cannot be read; what it said last stays in force",
     Code.SECRET_UNREADABLE: "a secret cannot be read; its previous content stays in force",
     Code.NOT_A_FILE: "something with the name of a spec file that is not a regular file; it is not opened",
-    Code.REMOVAL_HELD: "objects missing from a broken or unfinished file stay in force until the file is whole",
+    Code.REMOVAL_HELD: "objects stay in force that are missing from an unfinished file, or whose custom resource was removed",
     Code.TRUST_STALE: "certificates of the xDS server or its deny list cannot be used as they are on disk; what was before "
     "stays in force",
+    Code.NOT_WATCHED: "a spec refers to a part of a source that the configuration leaves out",
 }

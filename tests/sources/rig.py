@@ -32,6 +32,7 @@ class Remembering:
         self.objects: dict[ObjectRef, SpecObject] = {}
         self.secrets: dict[SecretRef, Secret] = {}
         self.services: dict[ServiceRef, Service] = {}
+        self.versions: dict[ServiceRef, list[Service]] = {}
         self.said: dict[str, tuple[Diagnostic, ...]] = {}
         self.state = "starting"
         self.calls: list[str] = []
@@ -57,6 +58,7 @@ class Remembering:
 
     def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:
         self.services[ref] = service
+        self.versions.setdefault(ref, []).append(service)
         self.calls.append(f"put {ref}{' surely' if sure else ''}")
 
     def remove_service(self, ref: ServiceRef, *, sure: bool = False) -> None:

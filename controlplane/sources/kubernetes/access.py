@@ -1,0 +1,292 @@
+"""Who we are to a cluster, and where it is: a kubeconfig or the service account of the pod, read again when they change.
+
+Everything is a file that somebody replaces: tokens are rotated every hour, certificates every few months, a plugin
+prints credentials that expire. `Access.credentials` looks at the files before every request and costs a few `stat`s;
+`refresh` reads all of it anew after the API server has refused. Tokens and keys are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import os
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from controlplane.errors import ControlPlaneError, nearest
+from controlplane.sources.reading import Signature
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+EXEC_SECONDS = 30.0
+"""How long a credential plugin may take."""
+EARLY_SECONDS = 30.0
+"""Credentials that expire sooner than this are renewed."""
+
+
+class NoAccess(ControlPlaneError):
+    """Where the cluster is, or who we are there, cannot be found out; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """How to ask. `expires` is a time of the wall clock, infinite for what a file holds."""
+
+    server: str
+    tls: ssl.SSLContext | None
+    headers: Mapping[str, str]
+    server_name: str | None = None
+    proxy: str | None = None
+    expires: float = float("inf")
+
+
+@dataclass(slots=True)
+class _Files:
+    """The files that were read, as they were then."""
+
+    signatures: dict[str, Signature | None] = field(default_factory=dict)
+
+    def read(self, path: Path) -> bytes:
+        try:
+            self.signatures[str(path)] = Signature.of(path.stat())
+            return path.read_bytes()
+        except OSError as error:
+            self.signatures[str(path)] = None
+            raise NoAccess(f"{path} cannot be read: {error.strerror}") from None
+
+    def changed(self) -> bool:
+        return any(_signature(path) != signature for path, signature in self.signatures.items())
+
+
+def _signature(path: str) -> Signature | None:
+    try:
+        return Signature.of(Path(path).stat())
+    except OSError:
+        return None
+
+
+class Access:
+    """The way to one cluster. Not to be shared between event loops."""
+
+    def __init__(
+        self,
+        kubeconfig: Path | None,
+        context: str | None = None,
+        *,
+        service_account: Path = SERVICE_ACCOUNT,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Without a kubeconfig: the pod's own service account. `context` is one of the kubeconfig, not its current one."""
+        self._kubeconfig = kubeconfig
+        self._context = context
+        self._service_account = service_account
+        self._clock = clock
+        self._files = _Files()
+        self._known: Credentials | None = None
+        self._reading = asyncio.Lock()
+
+    async def credentials(self) -> Credentials:
+        """What holds now. Raises NoAccess."""
+        async with self._reading:
+            known = self._known
+            if known is None or self._files.changed() or known.expires - EARLY_SECONDS <= self._clock():
+                known = self._known = await self._read()
+            return known
+
+    def refresh(self, refused: Credentials) -> None:
+        """These were refused: the next ones are read anew, unless that has happened meanwhile."""
+        if self._known is refused:
+            self._known = None
+
+    async def _read(self) -> Credentials:
+        files = _Files()
+        try:
+            if self._kubeconfig is None:
+                return _in_cluster(self._service_account, files)
+            return await _from_kubeconfig(self._kubeconfig, self._context, files)
+        finally:
+            self._files = files
+
+
+def _in_cluster(folder: Path, files: _Files) -> Credentials:
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        raise NoAccess("not in a cluster: KUBERNETES_SERVICE_HOST is not set; name a kubeconfig")
+    token = files.read(folder / "token").decode().strip()
+    tls = _context(files.read(folder / "ca.crt"), str(folder / "ca.crt"))
+    host = f"[{host}]" if ":" in host else host
+    return Credentials(f"https://{host}:{port}", tls, {"Authorization": f"Bearer {token}"})
+
+
+async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) -> Credentials:
+    """https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/"""
+    content = _load(file, files)
+    chosen = context_name or content.get("current-context")
+    if not chosen:
+        raise NoAccess(f"{file}: no current-context; name one of its contexts")
+    context = _entry(content, file, "contexts", "context", chosen)
+    cluster = _entry(content, file, "clusters", "cluster", context.get("cluster"))
+    user = _entry(content, file, "users", "user", context["user"]) if context.get("user") else {}
+    server = cluster.get("server")
+    if not isinstance(server, str) or not server.startswith(("https://", "http://")):
+        raise NoAccess(f"{file}: the cluster of context {chosen!r} has no server")
+    if unsupported := [name for name in ("auth-provider", "as", "as-groups") if name in user]:
+        raise NoAccess(f"{file}: {unsupported[0]} is not supported; use a token, a certificate or exec")
+    headers: dict[str, str] = {}
+    expires = float("inf")
+    certificate = _material(user, "client-certificate", file, files)
+    key = _material(user, "client-key", file, files)
+    if "exec" in user:
+        status = await _run(user["exec"], cluster, file)
+        expires = _expiry(status)
+        if token := status.get("token"):
+            headers["Authorization"] = f"Bearer {token}"
+        if status.get("clientCertificateData"):
+            certificate = status["clientCertificateData"].encode()
+            key = str(status.get("clientKeyData", "")).encode()
+    elif user.get("tokenFile"):
+        headers["Authorization"] = f"Bearer {files.read(file.parent / user['tokenFile']).decode().strip()}"
+    elif user.get("token"):
+        headers["Authorization"] = f"Bearer {user['token']}"
+    elif user.get("username"):
+        pair = f"{user['username']}:{user.get('password', '')}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    tls = None
+    if server.startswith("https://"):
+        tls = _context(_material(cluster, "certificate-authority", file, files), str(file), certificate, key)
+        if cluster.get("insecure-skip-tls-verify"):
+            tls.check_hostname = False
+            tls.verify_mode = ssl.CERT_NONE
+    proxy, name = cluster.get("proxy-url"), cluster.get("tls-server-name")
+    return Credentials(server.rstrip("/"), tls, headers, name, proxy, expires)
+
+
+def _load(file: Path, files: _Files) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(files.read(file))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise NoAccess(f"{file}{where}: not YAML") from None
+    if not isinstance(content, dict):
+        raise NoAccess(f"{file}: no kubeconfig")
+    return content
+
+
+def _entry(content: Mapping[str, Any], file: Path, kinds: str, kind: str, name: object) -> dict[str, Any]:
+    """One named entry of a kubeconfig."""
+    listed = [one for one in content.get(kinds) or () if isinstance(one, dict)]
+    for one in listed:
+        if one.get("name") == name:
+            found: dict[str, Any] = one.get(kind) or {}
+            return found
+    known = nearest(str(name), [str(one.get("name")) for one in listed])
+    raise NoAccess(f"{file}: no {kind} {str(name)!r} ({known})")
+
+
+def _material(holder: Mapping[str, Any], name: str, file: Path, files: _Files) -> bytes | None:
+    """Inline data, or the content of a file relative to the kubeconfig."""
+    if data := holder.get(f"{name}-data"):
+        try:
+            return base64.b64decode(data, validate=True)
+        except (binascii.Error, TypeError, ValueError):
+            raise NoAccess(f"{file}: {name}-data is not base64") from None
+    if path := holder.get(name):
+        return files.read(file.parent / str(path))
+    return None
+
+
+def _context(
+    authorities: bytes | None, where: str, certificate: bytes | None = None, key: bytes | None = None
+) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cadata=authorities.decode() if authorities else None)
+    except (ssl.SSLError, ValueError):
+        raise NoAccess(f"{where}: the certificate authority is not PEM") from None
+    if certificate and key:
+        try:
+            _load_pair(context, certificate + b"\n" + key)
+        except ssl.SSLError as error:
+            raise NoAccess(f"{where}: the client certificate and its key cannot be used: {error.reason}") from None
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, pem: bytes) -> None:
+    """The ssl module takes files only; where the system can, the key stays in memory."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("pair")
+        try:
+            os.write(descriptor, pem)
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(pem)
+            file.flush()
+            context.load_cert_chain(file.name)
+
+
+async def _run(plugin: Mapping[str, Any], cluster: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """What a credential plugin prints. https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins"""
+    command, version = str(plugin.get("command", "")), str(plugin.get("apiVersion", ""))
+    spec: dict[str, Any] = {"interactive": False}
+    if plugin.get("provideClusterInfo"):
+        known = ("server", "certificate-authority-data", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
+        spec["cluster"] = {name: cluster[name] for name in known if name in cluster}
+    asked = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
+    environment = {**os.environ, "KUBERNETES_EXEC_INFO": json.dumps(asked)}
+    for variable in plugin.get("env") or ():
+        environment[str(variable["name"])] = str(variable["value"])
+    if "/" in command:
+        command = str(file.parent / command)
+    arguments = [str(argument) for argument in plugin.get("args") or ()]
+    try:
+        child = await asyncio.create_subprocess_exec(
+            command,
+            *arguments,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        hint = f" ({plugin['installHint']})" if plugin.get("installHint") else ""
+        raise NoAccess(f"{file}: the plugin {command} cannot be started: {error.strerror}{hint}") from None
+    try:
+        output, errors = await asyncio.wait_for(child.communicate(), EXEC_SECONDS)
+    except TimeoutError:
+        raise NoAccess(f"{file}: the plugin {command} did not end within {EXEC_SECONDS:g} s") from None
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if child.returncode:
+        said = errors.decode(errors="replace").strip()[-400:]
+        raise NoAccess(f"{file}: the plugin {command} ended with {child.returncode}: {said}")
+    try:
+        answer = json.loads(output)
+        status = answer["status"]
+        assert isinstance(status, dict)
+        assert answer["apiVersion"] == version
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise NoAccess(f"{file}: the plugin {command} printed no ExecCredential of {version}") from None
+    if not (status.get("token") or status.get("clientCertificateData")):
+        raise NoAccess(f"{file}: the plugin {command} printed neither token nor certificate")
+    return status
+
+
+def _expiry(status: Mapping[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(status["expirationTimestamp"]).replace("Z", "+00:00")).timestamp()
+    except (KeyError, ValueError):
+        return float("inf")

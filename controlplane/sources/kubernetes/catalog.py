@@ -1,0 +1,284 @@
+"""The services that are referred to, as one cluster knows them: kept per service, pushed per service.
+
+Fed by the mirrors of services and EndpointSlices and by reads of single services. A service is pushed once both kinds
+have been read for it, and then whenever it differs. An event of an object costs what its service costs, however many
+others there are. What nobody refers to is dropped as soon as its name is known.
+
+Versions keep readers apart that run beside each other: an object replaces only an older one, and nothing older than the
+last whole read of a service counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from controlplane.model.endpoint import Endpoint, Health, Service
+from controlplane.names import ServiceRef
+from controlplane.sources.base import Sink
+from controlplane.sources.kubernetes import objects
+from controlplane.sources.kubernetes.slices import Regions, Slice, converted, merged, service
+
+MOVE_SECONDS = 0.1
+"""An EndpointSlice that only loses endpoints in good health may be the first half of a move to another slice: so long
+they stay, unless they come back. Pods that end in order say so first (`terminating`), and are not held."""
+
+Key = tuple[str, str]
+"""Namespace and name of a service."""
+
+
+class Part(StrEnum):
+    """What a service consists of."""
+
+    SERVICE = "service"
+    SLICES = "slices"
+
+
+_BOTH = frozenset(Part)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A whole read that was made at `version`.
+
+    `rewound`: the cluster is behind what it has told before, whose versions say nothing any more. `confirms`: it began
+    after a second read was asked for.
+    """
+
+    version: int
+    rewound: bool = False
+    confirms: bool = False
+
+
+@dataclass(slots=True)
+class Known:
+    """One service. `said` is what was pushed last; None for "there is none", `...` for nothing yet."""
+
+    declared: objects.Service | None = None
+    slices: dict[str, Slice] = field(default_factory=dict)
+    unread: set[Part] = field(default_factory=lambda: set(_BOTH))
+    floors: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(Part, -1))
+    said: Service | Literal["nothing"] | None = "nothing"
+    doubtful: bool = False
+    """A list lacked something that was there before, and nobody has seen it go."""
+    confirming: set[Part] | None = None
+    """What is still to be read a second time."""
+    leaving: dict[str, tuple[Endpoint, float]] = field(default_factory=dict)
+    """Endpoints that may come back in another slice, by address, and until when they stay."""
+
+
+class Catalog:
+    """All services of one cluster that somebody refers to."""
+
+    def __init__(self, source: str, regions: Regions) -> None:
+        """Set `sink` before anything is fed."""
+        self.sink: Sink
+        self.known: dict[Key, Known] = {}
+        self._source = source
+        self._regions = regions
+        self._owners: dict[Key, Key] = {}  # of an EndpointSlice: the service that it is a part of
+        self._dirty: dict[Key, None] = {}
+
+    def want(self, keys: Collection[Key]) -> list[Key]:
+        """Refer to these and to no others; those that are new."""
+        wanted = set(keys)
+        for key in self.known.keys() - wanted:
+            for name in self.known.pop(key).slices:
+                self._owners.pop((key[0], name), None)
+        new = sorted(wanted - self.known.keys())
+        for key in new:
+            self.known[key] = Known()
+        return new
+
+    def confirm(self, keys: Collection[Key]) -> None:
+        """Push these again as sure, once they have been read anew."""
+        for key in keys:
+            if (known := self.known.get(key)) is not None:
+                known.confirming = set(_BOTH)
+
+    def pending(self) -> list[Key]:
+        """Services that are to be read, for the first or for a second time."""
+        return [key for key, known in self.known.items() if known.unread or known.confirming is not None]
+
+    def covered(self, namespace: str | None) -> dict[Key, bool]:
+        """The services that a list which begins now speaks of, and whether it is the second read that was asked for."""
+        return {key: self.is_confirming(key) for key in self.known if namespace in (None, key[0])}
+
+    def is_confirming(self, key: Key) -> bool:
+        """Whether a second read of this service was asked for."""
+        known = self.known.get(key)
+        return known is not None and known.confirming is not None
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything that is referred to has been pushed."""
+        return not any(known.said == "nothing" for known in self.known.values())
+
+    # -- whole reads ---------------------------------------------------------------------------------------------
+
+    def read_service(self, key: Key, declared: objects.Service | None, read: Read) -> None:
+        """The service as a list says it; None: there is none."""
+        if (known := self.known.get(key)) is None:
+            return
+        if read.rewound or known.declared is None or known.declared.metadata.version <= read.version:
+            known.doubtful |= known.declared is not None and declared is None
+            known.declared = declared
+        self._was_read(key, known, Part.SERVICE, read)
+
+    def read_slices(self, key: Key, found: Mapping[str, objects.EndpointSlice], read: Read) -> None:
+        """All slices of a service as a list says them."""
+        if (known := self.known.get(key)) is None:
+            return
+        before = known.slices
+        known.slices = {name: one for name, one in before.items() if one.version > read.version and not read.rewound}
+        for name, one in found.items():
+            if name not in known.slices:
+                known.slices[name] = converted(one, self._regions)
+        for name in before.keys() - known.slices.keys():
+            self._owners.pop((key[0], name), None)
+        for name in known.slices:
+            self._owners[key[0], name] = key
+        known.doubtful |= bool(_addresses(before) - _addresses(known.slices))
+        self._was_read(key, known, Part.SLICES, read)
+
+    def _was_read(self, key: Key, known: Known, part: Part, read: Read) -> None:
+        known.unread.discard(part)
+        known.floors[part] = read.version
+        if known.confirming is not None and read.confirms:
+            known.confirming.discard(part)
+        self._dirty[key] = None
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def put_service(self, declared: objects.Service) -> None:
+        """A service as it is now."""
+        key = (declared.metadata.namespace, declared.metadata.name)
+        known = self.known.get(key)
+        if known is None or declared.metadata.version <= _newest(known, known.declared):
+            return
+        known.declared = declared
+        self._dirty[key] = None
+
+    def delete_service(self, declared: objects.Service) -> None:
+        """A service as it was when it was deleted."""
+        key = (declared.metadata.namespace, declared.metadata.name)
+        known = self.known.get(key)
+        if known is None or declared.metadata.version <= _newest(known, known.declared):
+            return
+        known.declared = None
+        self._dirty[key] = None
+
+    def put_slice(self, one: objects.EndpointSlice) -> None:
+        """A slice as it is now."""
+        namespace, name = one.metadata.namespace, one.metadata.name
+        key = (namespace, owner(one))
+        before = self._owners.get((namespace, name))
+        if before is not None and before != key:  # its label has changed
+            self._drop_slice(before, name, one.metadata.version)
+        known = self.known.get(key)
+        if known is None:
+            return
+        old = known.slices.get(name)
+        if one.metadata.version <= max(known.floors[Part.SLICES], old.version if old else -1):
+            return
+        known.slices[name] = converted(one, self._regions)
+        self._owners[namespace, name] = key
+        self._dirty[key] = None
+
+    def delete_slice(self, one: objects.EndpointSlice) -> None:
+        """A slice as it was when it was deleted."""
+        key = self._owners.get((one.metadata.namespace, one.metadata.name))
+        if key is not None:
+            self._drop_slice(key, one.metadata.name, one.metadata.version)
+
+    def _drop_slice(self, key: Key, name: str, version: int) -> None:
+        known = self.known[key]
+        if version > max(known.floors[Part.SLICES], known.slices[name].version):
+            del known.slices[name]
+            del self._owners[key[0], name]
+            self._dirty[key] = None
+
+    # -- what is pushed ------------------------------------------------------------------------------------------
+
+    def flush(self, event_time: float) -> bool:
+        """Push what has changed; whether anything was."""
+        if not self._dirty:
+            return False
+        dirty, self._dirty = self._dirty, {}
+        pushed = [self._push(key, known) for key in dirty if (known := self.known.get(key)) is not None]
+        if any(pushed):
+            self.sink.flush(event_time)
+        return any(pushed)
+
+    def _push(self, key: Key, known: Known) -> bool:
+        if known.unread:
+            return False
+        confirmed = known.confirming is not None and not known.confirming
+        if confirmed:
+            known.doubtful, known.confirming = False, None
+        ref = ServiceRef(self._source, *key)
+        sure = confirmed or not (known.doubtful or known.said == "nothing")
+        now: Service | None = None
+        if known.declared is not None:
+            now = service(known.declared, known.slices.values())
+            if sure and not confirmed:
+                now = self._still_leaving(key, known, now)
+        if now == known.said and not confirmed:
+            return False
+        known.said = now
+        if now is None:
+            known.leaving.clear()
+            self.sink.remove_service(ref, sure=sure)
+        else:
+            self.sink.put_service(ref, now, sure=sure)
+        return True
+
+    def _still_leaving(self, key: Key, known: Known, now: Service) -> Service:
+        """The service with the endpoints that may only be on the move."""
+        if not isinstance(known.said, Service) or known.said.external_name or now.external_name:
+            return now
+        moment = time.monotonic()
+        here = {endpoint.address for endpoint in now.endpoints}
+        gone = [
+            one
+            for one in known.said.endpoints
+            if one.address not in here and one.address not in known.leaving and one.health < Health.DRAINING
+        ]
+        added = here - {one.address for one in known.said.endpoints}
+        known.leaving = {
+            address: (one, until)
+            for address, (one, until) in known.leaving.items()
+            if address not in here and until > moment
+        }
+        if gone and not added:
+            known.leaving |= {one.address: (one, moment + MOVE_SECONDS) for one in gone}
+            asyncio.get_running_loop().call_later(MOVE_SECONDS + 0.005, self._settle, key)
+        if not known.leaving:
+            return now
+        stay = [one for one, _ in known.leaving.values()]
+        return msgspec.structs.replace(now, endpoints=merged((*now.endpoints, *stay)))
+
+    def _settle(self, key: Key) -> None:
+        """Endpoints that were to come back by now have not."""
+        if key in self.known:
+            self._dirty[key] = None
+            self.flush(time.monotonic())
+
+
+def owner(one: objects.EndpointSlice) -> str:
+    """The name of the service that a slice is a part of; "" for none."""
+    return (one.metadata.labels or {}).get(objects.SERVICE_LABEL, "")
+
+
+def _newest(known: Known, declared: objects.Service | None) -> int:
+    return max(known.floors[Part.SERVICE], declared.metadata.version if declared else -1)
+
+
+def _addresses(slices: Mapping[str, Slice]) -> set[str]:
+    return {endpoint.address for one in slices.values() for endpoint in one.endpoints}

@@ -1,0 +1,264 @@
+"""One kind of object, kept in step with a cluster: listed once, watched from there, listed again only when history is lost.
+
+A reflector tells its `Mirror` what there is and never that nothing is: a failure leaves everything as it was. A list
+counts when its last page is here; what it lacks is then told as missing, which is less than deleted. Watches are asked to
+end after half a minute, so that one that died without a word is found out, and go on where they ended.
+
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from controlplane.sources.kubernetes.client import Client, Parameters, Refused, Trouble
+from controlplane.sources.kubernetes.objects import Event, Object, Page, Status, version_number
+
+log = structlog.get_logger(__name__)
+
+PAGE = 500
+"""Objects of one page of a list."""
+WATCH_SECONDS = (30, 40)
+"""How long a watch is asked to last: with the client's slack a dead one is found out in 50 s at the latest."""
+FIRST_DELAY, LONGEST_DELAY = 1.0, 8.0
+"""Seconds between attempts when they fail: at most one a second for each kind, and back within 8 s of a long outage."""
+LONGEST_RETRY_AFTER = 60.0
+_ONCE_IS_NOTHING = (Trouble.UNREACHABLE, Trouble.AUTH_FAILED)
+"""A watch that breaks, or a token that has just been replaced: the next attempt says whether anything is wrong."""
+_JSON = "application/json"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""For objects that are large and change often, of which only the labels are used."""
+SLICE_SECONDS = 0.004
+"""How long the event loop may be held at a time while a list is decoded."""
+
+
+class Mirror(Protocol):
+    """Where the objects of a reflector go. Values are bytes of JSON."""
+
+    def begin(self) -> None:
+        """A list begins: what was said since the last `begin` without an `end` does not count."""
+
+    def item(self, data: msgspec.Raw) -> None:
+        """One object of the list."""
+
+    def end(self, version: int, *, rewound: bool) -> None:
+        """The list is complete. `rewound`: it is older than what was told before; the cluster has been restored."""
+
+    def changed(self, data: msgspec.Raw) -> None:
+        """An object as it is now."""
+
+    def deleted(self, data: msgspec.Raw) -> None:
+        """An object as it was when it was deleted."""
+
+    def flush(self, event_time: float) -> None:
+        """What arrived together ends here; the oldest of it was noticed at this time (time.monotonic)."""
+
+
+@dataclass(slots=True)
+class Health:
+    """How a reflector is doing. `trouble` is None while it works; `since` is when that last changed (time.monotonic)."""
+
+    listed: bool = False
+    trouble: Trouble | None = None
+    reason: str = ""
+    since: float = 0.0
+    lists: int = 0
+    watches: int = 0
+
+    @property
+    def answered(self) -> bool:
+        """It has listed everything once, or has said that it cannot."""
+        return self.listed or self.trouble is not None
+
+
+class Reflector:
+    """Keeps one mirror in step."""
+
+    def __init__(
+        self,
+        client: Client,
+        path: str,
+        mirror: Mirror,
+        report: Callable[[], None],
+        *,
+        what: str,
+        parameters: Parameters | None = None,
+        metadata_only: bool = False,
+    ) -> None:
+        """`report` is called when `health` has changed and after every list; `what` names the kind for people."""
+        self.what = what
+        self.health = Health(since=time.monotonic())
+        self._client = client
+        self._path = path
+        self._mirror = mirror
+        self._report = report
+        self._parameters = dict(parameters or {})
+        self._accept = _METADATA_LIST if metadata_only else _JSON
+        self._accept_watch = _METADATA if metadata_only else _JSON
+        self._version = ""
+        self._highest = 0
+        self._again = asyncio.Event()
+        self._broken = False
+
+    def list_again(self) -> None:
+        """List everything soon, though the watch is in order."""
+        self._again.set()
+
+    def broken(self, reason: str) -> None:
+        """Something went wrong that nobody thought of: begin again with a list."""
+        self._version = ""
+        self._say(Trouble.BROKEN, reason)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        delay = FIRST_DELAY
+        while True:
+            began = time.monotonic()
+            try:
+                if not self._version:
+                    await self._list()
+                elif self._broken:
+                    await self._check_history()
+                await self._watch()
+                self._broken = False
+                delay = FIRST_DELAY
+            except Refused as refused:
+                self._failed(refused)
+                delay = FIRST_DELAY if time.monotonic() - began > LONGEST_DELAY else delay
+                await asyncio.sleep(pause(delay, refused.retry_after))
+                delay = min(delay * 2, LONGEST_DELAY)
+
+    def _failed(self, refused: Refused) -> None:
+        if refused.trouble is Trouble.GONE:
+            log.info("kubernetes history is gone; listing again", path=self._path, reason=str(refused))
+            self._version = ""
+        elif self._broken or not self._version or refused.trouble not in _ONCE_IS_NOTHING:
+            self._say(refused.trouble, str(refused))
+        self._broken = True
+
+    async def _list(self) -> None:
+        """Everything, page by page. A token that expires in the middle begins it again, in one piece."""
+        event_time = time.monotonic()
+        self._again.clear()
+        try:
+            version = await self._pages(PAGE)
+        except Refused as refused:
+            if refused.trouble is not Trouble.GONE:
+                raise
+            version = await self._pages(0)
+        number = version_number(version)
+        self._mirror.end(number, rewound=number < self._highest)
+        self._version, self._highest = version, number
+        self.health.lists += 1
+        self.health.listed = True
+        self._mirror.flush(event_time)
+        self._report()
+
+    async def _pages(self, limit: int) -> str:
+        self._mirror.begin()
+        asked = {**self._parameters, **({"limit": str(limit)} if limit else {})}
+        while True:
+            body = await self._client.get(self._path, asked, self._accept)
+            try:
+                page = msgspec.json.decode(body, type=Page)
+                if not page.metadata.resource_version:
+                    raise Refused(Trouble.BROKEN, f"the list of {self.what} has no resourceVersion")
+                until = time.monotonic() + SLICE_SECONDS
+                for item in page.items or ():
+                    self._mirror.item(item)
+                    if time.monotonic() > until:
+                        await asyncio.sleep(0)
+                        until = time.monotonic() + SLICE_SECONDS
+            except msgspec.MsgspecError as error:
+                raise Refused(Trouble.BROKEN, f"the list of {self.what} makes no sense: {error}") from None
+            if not page.metadata.continue_:
+                return page.metadata.resource_version
+            asked["continue"] = page.metadata.continue_
+
+    async def _check_history(self) -> None:
+        """Whether the cluster is behind what it has told: then etcd was restored from a backup, and nothing we know holds.
+
+        A watch from a version that does not exist yet would be silent until it does.
+        """
+        body = await self._client.get(self._path, {**self._parameters, "limit": "1"}, self._accept)
+        try:
+            version = msgspec.json.decode(body, type=Page).metadata.resource_version
+        except msgspec.MsgspecError as error:
+            raise Refused(Trouble.BROKEN, f"the list of {self.what} makes no sense: {error}") from None
+        if version_number(version) < version_number(self._version):
+            raise Refused(Trouble.GONE, f"the cluster is at {version}, behind {self._version}")
+
+    async def _watch(self) -> None:
+        """Follow until the watch ends in time, or until everything is to be listed again."""
+        began = time.monotonic()
+        seconds = random.randint(*WATCH_SECONDS)  # noqa: S311  so that many watches do not end at once
+        asked_for = {**self._parameters, "resourceVersion": self._version}
+        lines = self._client.watch(self._path, asked_for, seconds, self._accept_watch)
+        following = asyncio.ensure_future(self._follow(lines))
+        again = asyncio.ensure_future(self._again.wait())
+        try:
+            await asyncio.wait((following, again), return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+        finally:
+            for task in (following, again):
+                task.cancel()
+            await asyncio.gather(following, again, return_exceptions=True)
+        if self._again.is_set():
+            self._version = ""
+        elif time.monotonic() - began < FIRST_DELAY:
+            raise Refused(Trouble.UNREACHABLE, "the watch ended at once")
+
+    async def _follow(self, lines: AsyncGenerator[list[bytes], None]) -> None:
+        async with aclosing(lines):
+            async for batch in lines:
+                if not batch:
+                    self.health.watches += 1
+                    self._broken = False
+                    self._say(None, "")
+                event_time = time.monotonic()
+                for line in batch:
+                    self._event(line)
+                self._mirror.flush(event_time)
+
+    def _event(self, line: bytes) -> None:
+        try:
+            event = msgspec.json.decode(line, type=Event)
+            if event.type == "ERROR":
+                status = msgspec.json.decode(event.object, type=Status)
+                trouble = Trouble.GONE if status.code == 410 else Trouble.BROKEN
+                raise Refused(trouble, f"the watch says {status.code} {status.message}")
+            version = msgspec.json.decode(event.object, type=Object).metadata.resource_version
+            match event.type:
+                case "ADDED" | "MODIFIED":
+                    self._mirror.changed(event.object)
+                case "DELETED":
+                    self._mirror.deleted(event.object)
+        except msgspec.MsgspecError as error:
+            # What was missed cannot be known: only a list tells.
+            self._version = ""
+            raise Refused(Trouble.BROKEN, f"an event of {self.what} makes no sense: {error}") from None
+        if version:
+            self._version, self._highest = version, version_number(version)
+
+    def _say(self, trouble: Trouble | None, reason: str) -> None:
+        health = self.health
+        if (trouble, reason) != (health.trouble, health.reason):
+            health.trouble, health.reason, health.since = trouble, reason, time.monotonic()
+            self._report()
+
+
+def pause(delay: float, retry_after: float) -> float:
+    """How long to wait: with jitter, and never less than the server asks for, within reason."""
+    wait = random.uniform(FIRST_DELAY, max(FIRST_DELAY, delay))  # noqa: S311
+    return max(wait, min(retry_after, LONGEST_RETRY_AFTER) * random.uniform(1.0, 1.1))  # noqa: S311

@@ -1,0 +1,115 @@
+"""Which services of a cluster are read how: all of them listed once and watched, a few new ones read one by one.
+
+Nothing is watched before somebody refers to a service. One watch of each kind, for the cluster or for each namespace,
+feeds the catalog; what it holds is only what is referred to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+
+import msgspec
+
+from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
+from controlplane.sources.kubernetes.client import Refused, Trouble
+from controlplane.sources.kubernetes.mirrors import Nodes, Services, Slices
+from controlplane.sources.kubernetes.objects import SERVICE_LABEL, EndpointSlice, Page, Service, version_number
+from controlplane.sources.kubernetes.reflector import FIRST_DELAY, LONGEST_DELAY, Reflector, pause
+from controlplane.sources.kubernetes.slices import Regions
+from controlplane.sources.kubernetes.watches import Watches, collection, named
+
+FEW = 20
+"""Up to so many services are read one by one when they are new; for more, everything is listed once."""
+_AT_ONCE = 8
+CORE, DISCOVERY = "/api/v1", "/apis/discovery.k8s.io/v1"
+
+
+class ServiceWatch:
+    """Services, EndpointSlices and, unless the region is configured, nodes."""
+
+    def __init__(
+        self, catalog: Catalog, regions: Regions, watches: Watches, namespaces: tuple[str, ...] | None
+    ) -> None:
+        """`namespaces` None: the whole cluster."""
+        self._catalog = catalog
+        self._regions = regions
+        self._watches = watches
+        self._scopes: tuple[str | None, ...] = (None,) if namespaces is None else namespaces
+        self._reflectors: list[Reflector] = []
+        self._nodes: Reflector | None = None
+        self._asked: set[Key] = set()  # a list of everything will speak of these
+
+    def confirm(self, keys: Collection[Key]) -> None:
+        """Read these a second time."""
+        self._catalog.confirm(keys)
+        self._asked.difference_update(keys)
+
+    def attend(self) -> None:
+        """Read what is referred to and not known; called when that or the health of a reflector has changed."""
+        if not self._catalog.known:
+            return
+        if not self._regions.region and self._nodes is None:
+            nodes = Nodes(self._regions, self._moved)
+            self._nodes = self._watches.watch("nodes", f"{CORE}/nodes", nodes, metadata_only=True, optional=True)
+        if self._nodes is not None and not self._nodes.health.answered:
+            return
+        if not self._reflectors:
+            for scope in self._scopes:
+                services, slices = Services(self._catalog, scope), Slices(self._catalog, scope)
+                self._reflectors += (
+                    self._watches.watch(named("services", scope), collection(CORE, scope, "services"), services),
+                    self._watches.watch(
+                        named("endpointslices", scope), collection(DISCOVERY, scope, "endpointslices"), slices
+                    ),
+                )
+        pending = set(self._catalog.pending())
+        self._asked &= pending
+        if pending - self._asked and all(one.health.listed for one in self._reflectors):
+            self._watches.spawn("read services", self._read_pending())
+
+    def _moved(self) -> None:
+        """Nodes say something new of zones: where endpoints are is worked out again."""
+        for reflector in self._reflectors:
+            reflector.list_again()
+
+    async def _read_pending(self) -> None:
+        delay = FIRST_DELAY
+        while pending := [key for key in self._catalog.pending() if key not in self._asked]:
+            if len(pending) > FEW:
+                self._asked.update(pending)
+                for reflector in self._reflectors:
+                    reflector.list_again()
+                return
+            try:
+                for start in range(0, len(pending), _AT_ONCE):
+                    await asyncio.gather(*map(self._read, pending[start : start + _AT_ONCE]))
+                delay = FIRST_DELAY
+            except Refused as refused:
+                await asyncio.sleep(pause(delay, refused.retry_after))
+                delay = min(delay * 2, LONGEST_DELAY)
+
+    async def _read(self, key: Key) -> None:
+        """One service and its slices, consistently: lists without a version are reads of the newest."""
+        confirms = self._catalog.is_confirming(key)
+        namespace, name = key
+        event_time = time.monotonic()
+        asked = {"fieldSelector": f"metadata.name={name}"}
+        items, version = await self._list(collection(CORE, namespace, "services"), asked)
+        services = [msgspec.json.decode(item, type=Service) for item in items]
+        self._catalog.read_service(key, services[0] if services else None, Read(version, confirms=confirms))
+        asked = {"labelSelector": f"{SERVICE_LABEL}={name}"}
+        items, version = await self._list(collection(DISCOVERY, namespace, "endpointslices"), asked)
+        slices = [msgspec.json.decode(item, type=EndpointSlice) for item in items]
+        found = {one.metadata.name: one for one in slices}
+        self._catalog.read_slices(key, found, Read(version, confirms=confirms))
+        self._catalog.flush(event_time)
+
+    async def _list(self, path: str, parameters: dict[str, str]) -> tuple[list[msgspec.Raw], int]:
+        body = await self._watches.client.get(path, parameters)
+        try:
+            page = msgspec.json.decode(body, type=Page)
+        except msgspec.MsgspecError as error:
+            raise Refused(Trouble.BROKEN, f"{path} makes no sense: {error}") from None
+        return page.items or [], version_number(page.metadata.resource_version)

@@ -1,0 +1,183 @@
+"""One cluster as a source: what is watched in it, and the sum of how that is doing.
+
+`KubernetesSource` is a `Discovery`: it watches gateway specs if it is told to, and services, EndpointSlices and secrets as
+soon as somebody refers to any. Each kind lives and fails by itself: one that is refused keeps what it said last, and the
+others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from controlplane.errors import Diagnostic, Severity
+from controlplane.names import ObjectRef, SecretRef, ServiceRef, kubernetes_source
+from controlplane.sources.base import Sink
+from controlplane.sources.kubernetes.access import Access
+from controlplane.sources.kubernetes.catalog import Catalog
+from controlplane.sources.kubernetes.client import Client
+from controlplane.sources.kubernetes.definitions import HOLD_SECONDS, SpecWatch
+from controlplane.sources.kubernetes.reflector import Health
+from controlplane.sources.kubernetes.secrets import SecretWatch
+from controlplane.sources.kubernetes.services import ServiceWatch
+from controlplane.sources.kubernetes.slices import Regions
+from controlplane.sources.kubernetes.watches import Watches
+from controlplane.spec.codes import Code
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What is watched in a cluster. `namespaces` None: all of them. `region` "": as the labels of nodes say."""
+
+    specs: bool = False
+    endpoints: bool = True
+    namespaces: tuple[str, ...] | None = None
+    secrets_by_namespace: bool = False
+    region: str = ""
+
+
+class KubernetesSource:
+    """Watches one cluster until it is cancelled; no fault of the cluster ends it."""
+
+    def __init__(
+        self,
+        cluster: str,
+        access: Access,
+        watched: Watched,
+        *,
+        last_good: Mapping[ObjectRef, str] | None = None,
+        hold_seconds: float = HOLD_SECONDS,
+    ) -> None:
+        """`last_good`: texts of objects that were in force before, for when the cluster cannot be read at the start."""
+        self.name = kubernetes_source(cluster)
+        self._access = access
+        self._watched = watched
+        self._last_good = dict(last_good or {})
+        self._hold_seconds = hold_seconds
+        self._regions = Regions(watched.region)
+        self._catalog = Catalog(self.name, self._regions)
+        self._wanted: tuple[frozenset[ServiceRef], frozenset[SecretRef]] = (frozenset(), frozenset())
+        self._taken: tuple[frozenset[ServiceRef], frozenset[SecretRef]] = (frozenset(), frozenset())
+        self._unsure: set[ServiceRef] = set()
+        self._wake = asyncio.Event()
+        self._started = False
+        self._failure: str | None = None
+        self._told = False
+        self._watches: Watches
+        self._secrets: SecretWatch
+        self._services: ServiceWatch
+        self._specs: SpecWatch | None = None
+
+    # -- Discovery -----------------------------------------------------------------------------------------------
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything wanted has been pushed, or said to be absent, or the source has said that it failed."""
+        if self._failure is not None:
+            return True
+        if not self._started or self._wanted != self._taken:
+            return False
+        return self._watches.listed and self._catalog.caught_up and self._secrets.caught_up
+
+    def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        """All that is referred to in this cluster, from now on."""
+        self._wanted = (
+            frozenset(ref for ref in services if ref.source == self.name),
+            frozenset(ref for ref in secrets if ref.source == self.name),
+        )
+        self._wake.set()
+
+    def confirm(self, services: Collection[ServiceRef]) -> None:
+        """Read these once more, and push them again as `sure`."""
+        self._unsure.update(ref for ref in services if ref.source == self.name)
+        self._wake.set()
+
+    @property
+    def kinds(self) -> dict[str, Health]:
+        """How each kind that is watched is doing."""
+        return self._watches.health if self._started else {}
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    async def run(self, sink: Sink) -> None:
+        """Push into the sink until cancelled."""
+        self._catalog.sink = sink
+        watched = self._watched
+        async with Client(self._access) as client:
+            self._watches = watches = Watches(self.name, client, self._wake.set)
+            self._secrets = SecretWatch(self.name, watches, sink, by_namespace=watched.secrets_by_namespace)
+            self._services = ServiceWatch(self._catalog, self._regions, watches, watched.namespaces)
+            if watched.specs:
+                self._specs = SpecWatch(
+                    self.name, watches, sink, watched.namespaces, self._last_good, self._hold_seconds
+                )
+            self._started = True
+            self._failure, self._told = None, False
+            try:
+                while True:
+                    self._attend(sink)
+                    self._report(sink)
+                    await self._wake.wait()
+                    self._wake.clear()
+            finally:
+                self._started = False
+                await watches.close()
+
+    def _attend(self, sink: Sink) -> None:
+        """Do what was asked for, and what a change of health makes possible."""
+        if self._wanted != self._taken:
+            self._take(sink)
+        if self._unsure:
+            unsure, self._unsure = self._unsure, set()
+            self._services.confirm([(ref.namespace, ref.name) for ref in unsure])
+        if self._specs is not None:
+            self._specs.attend()
+        self._services.attend()
+
+    def _take(self, sink: Sink) -> None:
+        """What is referred to has changed."""
+        services, secrets = self._taken = self._wanted
+        seen = {ref for ref in services if self._watched.endpoints and self._is_watched(ref.namespace)}
+        self._catalog.want([(ref.namespace, ref.name) for ref in seen])
+        for ref in sorted(services - seen):
+            sink.remove_service(ref, sure=True)
+        by_namespace: dict[str, set[str]] = {}
+        for secret in secrets:
+            if self._is_watched(secret.namespace):
+                by_namespace.setdefault(secret.namespace, set()).add(secret.name)
+            else:
+                sink.remove_secret(secret)
+        self._secrets.want(by_namespace)
+        outside = {ref.namespace for ref in services - seen} | {
+            secret.namespace for secret in secrets if not self._is_watched(secret.namespace)
+        }
+        said = [
+            Diagnostic(
+                Code.NOT_WATCHED,
+                f'{self.name}: something in namespace "{namespace}" is referred to, which the configuration leaves out',
+                help="add it to namespaces of this cluster" if self._watched.endpoints else "set endpoints: true",
+                severity=Severity.WARNING,
+            )
+            for namespace in sorted(outside)
+        ]
+        sink.problems(self.name, "namespaces", said)
+        sink.flush(time.monotonic())
+
+    def _is_watched(self, namespace: str) -> bool:
+        return self._watched.namespaces is None or namespace in self._watched.namespaces
+
+    def _report(self, sink: Sink) -> None:
+        """Tell the sink what the sum of all kinds is, when that has changed."""
+        failure = self._watches.failure
+        if failure is None and not self._watches.listed:
+            return
+        if self._told and failure == self._failure:
+            return
+        self._failure, self._told = failure, True
+        if failure is None:
+            sink.synced(self.name)
+        else:
+            sink.failed(self.name, failure)
+        sink.flush(time.monotonic())

@@ -1,0 +1,215 @@
+"""GatewaySpecs and RouteSpecs as custom resources: the same documents as in files, parsed by the same code.
+
+An object that cannot be used keeps its last good version. A deletion takes effect once it is certain that somebody meant
+this object: removing the definition of the custom resource deletes every object of its kind, and so do lists of a cluster
+that lost its memory. https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from controlplane.errors import Diagnostic, Place, Severity
+from controlplane.names import ObjectRef
+from controlplane.sources.base import Sink, SpecObject
+from controlplane.sources.kubernetes.objects import Metadata
+from controlplane.spec.codes import Code
+from controlplane.spec.gateway import API_VERSION
+from controlplane.spec.parse import Piece, parse_piece
+from controlplane.spec.rows import rows
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """A custom resource: what people wrote, without its status and the API server's own fields."""
+
+    metadata: Metadata
+    spec: msgspec.Raw | None = None
+
+
+_decoder = msgspec.json.Decoder(_Written)
+
+
+@dataclass(slots=True)
+class _Object:
+    """One object of the cluster, by its text; `spec` is its last good version."""
+
+    text: str
+    spec: SpecObject | None
+    deleted: bool = False
+    """Seen deleted, and not yet believed."""
+
+
+class Documents:
+    """The objects of one kind."""
+
+    def __init__(
+        self, source: str, kind: str, namespace: str | None, last_good: Mapping[ObjectRef, str], sink: Sink
+    ) -> None:
+        """`last_good` are texts of objects that were in force before, whatever their source, kind and namespace."""
+        self.suspicious = False
+        """The definition of the custom resource was away: what is missing now may come back."""
+        self.ask_again: Callable[[], None] = lambda: None
+        """Called when a second list is to say whether objects are gone."""
+        self.ask_definition: Callable[[], None] = lambda: None
+        """Called when objects were seen deleted: `delete` or `hold` is the answer for those that are `doubted`."""
+        self._source = source
+        self._kind = kind
+        self._sink = sink
+        self._last_good = {
+            ref: text
+            for ref, text in last_good.items()
+            if (ref.source, ref.kind) == (source, kind) and namespace in (None, ref.namespace)
+        }
+        self._objects: dict[ObjectRef, _Object] = {}
+        self._listed: set[ObjectRef] = set()
+        self._read: dict[ObjectRef, _Object] = {}
+        self._missing: set[ObjectRef] = set()
+        self._held: set[ObjectRef] = set()
+        self._said: set[str] = set()
+        self._dirty = False
+
+    def begin(self) -> None:
+        """A list begins."""
+        self._read = {}
+        self._listed = set()
+
+    def item(self, data: msgspec.Raw) -> None:
+        """An object of the list."""
+        ref, text = self._text(data)
+        self._listed.add(ref)
+        known = self._objects.get(ref)
+        if known is None or known.text != text or known.deleted:
+            self._read[ref] = _Object(text, None)
+
+    def end(self, version: int, *, rewound: bool) -> None:
+        """The list is complete. What it lacks is gone when the next one lacks it too."""
+        for ref, read in self._read.items():
+            self._put(ref, read.text)
+        lacking = (self._objects.keys() | self._last_good.keys()) - self._listed - self._held
+        certain = lacking & self._missing
+        self._missing = lacking - certain
+        if certain and self.suspicious:
+            self._hold(certain)
+        else:
+            self._remove(certain)
+        self.suspicious = False
+        self._read, self._listed = {}, set()
+        if self._missing:
+            self.ask_again()
+
+    def changed(self, data: msgspec.Raw) -> None:
+        """An object as it is now."""
+        ref, text = self._text(data)
+        known = self._objects.get(ref)
+        if known is None or known.text != text or known.deleted or ref in self._held:
+            self._put(ref, text)
+
+    def deleted(self, data: msgspec.Raw) -> None:
+        """An object is gone; whether that was meant is asked first."""
+        ref, _ = self._text(data)
+        if (known := self._objects.get(ref)) is not None:
+            known.deleted = True
+            self.ask_definition()
+
+    def flush(self, event_time: float) -> None:
+        """A batch ends."""
+        if self._dirty:
+            self._dirty = False
+            self._sink.flush(event_time)
+
+    # -- what becomes of deletions -------------------------------------------------------------------------------
+
+    @property
+    def doubted(self) -> set[ObjectRef]:
+        """Objects that were seen deleted and are in force."""
+        return {ref for ref, known in self._objects.items() if known.deleted}
+
+    def delete(self, seen: set[ObjectRef]) -> None:
+        """The definition is there: what was seen deleted was meant."""
+        self._remove(seen & self.doubted)
+
+    def hold(self, seen: set[ObjectRef]) -> None:
+        """The definition is going or gone: everything stays, and says so."""
+        self.suspicious = True
+        self._hold(seen & self.doubted)
+
+    def release(self) -> None:
+        """What was held for long enough is gone."""
+        self._remove(set(self._held))
+
+    def restore(self) -> None:
+        """The cluster cannot be read: what was in force before this process started is in force."""
+        for ref, text in sorted(self._last_good.items()):
+            if ref not in self._objects:
+                self._put(ref, text)
+
+    def _hold(self, refs: set[ObjectRef]) -> None:
+        for ref in refs:
+            self._held.add(ref)
+            if (known := self._objects.get(ref)) is not None:
+                known.deleted = False
+            message = f"the definition of {self._kind} was removed from the cluster, and this object with it"
+            help = "in force for now; put it back, or delete it once the definition is there again"
+            said = Diagnostic(Code.REMOVAL_HELD, message, "", help, Severity.WARNING, str(ref), self._place(ref))
+            self._say(ref, (said,))
+
+    def _remove(self, refs: set[ObjectRef]) -> None:
+        for ref in sorted(refs):
+            self._held.discard(ref)
+            self._missing.discard(ref)
+            self._last_good.pop(ref, None)
+            known = self._objects.pop(ref, None)
+            if known is not None and known.spec is not None:
+                self._sink.remove(ref)
+            self._say(ref, ())
+            self._dirty = True
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    def _text(self, data: msgspec.Raw) -> tuple[ObjectRef, str]:
+        """Which object it is, and its text: JSON, which is YAML too, in one line."""
+        written = _decoder.decode(data)
+        metadata = written.metadata
+        shown: dict[str, Any] = {"name": metadata.name, "namespace": metadata.namespace}
+        if metadata.labels:
+            shown["labels"] = metadata.labels
+        document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": self._kind, "metadata": shown}
+        if written.spec is not None:
+            document["spec"] = msgspec.json.decode(written.spec)
+        ref = ObjectRef(self._source, self._kind, metadata.namespace, metadata.name)
+        return ref, json.dumps(document, ensure_ascii=False)
+
+    def _put(self, ref: ObjectRef, text: str) -> None:
+        before = self._objects.get(ref)
+        place = self._place(ref)
+        parsed = parse_piece(Piece(text, 0), place.file, self._source)  # line 0: the places have none
+        spec = before.spec if before is not None else None
+        self._held.discard(ref)
+        self._missing.discard(ref)
+        if parsed.document is not None:
+            spec = SpecObject(ref, rows(ref, parsed.document), text, place.file, 0)
+            self._sink.put(spec)
+        elif spec is None and (good := self._last_good.get(ref)) is not None and good != text:
+            restored = parse_piece(Piece(good, 0), place.file, self._source)
+            if restored.document is not None:
+                spec = SpecObject(ref, rows(ref, restored.document), good, place.file, 0)
+                self._sink.put(spec)
+        self._last_good.pop(ref, None)
+        self._objects[ref] = _Object(text, spec)
+        self._say(ref, tuple(replace(one, place=place) for one in parsed.diagnostics))
+        self._dirty = True
+
+    def _place(self, ref: ObjectRef) -> Place:
+        return Place(f"{self._source}: {ref}")
+
+    def _say(self, ref: ObjectRef, diagnostics: tuple[Diagnostic, ...]) -> None:
+        subject = str(ref)
+        if diagnostics or subject in self._said:
+            self._sink.problems(self._source, subject, diagnostics)
+            self._dirty = True
+        (self._said.add if diagnostics else self._said.discard)(subject)

@@ -1,0 +1,58 @@
+"""A Kubernetes source at work on the API server that the tests of a process share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from controlplane.model.endpoint import Health, Service
+from controlplane.names import SecretRef, ServiceRef
+from controlplane.sources.kubernetes.access import Access
+from controlplane.sources.kubernetes.source import KubernetesSource, Watched
+from tests.sources.rig import Remembering
+
+SOURCE = "kubernetes/test"
+
+
+def ref(namespace: str, name: str) -> ServiceRef:
+    return ServiceRef(SOURCE, namespace, name)
+
+
+def secret_ref(namespace: str, name: str) -> SecretRef:
+    return SecretRef(SOURCE, namespace, name)
+
+
+def addresses(service: Service) -> list[str]:
+    return [endpoint.address for endpoint in service.endpoints]
+
+
+def states(service: Service) -> dict[str, Health]:
+    return {endpoint.address: endpoint.health for endpoint in service.endpoints}
+
+
+@asynccontextmanager
+async def watching(
+    kubeconfig: Path,
+    services: Collection[ServiceRef] = (),
+    secrets: Collection[SecretRef] = (),
+    *,
+    watched: Watched | None = None,
+    source: KubernetesSource | None = None,
+    ready: bool = True,
+) -> AsyncIterator[tuple[Remembering, KubernetesSource]]:
+    """The source at work; `ready`: after it has caught up with all that is wanted."""
+    source = source or KubernetesSource("test", Access(kubeconfig), watched or Watched())
+    sink = Remembering()
+    source.want(services, secrets)
+    task = asyncio.create_task(source.run(sink))
+    try:
+        if ready:
+            await sink.until(lambda: source.caught_up and sink.state == "synced")
+        yield sink, source
+        assert not task.done(), task.exception()
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
