@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PlainSerializer,
@@ -104,10 +105,45 @@ class FilesSource(Written):
     path: Location
 
 
+class KubernetesCluster(Written):
+    """A cluster that is watched: for gateway specs, for endpoints of the backends that refer to it, or for both.
+
+    Without `kubeconfig` it is the one that this process runs in. `region` is where its endpoints are when its nodes need
+    not be asked. `secrets: namespaces` watches all secrets of the namespaces that refer to any, instead of each by name.
+    """
+
+    name: Annotated[Name, Field(max_length=63)]
+    kubeconfig: Location | None = None
+    context: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    specs: Flag = False
+    endpoints: Flag = True
+    namespaces: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)] = "all"
+    secrets: Literal["named", "namespaces"] = "named"
+    region: Annotated[str, Field(max_length=63)] = ""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> KubernetesCluster:
+        if self.context is not None and self.kubeconfig is None:
+            raise ValueError("context is one of a kubeconfig: name that too")
+        if not self.specs and not self.endpoints:
+            raise ValueError("specs and endpoints are both false: nothing of this cluster would be used")
+        if self.namespaces != "all" and len(set(self.namespaces)) != len(self.namespaces):
+            raise ValueError("a namespace stands twice")
+        return self
+
+
+def _once(clusters: tuple[KubernetesCluster, ...]) -> tuple[KubernetesCluster, ...]:
+    names = [cluster.name for cluster in clusters]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f'the name "{twice[0]}" stands twice; specs refer to clusters by name')
+    return clusters
+
+
 class Sources(Written):
-    """Where gateway specs come from."""
+    """Where gateway specs and endpoints come from."""
 
     files: Annotated[tuple[FilesSource, ...], Field(max_length=1)] = ()
+    kubernetes: Annotated[tuple[KubernetesCluster, ...], Field(max_length=100), AfterValidator(_once)] = ()
 
 
 class SecretsFolder(Written):
@@ -266,7 +302,8 @@ def with_flags(configuration: Configuration, flags: Flags) -> Configuration:
     update: dict[str, Any] = {}
     try:
         if flags.specs:
-            update["sources"] = Sources(files=tuple(FilesSource(path=path) for path in flags.specs))
+            files = tuple(FilesSource(path=path) for path in flags.specs)
+            update["sources"] = Sources(files=files, kubernetes=configuration.sources.kubernetes)
         if flags.secrets is not None:
             update["secrets"] = SecretsFolder(path=flags.secrets)
         if flags.state is not None:

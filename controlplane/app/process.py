@@ -180,11 +180,24 @@ class ControlPlane:
 
     def _make_sources(self) -> list[Any]:
         configuration = self._configuration
-        if not configuration.sources.files:
-            raise ConfigurationError("nothing to serve: name a folder of specs (--specs DIR, or sources.files)")
-        if len(configuration.sources.files) > 1:
+        files, clusters = configuration.sources.files, configuration.sources.kubernetes
+        if not files and not any(cluster.specs for cluster in clusters):
+            raise ConfigurationError(
+                "nothing to serve: name a folder of specs (--specs DIR, or sources.files), "
+                "or a cluster that has them (sources.kubernetes with specs: true)"
+            )
+        if len(files) > 1:
             raise ConfigurationError("one folder of specs is served for now; put the others under it, as links")
-        found: list[Any] = [FileSource(configuration.sources.files[0].path, last_good=self._memory.texts)]
+        found: list[Any] = [
+            FileSource(
+                folder.path, last_good={ref: text for ref, text in self._memory.texts.items() if ref.source == "files"}
+            )
+            for folder in files
+        ]
+        if clusters:
+            from controlplane.app.clusters import kubernetes_sources
+
+            found += kubernetes_sources(clusters, self._memory.texts)
         if configuration.secrets is not None:
             found.append(SecretSource(configuration.secrets.path, last_good=self._memory.secrets))
         return found

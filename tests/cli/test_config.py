@@ -82,7 +82,7 @@ def test_no_flag_changes_nothing(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("xds:\n  lisen: 127.0.0.1:1\n", 'controlplane.yaml:2:3: xds: unknown field "lisen" (did you mean "listen"?)'),
-        ("sources: {kubernetes: []}\n", 'unknown field "kubernetes"'),
+        ("sources: {nomad: []}\n", 'unknown field "nomad"'),
         ("xds: {listen: nowhere}\n", "controlplane.yaml:1:15: xds.listen: an address is HOST:PORT"),
         ("xds: {listen: '127.0.0.1:99999'}\n", "xds.listen"),
         ("xds: {listen: '0.0.0.0:1', insecure: true}\n", "insecure works on a loopback address only"),
