@@ -83,6 +83,12 @@ def test_no_flag_changes_nothing(tmp_path: Path) -> None:
     [
         ("xds:\n  lisen: 127.0.0.1:1\n", 'controlplane.yaml:2:3: xds: unknown field "lisen" (did you mean "listen"?)'),
         ("sources: {nomad: []}\n", 'unknown field "nomad"'),
+        ("sources: {kubernetes: [{}]}\n", 'sources.kubernetes[0]: missing field "name"'),
+        ("sources: {kubernetes: [{name: a, context: b}]}\n", "context is one of a kubeconfig"),
+        ("sources: {kubernetes: [{name: a, endpoints: false}]}\n", "specs and endpoints are both false"),
+        ("sources: {kubernetes: [{name: a}, {name: a}]}\n", 'the name "a" stands twice'),
+        ("sources: {kubernetes: [{name: a, namespaces: [x, x]}]}\n", "a namespace stands twice"),
+        ("sources: {kubernetes: [{name: a, namespaces: some}]}\n", "sources.kubernetes[a].namespaces"),
         ("xds: {listen: nowhere}\n", "controlplane.yaml:1:15: xds.listen: an address is HOST:PORT"),
         ("xds: {listen: '127.0.0.1:99999'}\n", "xds.listen"),
         ("xds: {listen: '0.0.0.0:1', insecure: true}\n", "insecure works on a loopback address only"),

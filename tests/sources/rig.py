@@ -53,7 +53,7 @@ class Remembering:
         self.calls.append(f"put {ref}")
 
     def remove_secret(self, ref: SecretRef) -> None:
-        del self.secrets[ref]
+        self.secrets.pop(ref, None)
         self.calls.append(f"remove {ref}")
 
     def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:

@@ -90,12 +90,25 @@ class Kubernetes:
 
     def start(self, *flags: str) -> Kubernetes:
         """Start what does not run, and wait until it serves. `flags` are for kube-apiserver."""
-        self.start_etcd()
-        self.start_server(*flags)
+        self.launch(*flags)
+        return self.wait()
+
+    def launch(self, *flags: str) -> None:
+        """Start what does not run.
+
+        From a thread that lives as long as it should run: children end with the thread that started them.
+        (prctl(2), PR_SET_PDEATHSIG)
+        """
+        self._launch_etcd()
+        self._launch_server(*flags)
+
+    def wait(self) -> Kubernetes:
+        """Wait until both serve."""
+        until(self._etcd_answers, "etcd is healthy", 60)
+        until(self._server_answers, "kube-apiserver is ready", 120, 0.05)
         return self
 
-    def start_etcd(self) -> None:
-        """Start etcd, unless it runs."""
+    def _launch_etcd(self) -> None:
         if self._etcd is None or not self._etcd.running:
             client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._etcd_peer}"
             command = [
@@ -116,10 +129,8 @@ class Kubernetes:
                 "warn",
             ]
             self._etcd = Child(command, self.folder / "etcd.log")
-        until(self._etcd_answers, "etcd is healthy", 60)
 
-    def start_server(self, *flags: str) -> None:
-        """Start kube-apiserver, unless it runs."""
+    def _launch_server(self, *flags: str) -> None:
         if self._server is None or not self._server.running:
             inside = self.folder
             command = [str(tool("kube-apiserver")), f"--etcd-servers=http://127.0.0.1:{self._etcd_port}"]
@@ -134,7 +145,6 @@ class Kubernetes:
             command += [f"--service-account-signing-key-file={inside}/sa.key", "--endpoint-reconciler-type=none"]
             command += ["--disable-admission-plugins=ServiceAccount", "--shutdown-delay-duration=0s", *flags]
             self._server = Child(command, inside / "kube-apiserver.log")
-        until(self._server_answers, "kube-apiserver is ready", 120, 0.05)
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End kube-apiserver, by default without warning."""

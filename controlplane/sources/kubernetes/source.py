@@ -77,7 +77,7 @@ class KubernetesSource:
         """Whether everything wanted has been pushed, or said to be absent, or the source has said that it failed."""
         if self._failure is not None:
             return True
-        if not self._started or self._wanted != self._taken:
+        if not (self._started and self._told) or self._wanted != self._taken:
             return False
         return self._watches.listed and self._catalog.caught_up and self._secrets.caught_up
 

@@ -28,7 +28,7 @@ class _Written(msgspec.Struct, frozen=True):
     """A custom resource: what people wrote, without its status and the API server's own fields."""
 
     metadata: Metadata
-    spec: msgspec.Raw | None = None
+    spec: Any = msgspec.UNSET
 
 
 _decoder = msgspec.json.Decoder(_Written)
@@ -179,8 +179,8 @@ class Documents:
         if metadata.labels:
             shown["labels"] = metadata.labels
         document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": self._kind, "metadata": shown}
-        if written.spec is not None:
-            document["spec"] = msgspec.json.decode(written.spec)
+        if written.spec is not msgspec.UNSET:
+            document["spec"] = written.spec
         ref = ObjectRef(self._source, self._kind, metadata.namespace, metadata.name)
         return ref, json.dumps(document, ensure_ascii=False)
 

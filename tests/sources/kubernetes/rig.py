@@ -49,7 +49,8 @@ async def watching(
     task = asyncio.create_task(source.run(sink))
     try:
         if ready:
-            await sink.until(lambda: source.caught_up and sink.state == "synced")
+            await sink.until(lambda: source.caught_up)
+            assert sink.state == "synced", source.kinds
         yield sink, source
         assert not task.done(), task.exception()
     finally:

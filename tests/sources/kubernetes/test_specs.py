@@ -1,0 +1,191 @@
+"""Gateway specs as custom resources of a real API server: what they say counts, what they lack is looked at twice."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controlplane.names import ObjectRef
+from controlplane.sources.kubernetes.access import Access
+from controlplane.sources.kubernetes.source import KubernetesSource, Watched
+from controlplane.spec.parse import parse_text
+from tests.sources.kubernetes.rig import SOURCE, watching
+from tests.support.kubernetes import Kubernetes, anything, kubernetes
+
+
+@pytest.fixture
+def cluster() -> Iterator[Kubernetes]:
+    found = kubernetes()
+    yield found
+    found.define()
+
+
+@pytest.fixture
+def namespace(cluster: Kubernetes) -> str:
+    return cluster.namespace()
+
+
+@pytest.fixture
+def kubeconfig(cluster: Kubernetes, tmp_path: Path) -> Path:
+    return cluster.kubeconfig(tmp_path / "kubeconfig")
+
+
+def routes(namespace: str, name: str = "api", port: int = 8080) -> str:
+    return f"""
+apiVersion: gatewayspec.dev/v1alpha1
+kind: RouteSpec
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  gateway: platform/edge
+  backends: [{{name: b, members: [{{static: {{address: 192.0.2.1, port: {port}}}}}]}}]
+  routes: [{{name: r, hosts: [a.example], public: true, match: [{{path: {{prefix: /{name}}}}}], to: [{{backend: b}}]}}]
+"""
+
+
+def valid(namespace: str, name: str = "api", port: int = 8080) -> str:
+    """`routes`, as far as the parser has no objection."""
+    text = routes(namespace, name, port)
+    (parsed,) = parse_text(text, "spec.yaml")
+    assert parsed.document is not None, "\n".join(map(str, parsed.diagnostics))
+    return text
+
+
+def route_ref(namespace: str, name: str = "api") -> ObjectRef:
+    return ObjectRef(SOURCE, "RouteSpec", namespace, name)
+
+
+def specs_of(namespace: str) -> Watched:
+    return Watched(specs=True, namespaces=(namespace,))
+
+
+def test_documents_arrive_and_follow(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
+    async def scenario() -> None:
+        cluster.spec(valid(namespace, "a"))
+        cluster.spec(valid(cluster.namespace("outside"), "outside"))
+        async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, source):
+            assert source.caught_up
+            assert set(sink.objects) == {route_ref(namespace, "a")}
+            (written,) = parse_text(valid(namespace, "a"), "spec.yaml", SOURCE)
+            (arrived,) = parse_text(sink.objects[route_ref(namespace, "a")].text, "object", SOURCE)
+            assert (arrived.document, arrived.ref) == (written.document, written.ref)
+
+            await asyncio.to_thread(cluster.spec, valid(namespace, "b"))
+            await sink.until(lambda: route_ref(namespace, "b") in sink.objects)
+            puts = sink.calls.count("put a")
+            await asyncio.to_thread(cluster.spec, valid(namespace, "a", 9090))
+            await sink.until(lambda: "9090" in sink.objects[route_ref(namespace, "a")].text)
+            assert sink.calls.count("put a") == puts + 1
+            await asyncio.to_thread(cluster.delete, "RouteSpec", "a", namespace)
+            await sink.until(lambda: route_ref(namespace, "a") not in sink.objects)
+            await asyncio.to_thread(cluster.spec, valid(namespace, "a"))
+            await sink.until(lambda: route_ref(namespace, "a") in sink.objects)
+
+    asyncio.run(scenario())
+
+
+def test_status_and_metadata_of_the_server_are_no_change(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
+    """F48: writing status never causes a compile."""
+
+    async def scenario() -> None:
+        cluster.spec(valid(namespace))
+        async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, _):
+            calls = len(sink.calls)
+            path = f"/apis/gatewayspec.dev/v1alpha1/namespaces/{namespace}/routespecs"
+            merge = "application/merge-patch+json"
+            for number in range(5):
+                status = {"status": {"observedGeneration": number}}
+                await asyncio.to_thread(cluster.call, "PATCH", f"{path}/api/status", status, merge)
+                note = {"metadata": {"annotations": {"note": str(number)}}}
+                await asyncio.to_thread(cluster.call, "PATCH", f"{path}/api", note, merge)
+            await asyncio.to_thread(cluster.spec, valid(namespace, "other"))
+            await sink.until(lambda: route_ref(namespace, "other") in sink.objects)
+            assert sink.calls[calls:] == ["put other"]
+
+    asyncio.run(scenario())
+
+
+def test_an_object_with_errors_keeps_its_last_good_version(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    async def scenario() -> None:
+        cluster.spec(valid(namespace))
+        async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, _):
+            broken = valid(namespace).replace("gateway: platform/edge", "gatway: platform/edge")
+            await asyncio.to_thread(cluster.spec, broken)
+            await sink.until(lambda: bool(sink.said))
+            found = [str(one) for one in sink.said[f"RouteSpec {namespace}/api"]]
+            where = f"{SOURCE}: RouteSpec {namespace}/api: spec: "
+            assert any(one.startswith(where + 'unknown field "gatway"') for one in found), found
+            assert route_ref(namespace) in sink.objects, "it stays in force"
+            await asyncio.to_thread(cluster.spec, valid(namespace, port=9999))
+            await sink.until(lambda: not sink.said)
+            assert "9999" in sink.objects[route_ref(namespace)].text
+
+    asyncio.run(scenario())
+
+
+def test_a_definition_that_is_removed_takes_nothing_away(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
+    """Deleting the custom resource definition deletes every object of its kind; that is nobody's wish for each of them."""
+
+    async def scenario() -> None:
+        cluster.spec(valid(namespace, "a"))
+        cluster.spec(valid(namespace, "b"))
+        async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, source):
+            definition = "routespecs.gatewayspec.dev"
+            await asyncio.to_thread(cluster.delete, "CustomResourceDefinition", definition)
+            await sink.until(lambda: len(sink.said) == 2)
+            assert set(sink.objects) == {route_ref(namespace, "a"), route_ref(namespace, "b")}
+            assert {str(one.code) for said in sink.said.values() for one in said} == {"GW0305"}
+            await asyncio.to_thread(cluster.define, anything("RouteSpec"))
+            await asyncio.to_thread(cluster.spec, valid(namespace, "b", 7777))
+            await sink.until(lambda: "7777" in sink.objects[route_ref(namespace, "b")].text)
+            assert route_ref(namespace, "a") in sink.objects, "what did not come back stays for now"
+            await asyncio.to_thread(cluster.delete, "RouteSpec", "b", namespace)
+            await sink.until(lambda: route_ref(namespace, "b") not in sink.objects)
+            await sink.until(lambda: sink.state == "synced" and not source.kinds[f"routespecs in {namespace}"].trouble)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_held_goes_in_the_end(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
+    async def scenario() -> None:
+        cluster.spec(valid(namespace))
+        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), hold_seconds=0.2)
+        async with watching(kubeconfig, source=source) as (sink, _):
+            await asyncio.to_thread(cluster.delete, "CustomResourceDefinition", "routespecs.gatewayspec.dev")
+            await sink.until(lambda: not sink.objects)
+            assert sink.said == {}
+
+    asyncio.run(scenario())
+
+
+def test_a_cluster_that_cannot_be_read_at_the_start_serves_what_was_in_force(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    async def scenario() -> None:
+        cluster.kubeconfig(kubeconfig, server="https://127.0.0.1:9")
+        before = {route_ref(namespace): valid(namespace), route_ref("elsewhere"): valid("elsewhere")}
+        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), last_good=before)
+        async with watching(kubeconfig, source=source, ready=False) as (sink, _):
+            await sink.until(lambda: sink.state == "failed")
+            assert source.caught_up
+            assert set(sink.objects) == {route_ref(namespace)}
+            # It comes back, without the object: two lists agree that it is gone.
+            cluster.kubeconfig(kubeconfig)
+            await sink.until(lambda: sink.state == "synced")
+            await sink.until(lambda: not sink.objects)
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_object_is_what_it_was_before_a_restart(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
+    async def scenario() -> None:
+        cluster.spec(valid(namespace).replace("gateway:", "gatway:"))
+        before = {route_ref(namespace): valid(namespace)}
+        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), last_good=before)
+        async with watching(kubeconfig, source=source) as (sink, _):
+            assert set(sink.objects) == {route_ref(namespace)}
+            assert sink.codes
+
+    asyncio.run(scenario())
