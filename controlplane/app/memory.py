@@ -35,6 +35,8 @@ class Memory:
         """The text of every object that was in force."""
         self.secrets = loaded.secrets
         """Every secret that was in force."""
+        self._objects: dict[ObjectRef, StoredObject | None] = {}
+        self._secrets: dict[SecretRef, Secret | None] = {}
         self._served = {name: served.version for name, served in loaded.served.items()}
 
     @classmethod
@@ -43,15 +45,21 @@ class Memory:
         return cls(State.open(folder, key_file))
 
     def keep(self, spec: SpecObject | ObjectRef) -> None:
-        """The object is in force; an ObjectRef: it is gone."""
+        """The object is in force; an ObjectRef: it is gone. Noted for `write`."""
         if isinstance(spec, SpecObject):
-            self._state.write(StateChanges(objects={spec.ref: StoredObject(spec.text, spec.file, spec.line)}))
+            self._objects[spec.ref] = StoredObject(spec.text, spec.file, spec.line)
         else:
-            self._state.write(StateChanges(objects={spec: None}))
+            self._objects[spec] = None
 
     def keep_secret(self, ref: SecretRef, secret: Secret | None) -> None:
-        """The secret is in force; None: it is gone."""
-        self._state.write(StateChanges(secrets={ref: secret}))
+        """The secret is in force; None: it is gone. Noted for `write`."""
+        self._secrets[ref] = secret
+
+    def write(self) -> None:
+        """Hand over what was noted, once what it changes is on its way: the writing thread wants a processor, too."""
+        if self._objects or self._secrets:
+            self._state.write(StateChanges(objects=self._objects, secrets=self._secrets))
+            self._objects, self._secrets = {}, {}
 
     def served(self, versions: dict[str, str]) -> None:
         """The versions of what is served now, by view."""
@@ -70,6 +78,7 @@ class Memory:
 
     def close(self) -> None:
         """Write what waits."""
+        self.write()
         self._state.close()
 
 

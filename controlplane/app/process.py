@@ -324,6 +324,7 @@ class ControlPlane:
         self._keep([key for key in commit.requirements if key in tables.requirements.rows])
         if self._fleet.ready:
             self._forget_lost()
+        self._memory.write()
         self.intake.register.say_all(dict(commit.issues))
         self._refusals.review()
         if commit.publication:

@@ -121,6 +121,8 @@ class _Content:
             current = self.versions.get(type_url, {})
             names = versions if len(versions) < len(unproven) else list(unproven)
             unproven.difference_update([name for name in names if current.get(name) == versions.get(name)])
+            if not unproven:
+                del self.unproven[type_url]  # a set that was large costs as much to look through when it is empty
 
     @staticmethod
     def _version(content: Mapping[str, Resource], name: str) -> str:
