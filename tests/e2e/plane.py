@@ -240,9 +240,9 @@ class Plane:
         while self._envoys:
             self._envoys.pop().stop()
 
-    def envoy(self, node: str = "envoy-1", **labels: str) -> Envoy:
-        """A proxy that has started; it ends with this control plane."""
-        envoy = Envoy(self.bootstrap(node, **labels))
+    def envoy(self, node: str = "envoy-1", bootstrap: str | None = None, **labels: str) -> Envoy:
+        """A proxy that has started; it ends with this control plane. `bootstrap`: another than that of the node."""
+        envoy = Envoy(bootstrap or self.bootstrap(node, **labels))
         self._envoys.append(envoy)
         return envoy
 

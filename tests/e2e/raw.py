@@ -43,6 +43,7 @@ class Client:
     labels: dict[str, str] = field(default_factory=dict)
     delta: bool = True
     tls: bool = True
+    says: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         options = [("grpc.use_local_subchannel_pool", 1)]
@@ -59,7 +60,7 @@ class Client:
 
     def request(self, url: str, *names: str, nonce: str = "", **node: Any) -> bytes:
         """A request for these names (none: for everything), with another node than its own where one is given."""
-        node = {"id": self.node, "metadata": {"labels": self.labels}} | node
+        node = {"id": self.node, "metadata": {"labels": self.labels}} | self.says | node
         fields: dict[str, Any] = {"type_url": url, "node": node, "response_nonce": nonce}
         message: Any
         if self.delta:
@@ -113,11 +114,20 @@ class Live:
 
     def receive(self) -> Any:
         """The next response, acknowledged."""
-        data = next(self._call)
-        kind = discovery_pb2.DeltaDiscoveryResponse if self.client.delta else discovery_pb2.DiscoveryResponse
-        response = kind.FromString(data)
+        response = self.next()
         self.send(response.type_url, nonce=response.nonce)
         return response
+
+    def next(self) -> Any:
+        """The next response, with nothing said to it."""
+        kind = discovery_pb2.DeltaDiscoveryResponse if self.client.delta else discovery_pb2.DiscoveryResponse
+        return kind.FromString(next(self._call))
+
+    def nack(self, response: Any, reason: str) -> None:
+        """Refuse it."""
+        kind = discovery_pb2.DeltaDiscoveryRequest if self.client.delta else discovery_pb2.DiscoveryRequest
+        request = kind(type_url=response.type_url, response_nonce=response.nonce, error_detail={"message": reason})
+        self._requests.put(request.SerializeToString())
 
     def ended(self) -> tuple[grpc.StatusCode, str]:
         """Wait until the server has ended it; the status."""

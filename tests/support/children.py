@@ -51,6 +51,10 @@ class Child:
         if (code := self._process.poll()) is not None:
             raise RuntimeError(f"pid {self.pid} ended with {code}:\n{self.said()[-4000:]}")
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 12.0) -> int:
         """Ask it to end, and return its exit code; it is killed when it does not end in time."""
         if self.running:
