@@ -11,3 +11,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what is compiled now to the .out.yaml files, and remove those without a case; read the diff",
     )
+    parser.addoption("--soak-minutes", type=float, default=30.0, help="how long the soak test takes (default: 30)")

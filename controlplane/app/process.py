@@ -10,6 +10,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -369,6 +370,8 @@ class ControlPlane:
         self._loop.edit(("requirement", gateway, name), edit)
 
     def _observe(self) -> None:
+        self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
+        self._metrics.blocks.set_function(sys.getallocatedblocks)
         for table in self._compiler.tables.graph.tables:
             self._metrics.rows.labels(table.name).set_function(partial(len, table.rows))
         for severity in Severity:

@@ -85,6 +85,10 @@ class Metrics:
             "Time left of the proxy's certificate that ends first.",
             registry=registry,
         )
+        self.tasks = Gauge("controlplane_tasks", "Tasks of the event loop.", registry=registry)
+        self.blocks = Gauge(
+            "controlplane_allocated_blocks", "Blocks of memory that Python objects take.", registry=registry
+        )
         self.nodes = Gauge("controlplane_connected_nodes", "Streams of proxies that are open.", registry=registry)
         self.sequence = Gauge("controlplane_sequence", "Number of the last publication.", registry=registry)
         self.ready = Gauge("controlplane_ready", "1 after the first complete compile.", registry=registry)

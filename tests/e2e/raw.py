@@ -44,12 +44,14 @@ class Client:
     delta: bool = True
     tls: bool = True
     says: dict[str, Any] = field(default_factory=dict)
+    trusts: bytes | None = None
 
     def __enter__(self) -> Self:
         options = [("grpc.use_local_subchannel_pool", 1)]
         if self.tls:
             keys = (self.pair.key, self.pair.certificate) if self.pair else (None, None)
-            credentials = grpc.ssl_channel_credentials(Authority.open(self.plane.state).trust_bundle, *keys)
+            trusts = self.trusts or Authority.open(self.plane.state).trust_bundle
+            credentials = grpc.ssl_channel_credentials(trusts, *keys)
             self.channel = grpc.secure_channel(self.plane.xds, credentials, options)
         else:
             self.channel = grpc.insecure_channel(self.plane.xds, options)
