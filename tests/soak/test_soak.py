@@ -18,6 +18,7 @@ from statistics import fmean
 import grpc
 import psutil
 import pytest
+import yaml
 from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.pki.authority import Authority
@@ -127,19 +128,22 @@ def slope(points: list[tuple[float, float]]) -> tuple[float, float]:
     return found * hour, 2.31 * error * hour  # Student's t for 8 degrees of freedom
 
 
-def document(port: int, bodies: list[str]) -> dict[str, object]:
-    routes = [respond(f"r{number}", f"/r{number}", body) for number, body in enumerate(bodies)]
-    return gateway(port=port, routes=[*routes, respond("main", "/", "edge")])
+def document(port: int) -> str:
+    """A gateway; the answers of its routes are words that occur nowhere else in the text."""
+    routes = [respond(f"r{number}", f"/r{number}", f"edit-{-number}-") for number in range(ROUTES)]
+    return yaml.safe_dump(gateway(port=port, routes=[*routes, respond("main", "/", "edge")]))
 
 
-async def change(plane: Plane, port: int, until: float) -> tuple[int, str]:
-    """Edit one route after the other; how often, and the last word."""
-    bodies, begun, count = ["0"] * ROUTES, time.monotonic(), 0
+def change(plane: Plane, text: str, until: float) -> tuple[int, str]:
+    """Edit one route after the other; how often, and the last word. In a thread of its own."""
+    bodies, begun, count = [f"edit-{-number}-" for number in range(ROUTES)], time.monotonic(), 0
     while time.monotonic() < until:
         count += 1
-        bodies[count % ROUTES] = f"edit-{count}-"
-        plane.write(document(port, bodies))
-        await asyncio.sleep(max(0.0, begun + count / CHANGES_PER_SECOND - time.monotonic()))
+        place, body = count % ROUTES, f"edit-{count}-"
+        text = text.replace(bodies[place], body)
+        bodies[place] = body
+        plane.write(text)
+        time.sleep(max(0.0, begun + count / CHANGES_PER_SECOND - time.monotonic()))
     return count, f"edit-{count}-"
 
 
@@ -151,7 +155,7 @@ async def watch(plane: Plane, process: psutil.Process, until: float) -> list[Sam
     return found
 
 
-async def soak(plane: Plane, port: int, seconds: float) -> tuple[list[Sample], list[Client], int]:
+async def soak(plane: Plane, text: str, seconds: float) -> tuple[list[Sample], list[Client], int]:
     """Load the control plane for so long; what was seen of it."""
     authority = Authority.open(plane.state)
     clients, random_ = [], random.Random(1)
@@ -163,7 +167,7 @@ async def soak(plane: Plane, port: int, seconds: float) -> tuple[list[Sample], l
     end = time.monotonic() + seconds
     try:
         (count, word), samples = await asyncio.gather(
-            change(plane, port, end), watch(plane, psutil.Process(plane.child.pid), end)
+            asyncio.to_thread(change, plane, text, end), watch(plane, psutil.Process(plane.child.pid), end)
         )
         async with asyncio.timeout(30):
             while not all(word.encode() in client.last for client in clients):  # noqa: ASYNC110 - nobody signals it
@@ -178,11 +182,12 @@ async def soak(plane: Plane, port: int, seconds: float) -> tuple[list[Sample], l
 
 @pytest.mark.soak
 def test_memory_and_counts_stay_level_under_change(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    seconds, port = 60 * request.config.getoption("--soak-minutes"), free_port()
+    seconds = 60 * request.config.getoption("--soak-minutes")
     with Plane(tmp_path, insecure=False) as plane:
-        plane.write(document(port, ["0"] * ROUTES))
+        text = document(free_port())
+        plane.write(text)
         plane.start().ready()
-        samples, clients, changes = asyncio.run(soak(plane, port, seconds))
+        samples, clients, changes = asyncio.run(soak(plane, text, seconds))
         nacks, problems, output = plane.metric("controlplane_nacks_total"), plane.problems(), plane.output()
         assert plane.stop() == 0
     warm_up = min(WARM_UP, seconds / 3)
