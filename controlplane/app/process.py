@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,17 +32,12 @@ from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler, issues_of
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 from controlplane.config import Configuration, Endpoint
-from controlplane.errors import ConfigurationError, Diagnostic, Severity, nearest
+from controlplane.errors import ConfigurationError, Severity, nearest
 from controlplane.model.endpoint import Service
 from controlplane.names import Family, GatewayName, ServiceRef, View, parts_of
-from controlplane.pki.authority import Authority
-from controlplane.pki.configured import ConfiguredKeys
-from controlplane.pki.denial import DenyList
-from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN
 from controlplane.snapshot.store import Store
 from controlplane.sources.files import FileSource
 from controlplane.sources.secrets import SecretSource
-from controlplane.spec.codes import Code
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.bounds import Limits
 from controlplane.xds.server import XdsServer, dynamic_credentials
@@ -71,8 +66,7 @@ class ControlPlane:
         self._configuration = configuration
         self._memory = Memory.open(configuration.state.path, configuration.state.key)
         self._metrics = Metrics()
-        self._keys = self._open_keys()
-        self._trust = self._open_trust()
+        self._trust = Trust.open(configuration)
         self._store = Store()
         self._sources = self._make_sources()
         discoveries = [source for source in self._sources if hasattr(source, "want")]
@@ -116,28 +110,6 @@ class ControlPlane:
         self._runners: list[Any] = []
         self._observe()
 
-    def _open_keys(self) -> Authority | ConfiguredKeys | None:
-        """The configured certificates or the state folder's own authority, unless nobody shows any."""
-        configuration = self._configuration
-        if configuration.xds.insecure:
-            return None
-        if (tls := configuration.xds.tls) is not None:
-            return ConfiguredKeys(tls.certificate, tls.key, tls.client_ca)
-        authority = Authority.open(configuration.state.path, configuration.identity.trust_domain)
-        host = configuration.xds.listen.host
-        authority.server_certificate({host, socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
-        return authority
-
-    def _open_trust(self) -> Trust | None:
-        keys, configuration = self._keys, self._configuration
-        if keys is None:
-            return None
-        domain = keys.trust_domain if isinstance(keys, Authority) else configuration.identity.trust_domain
-        others = () if configuration.xds.deny_list is None else (configuration.xds.deny_list,)
-        trust = Trust(keys, DenyList.open(configuration.state.path, *others), domain or DEFAULT_TRUST_DOMAIN)
-        self._metrics.certificate_seconds.set_function(lambda: trust.seconds_left)
-        return trust
-
     async def run(self, started: Callable[[Addresses], None] = lambda _: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. `started` is called once everything listens."""
         loop = asyncio.get_running_loop()
@@ -150,7 +122,8 @@ class ControlPlane:
         tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
         tasks.append(asyncio.create_task(self._remember_served(), name="manifest"))
         if self._trust is not None:
-            tasks.append(asyncio.create_task(self._trust.watch(self._server.review, self._say_trust), name="trust"))
+            said = partial(self.intake.register.say, "trust")
+            tasks.append(asyncio.create_task(self._trust.watch(self._server.review, said), name="trust"))
         readiness = asyncio.create_task(self._become_ready(), name="readiness")
         listens = False
         try:
@@ -250,11 +223,7 @@ class ControlPlane:
         return port
 
     def _credentials(self) -> Any:
-        return None if self._keys is None else dynamic_credentials(self._keys.server_credentials_material)
-
-    def _say_trust(self, problems: Sequence[str]) -> None:
-        """What is in force is not what is on disk."""
-        self.intake.register.say("trust", [Diagnostic(Code.TRUST_STALE, text) for text in problems])
+        return None if self._trust is None else dynamic_credentials(self._trust.server_keys)
 
     async def _become_ready(self) -> None:
         """Every source has answered, or the deadline has passed and there is something to serve."""
@@ -370,6 +339,8 @@ class ControlPlane:
         self._loop.edit(("requirement", gateway, name), edit)
 
     def _observe(self) -> None:
+        if (trust := self._trust) is not None:
+            self._metrics.certificate_seconds.set_function(lambda: trust.seconds_left)
         self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
         self._metrics.blocks.set_function(sys.getallocatedblocks)
         for table in self._compiler.tables.graph.tables:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
 import structlog
 
-from controlplane.pki.authority import ServerMaterial
+from controlplane.config import Configuration
+from controlplane.errors import Diagnostic
+from controlplane.pki.authority import Authority, ServerMaterial
+from controlplane.pki.configured import ConfiguredKeys
 from controlplane.pki.denial import DenyList
-from controlplane.pki.identity import Identity, Refused, identify
+from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN, Identity, Refused, identify
+from controlplane.spec.codes import Code
 from controlplane.xds.nodes import Denied, Node, Peer
 
 log = structlog.get_logger(__name__)
@@ -64,6 +69,29 @@ class Trust:
         self._identities: dict[bytes, Identity] = {}
         self._next_end = _NEVER
 
+    @classmethod
+    def open(cls, configuration: Configuration) -> Trust | None:
+        """With the configured certificates or the state folder's own authority; None when nobody shows any.
+
+        Raises ConfigurationError.
+        """
+        xds, state, domain = configuration.xds, configuration.state.path, configuration.identity.trust_domain
+        if xds.insecure:
+            return None
+        keys: Keys
+        if xds.tls is not None:
+            keys = ConfiguredKeys(xds.tls.certificate, xds.tls.key, xds.tls.client_ca)
+        else:
+            keys = authority = Authority.open(state, domain)
+            authority.server_certificate({xds.listen.host, socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
+            domain = authority.trust_domain
+        denied = DenyList.open(state, *(() if xds.deny_list is None else (xds.deny_list,)))
+        return cls(keys, denied, domain or DEFAULT_TRUST_DOMAIN)
+
+    def server_keys(self) -> ServerMaterial:
+        """What the next handshake should use; called on threads of gRPC."""
+        return self._keys.server_credentials_material()
+
     def identity(self, node: Node, peer: Peer) -> Identity:
         """Who the peer is. Raises Denied when it is nobody, not this node, or not welcome any more."""
         found = self._identities.get(peer.certificate)
@@ -98,16 +126,16 @@ class Trust:
         self._next_end = min(self._next_end, found.not_after)
         return found
 
-    async def watch(self, changed: Callable[[], None], problems: Callable[[Sequence[str]], None]) -> None:
+    async def watch(self, changed: Callable[[], None], say: Callable[[Sequence[Diagnostic]], None]) -> None:
         """Look again and again; `changed` when somebody who was let in may not be welcome any more.
 
-        `problems` is told why what is in force is not what is on disk.
+        `say` is told why what is in force is not what is on disk.
         """
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if self.look():
                 changed()
-            problems(self.problems)
+            say(self.problems)
 
     def look(self) -> bool:
         """Whether decisions of before may be wrong now: the authorities or the deny list changed, or a time is over."""
@@ -129,6 +157,6 @@ class Trust:
         return math.inf if self._next_end is _NEVER else (self._next_end - self._now()).total_seconds()
 
     @property
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Diagnostic]:
         """Why what is in force is not what is on disk."""
-        return [problem for problem in (self._keys.problem, self._denied.problem) if problem]
+        return [Diagnostic(Code.TRUST_STALE, text) for text in (self._keys.problem, self._denied.problem) if text]
