@@ -95,8 +95,8 @@ class Grant:
         )
 
     def consul(self, datacenter: str, service: str) -> bool:
-        """Whether a Consul service is granted."""
-        return any(
+        """Whether a Consul service is granted; the one that is called as the namespace always is."""
+        return service == self.namespace or any(
             one.consul is not None and _fits(one.consul.datacenter, datacenter) and _fits(one.consul.service, service)
             for delegate in self.delegates
             for one in delegate.services

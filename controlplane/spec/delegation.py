@@ -65,7 +65,8 @@ class ServiceGrant(OneOf):
 class Delegate(Written):
     """What RouteSpecs of some namespaces may claim, and where their backends may lead.
 
-    Kubernetes services of the RouteSpec's own namespace are always granted. `backends` are backends of the gateway.
+    Kubernetes services of the RouteSpec's own namespace are always granted, and the Consul service that is called as the
+    namespace. `backends` are backends of the gateway.
     """
 
     name: Name

@@ -80,6 +80,7 @@ def test_services_of_the_own_namespace_are_granted() -> None:
     assert mine.kubernetes("aws-eu", "shared", "cache")
     assert not mine.kubernetes("gcp", "shared", "cache")
     assert not mine.kubernetes("aws-eu", "shared", "vault")
+    assert mine.consul("dc1", "team")
     assert not mine.consul("dc1", "api")
     assert grant(services=[{"consul": {"datacenter": "dc1", "service": "api-*"}}]).consul("dc1", "api-2")
 

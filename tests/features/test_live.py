@@ -314,7 +314,7 @@ def test_a_deleted_document_takes_its_routes_along(live: Live) -> None:
         """\
 apiVersion: gatewayspec.dev/v1alpha1
 kind: RouteSpec
-metadata: {name: team, namespace: team}
+metadata: {name: team, namespace: platform}
 spec:
   gateway: platform/shop
   routes:
