@@ -43,6 +43,15 @@ class Look(Protocol):
     def held(self) -> list[dict[str, Any]]:
         """One entry per resource that is held back."""
 
+    def roll(self) -> dict[str, Any]:
+        """One row per node and type."""
+
+    def holdings(self, node: str, kind: str, bodies: bool) -> dict[str, Any] | None:
+        """What a node has of a type; None when there is no such node, LookupError when there is no such type."""
+
+    def progress(self, version: str) -> dict[str, Any]:
+        """How many nodes have acknowledged a version; LookupError when several begin so."""
+
     def sources(self) -> list[dict[str, Any]]:
         """One entry per source."""
 
@@ -115,6 +124,23 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     async def nodes(_: web.Request) -> web.Response:
         return _json({"nodes": look.nodes(), "held": look.held()})
 
+    async def roll(_: web.Request) -> web.Response:
+        return _json(look.roll())
+
+    async def holdings(request: web.Request) -> web.Response:
+        node, kind = request.query.get("node", ""), request.query.get("type", "")
+        try:
+            found = look.holdings(node, kind, request.query.get("bodies", "") in {"1", "true"})
+        except LookupError as error:
+            return _json({"error": str(error.args[0])}, 400)
+        return _json({"error": f'no node "{node}" is connected'}, 404) if found is None else _json(found)
+
+    async def progress(request: web.Request) -> web.Response:
+        try:
+            return _json(look.progress(request.query.get("version", "")))
+        except LookupError as error:
+            return _json({"error": str(error.args[0])}, 400)
+
     async def sources(_: web.Request) -> web.Response:
         return _json({"sources": look.sources(), "state": look.state()})
 
@@ -124,6 +150,9 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     app.router.add_get("/v1/gateways", gateways)
     app.router.add_get("/v1/gateways/{namespace}/{name}/snapshot", snapshot)
     app.router.add_get("/v1/nodes", nodes)
+    app.router.add_get("/v1/nodes/status", roll)
+    app.router.add_get("/v1/nodes/resources", holdings)
+    app.router.add_get("/v1/nodes/progress", progress)
     app.router.add_get("/v1/sources", sources)
     app.router.add_get("/v1/problems", problems)
     return app

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from controlplane.app.gone import Gone
 from controlplane.app.trust import Trust
 from controlplane.errors import Diagnostic
 from controlplane.names import Family, GatewayName, View, parts_of
@@ -56,6 +57,7 @@ class Fleet:
         """`trust` None: peers are not authenticated (`--insecure`). `demand` asks for a view to be compiled."""
         self.ready = False
         self.draining = False
+        self.gone = Gone()
         self.explain: Callable[[Resource, Resource | None, str], tuple[Diagnostic, ...]] = lambda *_: ()
         """What a refused resource means for the specs; set once all parts are there."""
         self._store = store
@@ -150,6 +152,7 @@ class Fleet:
         """A stream was admitted."""
         log.info("node connected", node=node.id, cluster=node.cluster, variant=str(variant), version=node.version)
         self._streams.add(stream)
+        self.gone.back(node)
         self._had_a_view[node.id] = self._had_a_view.get(node.id, 0) + 1
         self._metrics.nodes.set(len(self._streams))
 
@@ -161,6 +164,8 @@ class Fleet:
         left = self._had_a_view.pop(node.id, 1) - 1
         if left > 0:
             self._had_a_view[node.id] = left
+        else:
+            self.gone.left(node)
         self._without(stream, None)
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:

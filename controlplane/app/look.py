@@ -10,12 +10,14 @@ from typing import Any
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
 from controlplane.app.refusals import Refusals
+from controlplane.app.rollcall import Rollcall, gateways_of
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
 from controlplane.errors import Diagnostic
-from controlplane.names import Family, GatewayName, part_of_gateway, parts_of
+from controlplane.names import Family, GatewayName, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
+from controlplane.xds import types
 from controlplane.xds.holds import Held
 from controlplane.xds.observer import Refusal, StreamStatus, TypeStatus
 from controlplane.xds.server import XdsServer
@@ -33,6 +35,7 @@ class Running:
     fleet: Fleet
     server: XdsServer
     refusals: Refusals
+    rollcall: Rollcall
     state_status: Callable[[], dict[str, Any]]
     telemetry: Metrics
     clock: Callable[[], float]
@@ -65,7 +68,7 @@ class Running:
                 "resources": {
                     _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
                 },
-                "nodes": sum(1 for status in self.server.nodes() if gateway in _gateways(status)),
+                "nodes": sum(1 for status in self.server.nodes() if gateway in gateways_of(status)),
                 "problems": problems.get(f"GatewaySpec {gateway}", 0),
             }
             for gateway, row in sorted(self.compiler.tables.gateways.rows.items())
@@ -114,6 +117,21 @@ class Running:
         """What is held back because proxies refused it, from whom, and which spec it comes from."""
         return [self._held(one) for one in self.refusals.current()]
 
+    def roll(self) -> dict[str, Any]:
+        """One row for each proxy and type."""
+        return {"sequence": self.store.sequence, "rows": self.rollcall.rows(self.clock())}
+
+    def holdings(self, node: str, kind: str, bodies: bool) -> dict[str, Any] | None:
+        """What a proxy has of a type."""
+        url = next((url for url in types.BY_SHORT_NAME.values() if kind in {url, types.short_name(url)}), None)
+        if url is None:
+            raise LookupError(f'no type "{kind}"; there are {", ".join(types.BY_SHORT_NAME)}')
+        return self.rollcall.holdings(node, url, bodies=bodies)
+
+    def progress(self, version: str) -> dict[str, Any]:
+        """How far a version has come."""
+        return self.rollcall.progress(version)
+
     def sources(self) -> list[dict[str, Any]]:
         """Whether each source works, and how old its word is."""
         return [
@@ -150,7 +168,7 @@ class Running:
             "address": status.peer.address,
             "authenticated": status.peer.authenticated,
             "certificate": {"serial": proven.serial, "notAfter": proven.not_after.isoformat()} if proven else None,
-            "gateways": _gateways(status),
+            "gateways": gateways_of(status),
             "connectedSeconds": round(self.clock() - status.connected, 3),
             "settled": status.settled,
             "sequence": self.store.sequence,
@@ -158,7 +176,6 @@ class Running:
         }
 
     def _held(self, one: Held) -> dict[str, Any]:
-        key = (one.resource.type_url, one.resource.name, one.resource.version)
         return {
             "type": _SHORT.get(one.resource.type_url, one.resource.type_url),
             "name": one.resource.name,
@@ -167,7 +184,7 @@ class Running:
             "clients": [{"name": name, "version": version} for name, version in one.families],
             "refusedBy": list(one.nodes),
             "detail": one.detail,
-            "problems": [_diagnostic(problem) for problem in self.refusals.of(key)],
+            "problems": [_diagnostic(problem) for problem in self.refusals.of(one.resource)],
         }
 
     def _type(self, one: TypeStatus) -> dict[str, Any]:
@@ -191,13 +208,6 @@ class Running:
             "detail": refusal.detail,
             "sinceSeconds": round(self.clock() - refusal.at, 3),
         }
-
-
-def _gateways(status: StreamStatus) -> list[str]:
-    """The gateways that a node sees."""
-    parts = {part[0]: part for part in status.parts or () if isinstance(part, tuple)}
-    family = Family.of(status.node.user_agent)
-    return [name for name, part in parts.items() if part == part_of_gateway(name, family)]
 
 
 def _diagnostic(one: Diagnostic) -> dict[str, Any]:

@@ -27,9 +27,10 @@ from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
 from controlplane.app.refusals import Refusals
+from controlplane.app.rollcall import Rollcall
 from controlplane.app.services import Services
 from controlplane.app.trust import Trust
-from controlplane.compile.compiler import Commit, Compiler, issues_of
+from controlplane.compile.compiler import Commit, Compiler, Publication, issues_of
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 from controlplane.config import Configuration, Endpoint
 from controlplane.errors import ConfigurationError, Severity, nearest
@@ -106,6 +107,7 @@ class ControlPlane:
         self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier, limits=limits)
         self._refusals = Refusals(self.intake.register, self._store, self._server.holds, self._metrics)
         self._fleet.explain = self._refusals.held
+        self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals)
         self._answered = asyncio.Event()
         self._runners: list[Any] = []
         self._observe()
@@ -196,6 +198,7 @@ class ControlPlane:
             self._fleet,
             self._server,
             self._refusals,
+            self._rollcall,
             self._memory.status,
             self._metrics,
             asyncio.get_running_loop().time,
@@ -296,7 +299,7 @@ class ControlPlane:
             self._forget_lost()
         self._memory.write()
         self.intake.register.say_all(dict(commit.issues))
-        self._refusals.review()
+        self._looked_at(commit.publication, sequence)
         if commit.publication:
             changed = sum(map(len, commit.publication.values()))
             log.info("published", sequence=sequence, resources=changed, build_ms=round(build_seconds * 1000, 2))
@@ -304,13 +307,20 @@ class ControlPlane:
     def _endpoints_changed(self, touched: Touched, event_time: float) -> None:
         """What the endpoint lane changed goes out at once."""
         before = self._store.sequence
-        sequence = self._store.publish(self._compiler.endpoints.publication(touched))
+        publication = self._compiler.endpoints.publication(touched)
+        sequence = self._store.publish(publication)
         if sequence != before:
             if self._fleet.ready:
                 self._fleet.published(sequence, event_time)
             self._server.changed()
             self._metrics.sequence.set(sequence)
         self.intake.register.say_all(issues_of(self._compiler.endpoints.tables.graph))
+        self._looked_at(publication, sequence)
+
+    def _looked_at(self, publication: Publication, sequence: int) -> None:
+        """What people look at after a publication."""
+        self._refusals.review()
+        self._rollcall.published(publication, sequence)
 
     def _external_changed(self, ref: ServiceRef, service: Service | None) -> None:
         """A service stands for a DNS name, or ceases to: that is for the configuration to know."""

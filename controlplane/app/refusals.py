@@ -45,10 +45,11 @@ class Refusals:
         key = (resource.type_url, resource.name, resource.version)
         self._say(key, self._diagnose(resource, good, detail))
         self.review()
-        return self.of(key)
+        return self.of(resource)
 
-    def of(self, key: Key) -> tuple[Diagnostic, ...]:
+    def of(self, resource: Resource) -> tuple[Diagnostic, ...]:
         """The problems behind a hold, with places."""
+        key = (resource.type_url, resource.name, resource.version)
         return tuple(self._register.placed(one) for one in self._said.get(key, ()))
 
     def current(self) -> Iterator[Held]:

@@ -28,6 +28,7 @@ COMMANDS = {
     "compile": "controlplane.cli.compile",
     "schema": "controlplane.cli.schema",
     "serve": "controlplane.cli.serve",
+    "fleet": "controlplane.cli.fleet",
     "bootstrap": "controlplane.cli.bootstrap",
     "pki": "controlplane.cli.pki",
     "version": "controlplane.cli.version",

@@ -189,8 +189,12 @@ class Progress:
         if not self.gone:
             self.removals.nothing()
 
-    def status(self) -> TypeStatus:
-        """Where the stream stands with this type, for people."""
+    def status(self, unanswered: float | None = None) -> TypeStatus:
+        """Where the stream stands with this type, for people.
+
+        `unanswered`: when the oldest response of the stream went out that lacks its ACK; what waits, waits for that.
+        """
+        since = self.since
         nack = self.refusal or next(reversed(self.complaints.values()), None)
         if nack is not None:
             state = State.NACK
@@ -198,12 +202,13 @@ class Progress:
             state = State.NOT_SENT
         elif self.changed or self.gone or not all(push.heartbeat for push in self.in_flight):
             state = State.PENDING
+            since = self.in_flight[0].sent if self.in_flight else unanswered or since
         else:
             state = State.SYNCED
         return TypeStatus(
             type_url=self.kind.url,
             state=state,
-            since=nack.at if nack is not None else self.since,
+            since=nack.at if nack is not None else since,
             wildcard=self.subscription.wildcard,
             names=len(self.subscription.names),
             sent_nonce=self.sent_nonce,

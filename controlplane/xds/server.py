@@ -23,6 +23,7 @@ from controlplane.xds import types
 from controlplane.xds.admission import Admission, Crowding, identity
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
+from controlplane.xds.holdings import Holding
 from controlplane.xds.holds import Family, Holds, family
 from controlplane.xds.nodes import Denied, Directory, Ended, Node, Peer, Status
 from controlplane.xds.observer import Observer, SilentObserver, StreamStatus
@@ -100,6 +101,12 @@ class XdsServer:
         for stream in self._streams.values():
             stream.outdated = True
             stream.wake()
+
+    def holdings(self, node: str, type_url: str) -> list[Holding]:
+        """What a node has of a type, over all its streams."""
+        sessions = (stream.session for stream in self._streams.values())
+        found = [each for one in sessions if one.node and one.node.id == node for each in one.holdings(type_url)]
+        return sorted(found, key=lambda holding: holding.name)
 
     def _takers(self, resource: Resource) -> set[Family]:
         """The kinds of clients that have taken this content over."""

@@ -15,6 +15,7 @@ from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import checks, difference, isolation, types, virtual_hosts
 from controlplane.xds.blame import quotable
 from controlplane.xds.difference import Wanted
+from controlplane.xds.holdings import Holding, holdings
 from controlplane.xds.isolation import took
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Refusal, TypeStatus
@@ -197,6 +198,13 @@ class Session(Outgoing):
 
     # -- what people see -----------------------------------------------------------------------------------------
 
+    def holdings(self, type_url: str) -> list[Holding]:
+        """What the client has of a type, name by name."""
+        progress = self._types.get(type_url)
+        return list(holdings(progress, self.view)) if progress is not None and self.view is not None else []
+
     def status(self) -> tuple[TypeStatus, ...]:
         """Where the stream stands, type by type in push order."""
-        return tuple(progress.status() for progress in self._order.of_additions)
+        every = self._order.of_additions
+        unanswered = min((progress.in_flight[0].sent for progress in every if progress.in_flight), default=None)
+        return tuple(progress.status(unanswered) for progress in every)

@@ -89,6 +89,14 @@ def is_known(url: str) -> bool:
     return url in _BY_URL
 
 
+def short_name(url: str) -> str:
+    """`cds`; the last part of an unknown type URL."""
+    return resource_type(url).short
+
+
+BY_SHORT_NAME = {kind.short: kind.url for kind in PUSH_ORDER}
+
+
 def push_rank(url: str) -> int:
     """The place of a type in the order of additions; unknown types come last."""
     return _RANK.get(url, len(_RANK))

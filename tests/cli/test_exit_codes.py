@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -167,3 +169,54 @@ def test_what_is_no_file_is_an_error_in_every_format(run: Run) -> None:
     assert done.returncode == Exit.UNREADABLE
     content = json.loads(done.stdout)
     assert (content["valid"], content["errorCount"]) == (False, 1)
+
+
+@pytest.mark.parametrize("output_format", ["table", "json", "yaml"])
+def test_a_control_plane_that_does_not_answer_is_69(run: Run, output_format: str) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        admin = f"127.0.0.1:{taken.getsockname()[1]}"
+        for arguments in [
+            ("status", "-o", output_format),
+            ("get", "edge-1", "cds", "-o", output_format),
+            ("wait", "1"),
+        ]:
+            result = run("fleet", *arguments, "--admin", admin)
+            assert (result.returncode, result.stdout) == (Exit.UNAVAILABLE, ""), arguments
+            assert f"no control plane answers on {admin}" in result.stderr
+
+
+def test_an_answer_that_is_no_control_planes_is_2(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_answer_once, args=(server,))
+        thread.start()
+        result = run("fleet", "status", "--admin", f"127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert (result.returncode, result.stdout) == (Exit.FAILED, "")
+    assert "is no control plane" in result.stderr
+
+
+def _answer_once(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(4096)
+        connection.sendall(b"\x00\x01\x02 hello\r\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("status", "--admin", "nowhere"),
+        ("status", "--state", "fine"),
+        ("status", "--type", "cds,nope"),
+        ("get", "edge-1"),
+        ("get", "edge-1", "nope"),
+        ("get", "edge-1", "cds", "--bodies"),
+        ("wait",),
+        ("wait", "1", "--percent", "0"),
+        ("wait", "1", "--timeout", "soon"),
+    ],
+)
+def test_fleet_usage_errors(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run("fleet", *arguments)
+    assert (result.returncode, result.stdout) == (Exit.USAGE, "")

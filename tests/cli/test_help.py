@@ -38,7 +38,8 @@ print("loaded:", *loaded, file=sys.stderr)
 sys.exit(code)
 """
 
-LEAVES = [(), *((name,) for name in COMMANDS), ("pki", "show"), ("pki", "issue"), ("pki", "rotate"), ("pki", "revoke")]
+LEAVES = [(), *((name,) for name in COMMANDS), ("pki", "show"), ("pki", "issue"), ("pki", "rotate"), ("pki", "revoke"),
+          *(("fleet", name) for name in ("status", "get", "wait"))]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", LEAVES, ids=" ".join)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from controlplane.cli import formats
+from controlplane.cli.fleet import age
 from controlplane.cli.render import Texts, snippet, summary, text, token_width
 from controlplane.cli.terminal import Color, Terminal
 from controlplane.errors import Diagnostic, Place, Severity
@@ -178,3 +179,10 @@ def test_a_reference_to_an_unreadable_gateway_is_not_reported_twice(run: Run) ->
     assert "GW0108" in shown
     assert "GW0201" not in shown
     assert "GW0201" in run("validate", "-", stdin=team).stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.04, "0.0s"), (12.9, "12s"), (61, "1m01s"), (7260, "2h01m"), (90_000, "1d01h")]
+)
+def test_ages_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert age(seconds) == text

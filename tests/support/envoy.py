@@ -6,7 +6,8 @@ import json
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import files
 from pathlib import Path
@@ -70,6 +71,15 @@ class Envoy:
         """End it, and forget its files."""
         self._child.stop()
         self._folder.cleanup()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stopped as by SIGSTOP: its connections stay, and it says nothing."""
+        self.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.send(signal.SIGCONT)
 
     def ready(self, seconds: float = 20.0) -> Self:
         """Wait until it serves: all that it was promised has arrived."""

@@ -1,0 +1,190 @@
+"""Where every proxy stands: a row for each proxy and type, what a proxy has, and how far a version has come.
+
+For `controlplane fleet` and the admin API. It only looks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeGuard
+
+from controlplane.app.fleet import Fleet
+from controlplane.app.refusals import Refusals
+from controlplane.compile.offline import as_dict
+from controlplane.names import Family, GatewayName, part_of, part_of_gateway, parts_of
+from controlplane.snapshot.store import Store
+from controlplane.xds import types
+from controlplane.xds.observer import State, StreamStatus, TypeStatus
+from controlplane.xds.server import XdsServer
+
+STALE_SECONDS = 5.0
+"""Without an ACK: what depends on it goes out all the same then."""
+REMEMBERED_VERSIONS = 4096
+NAMED_NODES = 20
+"""Nodes that lack a version which are named; the others are counted."""
+LEAST_PREFIX = 6
+"""Characters of a version that stand for it."""
+
+
+class Word(StrEnum):
+    """Where a proxy stands with a type."""
+
+    SYNCED = "synced"
+    PENDING = "pending"
+    STALE = "stale"
+    NACK = "nack"
+    IGNORED = "ignored"
+    GONE = "gone"
+
+
+def word(status: TypeStatus, now: float) -> Word:
+    """A response without its ACK is pending at first, stale after a while."""
+    match status.state:
+        case State.NACK:
+            return Word.NACK
+        case State.SYNCED:
+            return Word.SYNCED
+    return Word.STALE if now - status.since >= STALE_SECONDS else Word.PENDING
+
+
+@dataclass(slots=True)
+class Rollcall:
+    """Asks the server about its streams."""
+
+    store: Store
+    server: XdsServer
+    fleet: Fleet
+    refusals: Refusals
+    _published: OrderedDict[str, tuple[GatewayName, int]] = field(default_factory=OrderedDict)
+
+    def published(self, parts: Iterable[Hashable], sequence: int) -> None:
+        """These parts of the snapshot have changed: remember the versions of their gateways."""
+        for gateway in sorted({GatewayName(part[-1]) for part in parts if _of_one_gateway(part)}):
+            version = self.store.view(parts_of((gateway,))).version()
+            self._published.pop(version, None)
+            self._published[version] = (gateway, sequence)
+            if len(self._published) > REMEMBERED_VERSIONS:
+                self._published.popitem(last=False)
+
+    def rows(self, now: float) -> list[dict[str, Any]]:
+        """One row for each proxy and type, by node and in push order; one for each proxy that is gone."""
+        places = {
+            (held.resource.type_url, held.resource.name): self.refusals.of(held.resource)
+            for held in self.refusals.current()
+        }
+        found = []
+        for streams in self._nodes().values():
+            about = _about(streams)
+            asked: set[str] = set()
+            for stream in streams:
+                asked |= {one.type_url for one in stream.types}
+                for one in stream.types:
+                    row = {**about, "type": types.short_name(one.type_url), "state": str(word(one, now))}
+                    row |= {"ageSeconds": round(now - one.since, 3), "names": one.names, "wildcard": one.wildcard}
+                    row["detail"] = one.nack.detail if one.nack else None
+                    problems = [each for name in one.held for each in places.get((one.type_url, name), ())]
+                    row["at"] = [str(each.place) for each in problems if each.place]
+                    found.append((streams[0].node.id, types.push_rank(one.type_url), row))
+            connected = min(stream.connected for stream in streams)
+            for url in self.store.view(streams[0].parts or ()).types() - asked:
+                row = {**about, "type": types.short_name(url), "state": str(Word.IGNORED)}
+                row |= {
+                    "ageSeconds": round(now - connected, 3),
+                    "names": 0,
+                    "wildcard": False,
+                    "detail": None,
+                    "at": [],
+                }
+                found.append((streams[0].node.id, types.push_rank(url), row))
+        for node, seconds in self.fleet.gone.all():
+            row = {"node": node.id, "cluster": node.cluster, "gateways": [], "envoy": node.version, "type": None}
+            row |= {"state": str(Word.GONE), "ageSeconds": round(seconds, 3), "names": 0, "wildcard": False}
+            found.append((node.id, 0, row | {"detail": None, "at": []}))
+        return [row for *_, row in sorted(found, key=lambda one: one[:2])]
+
+    def holdings(self, node: str, type_url: str, *, bodies: bool) -> dict[str, Any] | None:
+        """What a connected proxy has of a type; None when there is no such proxy."""
+        if node not in self._nodes():
+            return None
+        listed = []
+        for one in self.server.holdings(node, type_url):
+            entry: dict[str, Any] = {
+                "name": one.name,
+                "version": one.resource.version if one.resource else None,
+                "state": one.state,
+            }
+            if bodies and one.resource is not None:
+                entry["body"] = as_dict(one.resource)
+            listed.append(entry)
+        return {"node": node, "type": types.short_name(type_url), "resources": listed}
+
+    def progress(self, version: str) -> dict[str, Any]:
+        """How many of the proxies that a version concerns have acknowledged it; raises LookupError when it is ambiguous.
+
+        A version is one of a gateway, as `/v1/gateways` shows it (its first characters are enough), or the sequence
+        number of a publication. One that was not published yet concerns nobody.
+        """
+        gateway, sequence = self._find(version)
+        concerned = acknowledged = 0
+        refused, waiting = [], []
+        for node, streams in self._nodes().items() if sequence is not None else ():
+            if gateway is not None and not any(gateway in gateways_of(stream) for stream in streams):
+                continue
+            concerned += 1
+            if any(one.state is State.NACK for stream in streams for one in stream.types):
+                refused.append(node)
+            elif all(stream.settled >= (sequence or 0) for stream in streams):
+                acknowledged += 1
+            else:
+                waiting.append(node)
+        return {
+            "version": version,
+            "published": sequence is not None,
+            "gateway": gateway,
+            "sequence": sequence,
+            "nodes": concerned,
+            "acknowledged": acknowledged,
+            "refused": len(refused),
+            "refusedBy": sorted(refused)[:NAMED_NODES],
+            "waiting": len(waiting),
+            "waitingFor": sorted(waiting)[:NAMED_NODES],
+        }
+
+    def _find(self, version: str) -> tuple[GatewayName | None, int | None]:
+        if version.isdecimal() and len(version) < len(next(iter(self._published), "")):
+            return None, int(version) if int(version) <= self.store.sequence else None
+        found = {known for known in self._published if known.startswith(version) and len(version) >= LEAST_PREFIX}
+        if len(found) > 1:
+            raise LookupError(f'several versions begin with "{version}": {", ".join(sorted(found))}')
+        return self._published[found.pop()] if found else (None, None)
+
+    def _nodes(self) -> dict[str, list[StreamStatus]]:
+        nodes: dict[str, list[StreamStatus]] = {}
+        for status in self.server.nodes():
+            nodes.setdefault(status.node.id, []).append(status)
+        return nodes
+
+
+def _of_one_gateway(part: Hashable) -> TypeGuard[tuple[str, ...]]:
+    """Whether it is a part of what proxies of one gateway get."""
+    return isinstance(part, tuple) and part in {part_of_gateway(part[-1]), part_of((part[-1],))}
+
+
+def gateways_of(status: StreamStatus) -> list[str]:
+    """The gateways that a node sees."""
+    parts = {part[0]: part for part in status.parts or () if isinstance(part, tuple)}
+    family = Family.of(status.node.user_agent)
+    return [name for name, part in parts.items() if part == part_of_gateway(name, family)]
+
+
+def _about(streams: list[StreamStatus]) -> dict[str, Any]:
+    first = streams[0]
+    return {
+        "node": first.node.id,
+        "cluster": first.node.cluster,
+        "gateways": gateways_of(first),
+        "envoy": first.node.version,
+    }

@@ -1,0 +1,113 @@
+"""`controlplane fleet` against a running control plane and real Envoys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.commands import controlplane
+from tests.e2e.plane import Plane, answers, forward, gateway, respond, static
+from tests.support.ports import free_port
+from tests.support.waiting import until
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Iterator[Plane]:
+    with Plane(tmp_path) as plane:
+        yield plane
+
+
+def fleet(plane: Plane, *arguments: str) -> CompletedProcess[str]:
+    return controlplane("fleet", *arguments, "--admin", plane.admin)
+
+
+def rows(plane: Plane, *arguments: str) -> list[dict[str, Any]]:
+    result = fleet(plane, "status", "-o", "json", *arguments)
+    assert result.returncode == 0, result.stderr
+    found: list[dict[str, Any]] = json.loads(result.stdout)["rows"]
+    return found
+
+
+def version(plane: Plane) -> str:
+    return str(plane.json("/v1/gateways")["gateways"][0]["version"])
+
+
+def test_status_get_and_wait(plane: Plane) -> None:
+    port, other = free_port(), free_port()
+    good = {"name": "good", "port": port, "protocol": "HTTP"}
+    bad = {"name": "bad", "port": other, "protocol": "HTTP", "address": "192.0.2.1"}
+    routes = [forward("web", "/", "web")]
+    plane.write(gateway(listeners=[good], backends=[static("web", free_port())], routes=routes))
+    plane.start().ready()
+    nobody = fleet(plane, "wait", version(plane), "--timeout", "100ms")
+    assert (nobody.returncode, nobody.stdout) == (75, "")
+    assert "is connected" in nobody.stderr
+
+    plane.envoy("envoy-1").ready()
+    second = plane.envoy("envoy-2").ready()
+    assert fleet(plane, "wait", version(plane), "--timeout", "10s").returncode == 0
+    assert fleet(plane, "wait", version(plane)[:8], "-o", "json").returncode == 0
+    found = rows(plane)
+    assert {(row["node"], row["type"]) for row in found if row["state"] == "synced"} >= {
+        (node, kind) for node in ("envoy-1", "envoy-2") for kind in ("cds", "eds", "lds", "srds", "ecds")
+    }
+    assert {row["state"] for row in found} <= {"synced", "ignored"}
+    table = fleet(plane, "status", "--node", "*-1", "--type", "cds,lds")
+    assert [line.split()[:3] for line in table.stdout.splitlines()] == [
+        ["NODE", "TYPE", "STATE"],
+        ["envoy-1", "cds", "synced"],
+        ["envoy-1", "lds", "synced"],
+    ]
+    got = yaml.safe_load(fleet(plane, "get", "envoy-1", "cds", "--bodies", "-o", "yaml").stdout)
+    (cluster,) = got["resources"]
+    assert (cluster["name"], cluster["state"]) == ("gatewayspec/platform/edge/web", "synced")
+    assert cluster["body"]["name"] == cluster["name"]
+    unknown = fleet(plane, "get", "envoy-9", "cds")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert 'no node "envoy-9"' in unknown.stderr
+
+    second.stop()
+    until(lambda: [row["node"] for row in rows(plane, "--state", "gone")] == ["envoy-2"], "it is gone")
+
+    before = version(plane)
+    plane.write(gateway(listeners=[good, bad], backends=[static("web", free_port())], routes=routes))
+    until(lambda: rows(plane, "--state", "nack"), "the listener is refused")
+    (row,) = rows(plane, "--state", "nack")
+    assert (row["node"], row["type"]) == ("envoy-1", "lds")
+    assert row["at"][0].startswith(str(plane.specs / "gateway.yaml") + ":")
+    assert "cannot bind" in row["detail"]
+    assert "gateway.yaml:" in fleet(plane, "status").stdout
+    refused = fleet(plane, "wait", version(plane), "--timeout", "30s", "-o", "json")
+    assert refused.returncode == 79, refused.stderr
+    assert json.loads(refused.stdout)["refusedBy"] == ["envoy-1"]
+    assert version(plane) != before
+
+    plane.write(gateway(listeners=[good], backends=[static("web", free_port())], routes=[respond("web", "/", "fixed")]))
+    until(lambda: answers(port, "fixed"), "the edit arrives")
+    sequence = plane.json("/v1/nodes")["nodes"][0]["sequence"]
+    assert fleet(plane, "wait", str(sequence), "--percent", "50").returncode == 0
+    assert fleet(plane, "wait", str(sequence + 1), "--timeout", "100ms").returncode == 75
+    assert fleet(plane, "wait", "no-such-version", "--timeout", "100ms").returncode == 75
+
+
+def test_a_silent_proxy_is_stale(plane: Plane) -> None:
+    """Stopped in the middle: it has neither acknowledged nor left."""
+    port = free_port()
+    plane.write(gateway(port=port))
+    plane.start().ready()
+    envoy = plane.envoy().ready()
+    assert fleet(plane, "wait", version(plane)).returncode == 0
+    with envoy.paused():
+        plane.write(gateway(port=port, routes=[respond("main", "/", "edited")]))
+        until(lambda: rows(plane, "--state", "pending"), "a response lacks its ACK")
+        late = fleet(plane, "wait", version(plane), "--timeout", "200ms")
+        assert late.returncode == 75
+        assert "envoy-1" in late.stderr
+        until(lambda: rows(plane, "--state", "stale"), "it is stale", seconds=20)
+    assert fleet(plane, "wait", version(plane)).returncode == 0
