@@ -31,7 +31,7 @@ class Listing:
         self.resources = resources
         self.absent = absent
         by_itself = shared and len(resources) + len(absent) >= LARGE
-        said = () if by_itself else (tuple((one.name, one.version) for one in resources), tuple(absent))
+        said = () if by_itself else (tuple((one.name, one.version, one.body) for one in resources), tuple(absent))
         self.key: Hashable = said or self
         self._version = ""
         self._size = -1

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import LARGE, Listing
+from controlplane.snapshot.proofs import Proofs
 from controlplane.xdstp import other_names
 
 Part = Hashable
@@ -30,8 +31,6 @@ Touched = Mapping[str, Mapping[str, str]]
 REMEMBERED_NAMES = 65_536
 """Names a part remembers as changed. A session further behind compares everything: a 20,000 name reload fits thrice."""
 
-REMEMBERED_GOOD = 8192
-"""Resources of a part whose last content that somebody took over is kept, in case what came after it is refused."""
 REMEMBERED_SELECTIONS = 16
 """Sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
 
@@ -48,20 +47,18 @@ def _fingerprint(resource: Resource) -> int:
 class _Content:
     """One part: its resources by type URL and name, sums of their fingerprints, and the ring of changes.
 
-    `versions` is by type URL and name too; `editions` counts the publications that touched a type. `unproven`: names
-    whose content nobody has taken over yet; `good`: what stood there before and was.
+    `versions` is by type URL and name too; `editions` counts the publications that touched a type.
     """
 
     __slots__ = (
-        "aliases", "by_type", "editions", "forgotten", "good", "remembered", "ring", "sums", "timed", "unproven", "versions",
+        "aliases", "by_type", "editions", "forgotten", "proofs", "remembered", "ring", "sums", "timed", "versions",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.by_type: dict[str, dict[str, Resource]] = {}
         self.versions: dict[str, dict[str, str]] = {}
         self.editions: dict[str, int] = {}
-        self.good: dict[tuple[str, str], Resource] = {}
-        self.unproven: dict[str, set[str]] = {}
+        self.proofs = Proofs()
         self.aliases: dict[str, dict[str, set[str]]] = {}  # by type URL and alias: the names that have it
         self.timed: dict[str, set[str]] = {}  # by type URL: the names whose resource has a TTL
         self.sums: dict[str, int] = {}
@@ -90,7 +87,7 @@ class _Content:
             if before is not None:
                 self._add(type_url, -_fingerprint(before))
                 self._unmark(before, resource)
-            self._keep(type_url, name, before, gone=resource is None)
+            self.proofs.changed(type_url, name, before, gone=resource is None)
             touched.setdefault(type_url, {}).setdefault(name, before.version if before else "")
         for type_url, names in list(touched.items()):
             # A name may occur twice in one publication and end where it began.
@@ -101,28 +98,6 @@ class _Content:
             if not names:
                 del touched[type_url]
         return touched
-
-    def _keep(self, type_url: str, name: str, before: Resource | None, *, gone: bool) -> None:
-        """What was there before, if somebody took it over; else what was good before that stays."""
-        unproven = self.unproven.setdefault(type_url, set())
-        if before is not None and name not in unproven:
-            self.good.pop((type_url, name), None)
-            self.good[type_url, name] = before
-            if len(self.good) > REMEMBERED_GOOD:
-                del self.good[next(iter(self.good))]
-        if gone:
-            unproven.discard(name)
-        else:
-            unproven.add(name)
-
-    def prove(self, type_url: str, versions: Mapping[str, str]) -> None:
-        """Somebody took these versions over."""
-        if unproven := self.unproven.get(type_url):
-            current = self.versions.get(type_url, {})
-            names = versions if len(versions) < len(unproven) else list(unproven)
-            unproven.difference_update([name for name in names if current.get(name) == versions.get(name)])
-            if not unproven:
-                del self.unproven[type_url]  # a set that was large costs as much to look through when it is empty
 
     @staticmethod
     def _version(content: Mapping[str, Resource], name: str) -> str:
@@ -229,17 +204,17 @@ class View:
         """What stood under this name before, and somebody took over; None when there is no such content."""
         for content in self._contents:
             if name in content.by_type.get(type_url, ()):
-                return content.good.get((type_url, name))
+                return content.proofs.good.get((type_url, name))
         return None
 
     def unproven(self, type_url: str) -> bool:
         """Whether there is something of this type that nobody has taken over."""
-        return any(content.unproven.get(type_url) for content in self._contents)
+        return any(content.proofs.waiting(type_url) for content in self._contents)
 
     def prove(self, type_url: str, versions: Mapping[str, str]) -> None:
         """Somebody took these names in these versions over: they count as good when they change."""
         for content in self._contents:
-            content.prove(type_url, versions)
+            content.proofs.took(type_url, versions, content.versions.get(type_url, {}))
 
     def aliases(self, type_url: str) -> bool:
         """Whether resources of this type have other names than their own."""

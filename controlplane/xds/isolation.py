@@ -40,6 +40,7 @@ def isolate(
         current = view.get(url, one.name)
         if current is not None and current.version == one.version and progress.subscription.covers(one.name):
             suspects[one.name] = one
+    progress.again |= dict.fromkeys(suspects, push.nonce)
     to_blame = frozenset(suspects) if len(suspects) == 1 else blamed(refusal.detail, suspects)
     if to_blame:
         held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)

@@ -17,6 +17,7 @@ from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import difference, isolation, types, virtual_hosts
+from controlplane.xds.again import altered
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.difference import Wanted
 from controlplane.xds.heartbeats import Heartbeats, lives
@@ -110,6 +111,8 @@ class Outgoing(ABC):
         changed = frozenset(progress.changed) if free else NOTHING
         created = frozenset(name for name in changed if progress.changed[name] == "")
         listing = difference.due(progress, view, changed, whole=whole)
+        if progress.again:
+            listing = altered(url, listing, progress.again)
         answers = bool(progress.asked or whole or progress.finish)
         # A first answer of a full-state type is whole: Envoy has fetched all there is when it comes.
         parts = (listing,) if whole and progress.kind.full_state else self._split(listing)

@@ -102,7 +102,7 @@ class Progress:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_nonce", "acked_version", "additions", "asked", "beats", "changed", "complaints", "finish", "gone", "grace",
+        "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace",
         "in_flight", "initial", "kind", "large", "refusal", "refused_new", "removals", "replaced", "sent", "sent_nonce",
         "sent_version", "settled", "since", "spared_until", "subscription", "trials", "unnamed", "whole",
     )  # fmt: skip
@@ -124,6 +124,7 @@ class Progress:
         self.in_flight: list[Push] = []
         self.sent: Listing | None = None  # state of the world, full-state types: the last response
         self.replaced: Substitutes = NO_SUBSTITUTES  # what the client is shown instead of what is there
+        self.again: dict[str, str] = {}  # name to the nonce of the refused response in which it was sent last
         self.complaints: dict[str, Refusal] = {}  # of what it refused and is therefore spared, by name
         self.spared_until = 0.0  # while it is: what earlier content needs is not removed
         self.trials: list[frozenset[str]] = []  # of a refused response: names to be sent again, a group at a time

@@ -162,6 +162,8 @@ class Session(Outgoing):
         progress.refusal = None
         progress.refused_new = frozenset()
         progress.unnamed = 0
+        for one in push.listing.resources if progress.again else ():
+            progress.again.pop(one.name, None)
         progress.acked_nonce, progress.acked_version = push.nonce, push.version
         if push.complete:
             progress.settled = max(progress.settled, push.cursor)

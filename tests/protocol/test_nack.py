@@ -325,6 +325,21 @@ def test_content_that_nobody_took_over_is_not_what_was_good() -> None:
     assert bodies(new.take(SRDS, ["a"])) == [b"good"]
 
 
+def test_content_that_was_taken_over_while_it_was_replaced_is_what_was_good() -> None:
+    fleet = Fleet(resource(SRDS, "a", "first"))
+    client = fleet.join()
+    client.send(SRDS)
+    client.take(SRDS, ["a"])
+    fleet.publish(resource(SRDS, "a", "good"))
+    fleet.publish(resource(SRDS, "a", "bad"))
+    good, bad = client.expect_names(SRDS, ["a"]), client.expect_names(SRDS, ["a"])
+    client.ack(good)
+    client.nack(bad)
+    new = fleet.join(node="n2")
+    new.send(SRDS)
+    assert bodies(new.take(SRDS, ["a"])) == [b"good"]
+
+
 def scope(name: str, cluster: str, content: str = "") -> Change:
     """A shard that names a cluster, as protobuf writes it: the length of the name, then the name."""
     return resource(SRDS, name, f"{chr(len(cluster))}{cluster}{content}")
