@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import signal
 import socket
 import sys
@@ -23,6 +22,7 @@ from controlplane.admin.server import application, listen
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
 from controlplane.app.lane import EndpointLane
+from controlplane.app.listening import obstacle, reason
 from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
@@ -211,7 +211,7 @@ class ControlPlane:
         try:
             port = await self._server.start(str(address), self._credentials())
         except RuntimeError:
-            raise ConfigurationError(f"xDS cannot listen on {address}: {await _obstacle(address)}") from None
+            raise ConfigurationError(f"xDS cannot listen on {address}: {await obstacle(address)}") from None
         addresses = Addresses(str(address._replace(port=port)), str(admin._replace(port=admin_port)))
         log.info("listening", xds=addresses.xds, admin=f"http://{addresses.admin}", mtls=not configuration.xds.insecure)
         return addresses
@@ -220,8 +220,7 @@ class ControlPlane:
         try:
             runner, port = await listen(app, address.host, address.port)
         except OSError as error:
-            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-            raise ConfigurationError(f"{what} cannot listen on {address}: {reason}") from None
+            raise ConfigurationError(f"{what} cannot listen on {address}: {reason(error)}") from None
         self._runners.append(runner)
         return port
 
@@ -359,16 +358,6 @@ class ControlPlane:
             self._metrics.problems.labels(str(severity)).set_function(partial(self.intake.register.count, severity))
         for status in self.intake.sources.values():
             self._metrics.watch_source(status.name, status.age, status.works)
-
-
-async def _obstacle(address: Endpoint) -> str:
-    """Why nobody can listen there: grpc does not say."""
-    try:
-        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, address.host, address.port)
-    except OSError as error:
-        return (error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)) or str(error)
-    server.close()
-    return "the address cannot be used"
 
 
 def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> int:
