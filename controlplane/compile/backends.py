@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
+from controlplane.compile.checks import checked
 from controlplane.compile.cluster import aggregate, cluster, jwks_cluster
 from controlplane.compile.rows import Issue, ResourceKey
 from controlplane.compile.tls import trust_problem
 from controlplane.compile.xds_types import CLUSTER
-from controlplane.filters.envoy import serialised
 from controlplane.filters.jwt.spec import JwtProvider, SecretKey
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, SecretRef, jwks_cluster_name
@@ -44,7 +44,8 @@ def cluster_of_backend(
     if shape.is_aggregate:
         messages.append(aggregate(shape, element.part, budget))
     for message in messages:
-        found = Resource(CLUSTER, message.name, serialised(message), origin=key)
+        body = checked(message, str(key.object), f"spec.backends[{key.element}]")
+        found = Resource(CLUSTER, message.name, body, origin=key)
         yield ResourceKey((element.gateway,), CLUSTER, found.name), found
 
 
@@ -75,5 +76,6 @@ def cluster_of_provider(
         if element.part.jwks.ca is not None:
             _check_trust(read, tables, key, "identity.jwt", "jwks.ca", element.part.jwks.ca)
         name = jwks_cluster_name(element.gateway, element.part.name)
-        body = serialised(jwks_cluster(name, element.part, (key.object.source, key.object.namespace)))
+        message = jwks_cluster(name, element.part, (key.object.source, key.object.namespace))
+        body = checked(message, str(key.object), f"spec.identity.jwt[{key.element}]")
         yield ResourceKey((element.gateway,), CLUSTER, name), Resource(CLUSTER, name, body, origin=key)

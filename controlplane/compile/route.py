@@ -23,6 +23,7 @@ from controlplane.compile.action import (
     timeouts,
     websocket,
 )
+from controlplane.compile.checks import checked
 from controlplane.compile.grants import Claimed, claimed_by
 from controlplane.compile.match import order, preflight_match, route_match, segment, signature
 from controlplane.compile.placement import https_port, placements
@@ -36,7 +37,6 @@ from controlplane.compile.rows import (
 )
 from controlplane.filters import chain
 from controlplane.filters.cors import compile as cors
-from controlplane.filters.envoy import serialised
 from controlplane.filters.header_mutation import compile as header_mutation
 from controlplane.filters.header_mutation.spec import HeaderChanges
 from controlplane.filters.jwt import compile as jwt
@@ -154,7 +154,7 @@ def _entries(
                 message.metadata.filter_metadata[local_ratelimit.METADATA].CopyFrom(names)
         takes_upgrades = route.websocket and not problems.fatal
         place, where = order(match, claim, key, number), segment(match.path)
-        yield Entry(place, where, signature(match), serialised(message), takes_upgrades)
+        yield Entry(place, where, signature(match), _checked(message, key), takes_upgrades)
         if resolved.cors is not None and not problems.fatal and not _takes_preflights(match):
             yield _preflight(key, claim, number, match, resolved)
 
@@ -165,6 +165,10 @@ def _base(key: ElementKey) -> Any:
     message = route_components_pb2.Route(name=route_name(key))
     message.metadata.filter_metadata["gatewayspec"].CopyFrom(metadata)
     return message
+
+
+def _checked(message: Any, key: ElementKey) -> bytes:
+    return checked(message, str(key.object), f"spec.routes[{key.element}]")
 
 
 def _disabled(message: Any) -> None:
@@ -190,7 +194,7 @@ def _preflight(key: ElementKey, claim: str, number: int, match: Match, resolved:
     # A sibling that asks for certain methods stands before one that asks for any.
     place = order(match, claim, key, number)._replace(no_methods=False, headers=-2 - bool(match.methods))
     asked = signature(match.model_copy(update={"headers": ()}))._replace(preflight=True)
-    return Entry(place, segment(match.path), asked, serialised(message))
+    return Entry(place, segment(match.path), asked, _checked(message, key))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
+from controlplane.compile.checks import checked
 from controlplane.compile.rows import CertificateStatus, Chain, ResourceKey, SecretUse
 from controlplane.compile.tls import certificate, certificate_status, trust, trust_problem
 from controlplane.compile.xds_types import SECRET
 from controlplane.errors import Diagnostic, InvalidInput
-from controlplane.filters.envoy import serialised
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.graph.engine import Read
 from controlplane.model.secret import Secret
@@ -78,4 +78,5 @@ def served(read: Read, tables: Tables, use: SecretUse, _: bool) -> Iterator[tupl
         raise InvalidInput(
             [Diagnostic(codes.UNUSABLE_SECRET, f'secret "{use.secret}" {problem}', subject=str(use.secret))]
         )
-    yield ResourceKey((use.gateway,), SECRET, name), Resource(SECRET, name, serialised(message), origin=use.secret)
+    body = checked(message, str(use.secret))
+    yield ResourceKey((use.gateway,), SECRET, name), Resource(SECRET, name, body, origin=use.secret)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from envoy.config.core.v3 import extension_pb2
 
 from controlplane.compile import codes
+from controlplane.compile.checks import checked
 from controlplane.compile.hosts import wildcards
 from controlplane.compile.listener import FilterChain, listener
 from controlplane.compile.rows import Chain, Issue, ResourceKey
 from controlplane.compile.xds_types import EXTENSION, LISTENER
 from controlplane.errors import nearest
 from controlplane.filters import chain as filter_chain
-from controlplane.filters.envoy import serialised
 from controlplane.filters.header_mutation import compile as header_mutation
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.jwt.spec import JwtProvider
@@ -22,7 +22,7 @@ from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.filters.shard_lua.compile import REKEY_WILDCARD, rekey_wildcard
 from controlplane.graph.engine import Read
-from controlplane.names import ElementKey, GatewayName, View, jwks_cluster_name, listener_name, part_of
+from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, View, jwks_cluster_name, listener_name, part_of
 from controlplane.resources import Resource
 from controlplane.spec.listener import Listener, Protocol
 from controlplane.spec.policy import Policy
@@ -113,11 +113,11 @@ def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tupl
         if ways_in:
             proxy_protocol = bool(sharing[0][1].client_ip and sharing[0][1].client_ip.proxy_protocol)
             message = listener(address, port, ways_in.values(), proxy_protocol=proxy_protocol)
-            name = message.name
-            origin = sharing[0][0]
+            name, origin = message.name, sharing[0][0]
+            body = checked(message, str(origin.object), f"spec.listeners[{origin.element}]")
             yield (
                 ResourceKey(part_of(view), LISTENER, name),
-                Resource(LISTENER, name, serialised(message), origin=origin),
+                Resource(LISTENER, name, body, origin=origin),
             )
 
 
@@ -191,7 +191,8 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
 
 def _extension(view: View, name: str, config: Any) -> tuple[ResourceKey, Resource]:
     message = extension_pb2.TypedExtensionConfig(name=name, typed_config=config)
-    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, serialised(message), origin=view)
+    body = checked(message, f"{GATEWAY_KIND} {view[0]}")
+    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, body, origin=view)
 
 
 def _jwt(read: Read, tables: Tables, view: View) -> Any:
