@@ -12,7 +12,8 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -132,11 +133,76 @@ class KubernetesCluster(Written):
         return self
 
 
-def _once(clusters: tuple[KubernetesCluster, ...]) -> tuple[KubernetesCluster, ...]:
-    names = [cluster.name for cluster in clusters]
+class SourceLocality(Written):
+    """Where the endpoints of a source are, as far as it does not say so itself."""
+
+    region: Annotated[str, Field(max_length=253)] = ""
+    zone: Annotated[str, Field(max_length=253)] = ""
+
+
+def _http_url(text: object) -> str:
+    parts = urlsplit(text if isinstance(text, str) else "")
+    try:
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:  # the port is none
+        usable = False
+    if not usable or parts.username is not None or parts.query or parts.fragment:
+        raise ValueError('an address of Consul is a URL such as "https://consul.example.com:8501"')
+    return str(text).rstrip("/")
+
+
+def _key_prefix(text: str) -> str:
+    if not text or text.startswith("/") or len(text) > 512 or not text.isprintable():
+        raise ValueError('a prefix of keys is a text such as "gateways/"; keys of Consul do not begin with "/"')
+    return text
+
+
+KeyPrefix = Annotated[str, AfterValidator(_key_prefix), WithJsonSchema({"type": "string", "examples": ["gateways/"]})]
+
+
+class ConsulSource(Written):
+    """A Consul datacenter. Members of backends refer to it by its `name`; files of credentials may change at any time.
+
+    `specs` is a prefix of the key-value store, each key of which holds gateway specs. `maxStale` lets followers answer
+    who are behind by less than that.
+    """
+
+    name: Name
+    address: Annotated[
+        str, BeforeValidator(_http_url), WithJsonSchema({"type": "string", "examples": ["https://127.0.0.1:8501"]})
+    ]
+    datacenter: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    token_file: Location | None = None
+    ca: Location | None = None
+    client_certificate: Location | None = None
+    client_key: Location | None = None
+    max_stale: PositiveDuration | None = None
+    locality: SourceLocality = SourceLocality()
+    tagged_address: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    max_requests_per_second: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 500
+    specs: KeyPrefix | None = None
+
+    @model_validator(mode="after")
+    def _credentials_are_safe(self) -> ConsulSource:
+        host = urlsplit(self.address).hostname or ""
+        secure = self.address.startswith("https:")
+        if self.token_file is not None and not secure and not Endpoint(host, 0).is_loopback:
+            raise ValueError(f"a token is sent over https only, or to this machine; not to {self.address}")
+        if not secure and (self.ca or self.client_certificate or self.client_key):
+            raise ValueError(f"ca, clientCertificate and clientKey need an https address, not {self.address}")
+        if (self.client_certificate is None) != (self.client_key is None):
+            raise ValueError("clientCertificate and clientKey belong together")
+        return self
+
+
+Named = TypeVar("Named", KubernetesCluster, ConsulSource)
+
+
+def _once(sources: tuple[Named, ...]) -> tuple[Named, ...]:
+    names = [source.name for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f'the name "{twice[0]}" stands twice; specs refer to clusters by name')
-    return clusters
+        raise ValueError(f'the name "{twice[0]}" stands twice; specs refer to sources by name')
+    return sources
 
 
 class Sources(Written):
@@ -144,6 +210,7 @@ class Sources(Written):
 
     files: Annotated[tuple[FilesSource, ...], Field(max_length=1)] = ()
     kubernetes: Annotated[tuple[KubernetesCluster, ...], Field(max_length=100), AfterValidator(_once)] = ()
+    consul: Annotated[tuple[ConsulSource, ...], Field(max_length=100), AfterValidator(_once)] = ()
 
 
 class SecretsFolder(Written):
@@ -302,8 +369,8 @@ def with_flags(configuration: Configuration, flags: Flags) -> Configuration:
     update: dict[str, Any] = {}
     try:
         if flags.specs:
-            files = tuple(FilesSource(path=path) for path in flags.specs)
-            update["sources"] = Sources(files=files, kubernetes=configuration.sources.kubernetes)
+            files = Sources(files=tuple(FilesSource(path=path) for path in flags.specs)).files
+            update["sources"] = configuration.sources.model_copy(update={"files": files})
         if flags.secrets is not None:
             update["secrets"] = SecretsFolder(path=flags.secrets)
         if flags.state is not None:

@@ -29,16 +29,15 @@ from controlplane.app.memory import Memory
 from controlplane.app.refusals import Refusals
 from controlplane.app.rollcall import Rollcall
 from controlplane.app.services import Services
+from controlplane.app.sources import discoveries, make_sources, waited_for
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler, Publication, issues_of
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 from controlplane.config import Configuration, Endpoint
-from controlplane.errors import ConfigurationError, Severity, nearest
+from controlplane.errors import ConfigurationError, Severity
 from controlplane.model.endpoint import Service
 from controlplane.names import Family, GatewayName, ServiceRef, View, parts_of
 from controlplane.snapshot.store import Store
-from controlplane.sources.files import FileSource
-from controlplane.sources.secrets import SecretSource
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.bounds import Limits
 from controlplane.xds.server import XdsServer, dynamic_credentials
@@ -69,9 +68,9 @@ class ControlPlane:
         self._metrics = Metrics()
         self._trust = Trust.open(configuration)
         self._store = Store()
-        self._sources = self._make_sources()
-        discoveries = [source for source in self._sources if hasattr(source, "want")]
-        known = frozenset(source.name for source in discoveries)
+        self._sources = make_sources(configuration, self._memory)
+        discovering = discoveries(self._sources)
+        known = frozenset(source.name for source in discovering)
         self._compiler = Compiler(endpoints=Endpoints(EndpointTables(known)))
         self._lane = EndpointLane(
             self._compiler.endpoints,
@@ -83,8 +82,8 @@ class ControlPlane:
             [source.name for source in self._sources],
             keep=self._memory.keep,
             keep_secret=self._memory.keep_secret,
-            services=Services(self._lane, discoveries, self._external_changed),
-            waited_for=self._waited_for(),
+            services=Services(self._lane, discovering, self._external_changed),
+            waited_for=waited_for(configuration, [source.name for source in self._sources]),
             objects_before=self._memory.texts,
             secrets_before=self._memory.secrets,
         )
@@ -153,41 +152,6 @@ class ControlPlane:
                 log.info("stopped")
 
     # -- start ---------------------------------------------------------------------------------------------------
-
-    def _make_sources(self) -> list[Any]:
-        configuration = self._configuration
-        files, clusters = configuration.sources.files, configuration.sources.kubernetes
-        if not files and not any(cluster.specs for cluster in clusters):
-            raise ConfigurationError(
-                "nothing to serve: name a folder of specs (--specs DIR, or sources.files), "
-                "or a cluster that has them (sources.kubernetes with specs: true)"
-            )
-        if len(files) > 1:
-            raise ConfigurationError("one folder of specs is served for now; put the others under it, as links")
-        found: list[Any] = [
-            FileSource(
-                folder.path, last_good={ref: text for ref, text in self._memory.texts.items() if ref.source == "files"}
-            )
-            for folder in files
-        ]
-        if clusters:
-            from controlplane.app.clusters import kubernetes_sources
-
-            found += kubernetes_sources(clusters, self._memory.texts)
-        if configuration.secrets is not None:
-            found.append(SecretSource(configuration.secrets.path, last_good=self._memory.secrets))
-        return found
-
-    def _waited_for(self) -> frozenset[str]:
-        """The sources that the start waits for."""
-        names, wanted = frozenset(source.name for source in self._sources), self._configuration.startup.wait_for
-        if wanted == "all":
-            return names
-        if wanted == "none":
-            return frozenset()
-        if unknown := sorted(set(wanted) - names):
-            raise ConfigurationError(f'startup.waitFor: no source "{unknown[0]}" ({nearest(unknown[0], names)})')
-        return frozenset(wanted)
 
     async def _listen(self) -> Addresses:
         configuration = self._configuration

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from controlplane.errors import Diagnostic, Place
@@ -12,7 +13,7 @@ from controlplane.names import ObjectRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import RESTING, Content, duplicate
 from controlplane.sources.reading import Signature
-from controlplane.spec.parse import Parsed
+from controlplane.spec.parse import Parsed, Piece
 from controlplane.spec.rows import rows
 
 
@@ -39,6 +40,16 @@ def read_document(parsed: Parsed, shown: str) -> Document:
         return Document(parsed, None)
     spec = SpecObject(parsed.ref, rows(parsed.ref, parsed.document), parsed.text, shown, parsed.line)
     return Document(replace(parsed, document=None), spec)
+
+
+def known_document(piece: Piece, known: Mapping[str, Document]) -> Document | None:
+    """The document of this text, where it stands now, of those `known` by their text; None when it must be parsed."""
+    old = known.get(piece.text)
+    if old is None or old.parsed.line == piece.line:
+        return old
+    if old.spec is None:
+        return None  # its errors have other places now
+    return Document(replace(old.parsed, line=piece.line), replace(old.spec, line=piece.line))
 
 
 def believed(shown: str, file: File, old: Content, *, rested: bool) -> tuple[Content, bool]:

@@ -26,7 +26,7 @@ from watchfiles import Change
 from controlplane.errors import Diagnostic, InvalidInput, Place
 from controlplane.names import ObjectRef
 from controlplane.sources.base import Sink
-from controlplane.sources.belief import Document, File, believed, read_document
+from controlplane.sources.belief import Document, File, believed, known_document, read_document
 from controlplane.sources.declared import Content, Declared
 from controlplane.sources.reading import (
     Signature,
@@ -303,13 +303,8 @@ class FileSource:
         by_text = {document.parsed.text: document for document in known}
         documents = []
         for piece in pieces:
-            old = by_text.get(piece.text)
-            if old is not None and old.parsed.line == piece.line:
+            if (old := known_document(piece, by_text)) is not None:
                 documents.append(old)
-                continue
-            if old is not None and old.spec is not None:
-                parsed = replace(old.parsed, line=piece.line)
-                documents.append(Document(parsed, replace(old.spec, line=piece.line)))
                 continue
             if len(piece.text) > _LARGE:
                 parsed = await asyncio.to_thread(parse_piece, piece, shown, self.name)

@@ -45,6 +45,7 @@ class Code(StrEnum):
     REMOVAL_HELD = "GW0305"
     TRUST_STALE = "GW0306"
     NOT_WATCHED = "GW0309"
+    UNUSABLE_INSTANCE = "GW0310"
 
 
 MEANINGS: dict[Code, str] = {
@@ -80,4 +81,5 @@ MEANINGS: dict[Code, str] = {
     Code.TRUST_STALE: "certificates of the xDS server or its deny list cannot be used as they are on disk; what was before "
     "stays in force",
     Code.NOT_WATCHED: "a spec refers to a part of a source that the configuration leaves out",
+    Code.UNUSABLE_INSTANCE: "an instance of a discovered service has no address and port that an endpoint can have",
 }

@@ -56,6 +56,55 @@ def test_paths_of_the_file_are_relative_to_it(tmp_path: Path) -> None:
     assert with_flags(found, Flags(xds="0.0.0.0:1")).xds.deny_list == tmp_path / "denied"
 
 
+CONSUL = """\
+sources:
+  consul:
+    - name: gcp-dc2
+      address: https://consul.example:8501/
+      datacenter: dc2
+      tokenFile: token
+      ca: ca.pem
+      clientCertificate: client.pem
+      clientKey: client.key
+      maxStale: 5s
+      locality: {region: europe-west1, zone: b}
+      taggedAddress: wan
+      maxRequestsPerSecond: 50
+      specs: gateways/
+    - {name: local, address: "http://127.0.0.1:8500", tokenFile: token}
+"""
+
+
+def test_consul_datacenters(tmp_path: Path) -> None:
+    first, second = with_flags(read(_write(tmp_path, CONSUL)), Flags(specs=(Path("a"),))).sources.consul
+    assert (first.name, first.address, first.datacenter) == ("gcp-dc2", "https://consul.example:8501", "dc2")
+    assert (first.token_file, first.client_key) == (tmp_path / "token", tmp_path / "client.key")
+    assert (first.max_stale, first.locality.zone, first.specs) == (timedelta(seconds=5), "b", "gateways/")
+    assert (second.datacenter, second.max_stale, second.specs) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        ('{name: a, address: "consul:8500"}', ":3:24: sources.consul[a].address: an address of Consul is a URL"),
+        ('{name: a, address: "http://x:y"}', "an address of Consul is a URL"),
+        ('{name: a, address: "https://me:secret@x"}', "an address of Consul is a URL"),
+        ('{name: a, address: "http://x:8500", tokenFile: t}', "a token is sent over https only"),
+        ('{name: a, address: "http://x:8500", ca: c}', "need an https address"),
+        ('{name: a, address: "https://x:8500", clientKey: c}', "belong together"),
+        ('{name: a, address: "https://x", specs: /a}', "sources.consul[a].specs"),
+        ('{name: a, address: "https://x", maxRequestsPerSecond: 1}', "sources.consul[a].maxRequestsPerSecond"),
+        (
+            '{name: a, address: "https://x"}\n  - {name: a, address: "https://y"}',
+            'the name "a" stands twice',
+        ),
+    ],
+)
+def test_a_consul_that_cannot_be_used_is_an_error(tmp_path: Path, written: str, problem: str) -> None:
+    (found,) = _problems(tmp_path, f"sources:\n  consul:\n  - {written}\n")
+    assert problem in found
+
+
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     found = read(_write(tmp_path, "# nothing yet\n"))
     assert found.xds == Configuration().xds

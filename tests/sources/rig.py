@@ -35,6 +35,7 @@ class Remembering:
         self.versions: dict[ServiceRef, list[Service]] = {}
         self.said: dict[str, tuple[Diagnostic, ...]] = {}
         self.state = "starting"
+        self.reason = ""
         self.calls: list[str] = []
         self.history: list[tuple[dict[ObjectRef, SpecObject], dict[SecretRef, Secret]]] = []
         self.event_times: list[float] = []
@@ -75,6 +76,7 @@ class Remembering:
 
     def failed(self, source: str, reason: str) -> None:
         self.state = "failed"
+        self.reason = reason
 
     def flush(self, event_time: float) -> None:
         assert event_time <= time.monotonic()

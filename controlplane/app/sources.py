@@ -1,0 +1,55 @@
+"""Which sources a configuration asks for. The composition root calls it; nothing here runs yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from controlplane.app.memory import Memory
+from controlplane.config import Configuration
+from controlplane.errors import ConfigurationError, nearest
+from controlplane.sources.files import FileSource
+from controlplane.sources.secrets import SecretSource
+
+
+def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
+    """Every source. Raises ConfigurationError when there is nothing to serve."""
+    files, clusters = configuration.sources.files, configuration.sources.kubernetes
+    datacenters = configuration.sources.consul
+    if not (files or any(cluster.specs for cluster in clusters) or any(consul.specs for consul in datacenters)):
+        raise ConfigurationError(
+            "nothing to serve: name a folder of specs (--specs DIR, or sources.files), a cluster that has them "
+            "(sources.kubernetes with specs: true), or keys of Consul (sources.consul with specs: PREFIX)"
+        )
+    if len(files) > 1:
+        raise ConfigurationError("one folder of specs is served for now; put the others under it, as links")
+    of_files = {ref: text for ref, text in memory.texts.items() if ref.source == "files"}
+    found: list[Any] = [FileSource(folder.path, last_good=of_files) for folder in files]
+    if clusters:
+        from controlplane.app.clusters import kubernetes_sources
+
+        found += kubernetes_sources(clusters, memory.texts)
+    if datacenters:
+        from controlplane.app.datacenters import consul_sources
+
+        found += consul_sources(datacenters, memory.texts)
+    if configuration.secrets is not None:
+        found.append(SecretSource(configuration.secrets.path, last_good=memory.secrets))
+    return found
+
+
+def discoveries(sources: Iterable[Any]) -> list[Any]:
+    """Those that deliver what is asked of them."""
+    return [source for source in sources if hasattr(source, "want")]
+
+
+def waited_for(configuration: Configuration, names: Iterable[str]) -> frozenset[str]:
+    """The sources that the start waits for. Raises ConfigurationError for a name that is none."""
+    known, wanted = frozenset(names), configuration.startup.wait_for
+    if wanted == "all":
+        return known
+    if wanted == "none":
+        return frozenset()
+    if unknown := sorted(set(wanted) - known):
+        raise ConfigurationError(f'startup.waitFor: no source "{unknown[0]}" ({nearest(unknown[0], known)})')
+    return frozenset(wanted)

@@ -1,0 +1,253 @@
+"""The services that are referred to: which of them to read again, when, and what may be believed of the answer.
+
+`source` says what may have changed; workers read, and push what differs. What is read is one service with the checks of
+its instances, so every push is consistent in itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import structlog
+
+from controlplane.errors import Diagnostic, Place, Severity
+from controlplane.model.endpoint import Service
+from controlplane.names import ServiceRef, consul_source
+from controlplane.sources.base import Sink
+from controlplane.sources.consul.answers import Reading, instances, reading, with_missing
+from controlplane.sources.consul.client import Answer, Client, Consistency, Failure, Settings
+from controlplane.sources.consul.pace import Backoff
+from controlplane.sources.consul.queue import Ask, Job, Queue
+from controlplane.spec.codes import Code
+
+log = structlog.get_logger(__name__)
+
+PUSH_SECONDS = 0.5
+"""The least time between two pushes of one service: the first change goes out at once, and a service that flaps costs
+two pushes a second (fault F39)."""
+DENIED_SECONDS = 10.0
+"""How soon a service is read again whose instances were hidden: nothing tells when an access rule changes."""
+LOOK_SECONDS = 0.1
+"""The least time between two rounds of probes: a storm of registrations is looked at as a whole."""
+_NOTHING = {"filter": 'Service.ID == ""'}
+"""No instance has an empty id: the answer says nothing but the index of the service, which is all a probe wants."""
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """`index` is that of the last read, 0 before it. `believed` is what was pushed, None when absent or not `said` yet."""
+
+    ref: ServiceRef
+    index: int = 0
+    said: bool = False
+    believed: Service | None = None
+    nodes: frozenset[str] = frozenset()
+    changed_at: float = 0.0
+    not_before: float = 0.0
+
+
+class Services:
+    """What is wanted of one datacenter."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Client,
+        trouble: Callable[[str, str | None], None],
+        went_back: Callable[[], None],
+    ) -> None:
+        """`trouble(what, why)` is told why something cannot be read, and None when it can; `went_back` of lost data."""
+        self._settings = settings
+        self._client = client
+        self._trouble = trouble
+        self._went_back = went_back
+        self._wanted: dict[str, _Wanted] = {}
+        self._by_node: dict[str, set[str]] = {}
+        self._confirming: set[str] = set()
+        self._hidden: set[str] = set()
+        self._queue = Queue()
+        self._doubt = False
+        self._looked = 0.0
+        self._look_later: asyncio.TimerHandle | None = None
+        self._unusable: dict[str, tuple[str, ...]] = {}
+        self._sink: Sink | None = None
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether everything wanted was pushed, or said to be absent."""
+        return all(wanted.said for wanted in self._wanted.values())
+
+    def want(self, refs: Collection[ServiceRef]) -> None:
+        """These and no others."""
+        now = time.monotonic()
+        names = {ref.name: ref for ref in refs}
+        for name in self._wanted.keys() - names.keys():
+            self._locate(name, frozenset())
+            del self._wanted[name]
+            self._queue.drop(name)
+            self._confirming.discard(name)
+            self._see(name)
+            self._say_unusable(name, ())
+        for name, ref in names.items():
+            if name not in self._wanted:
+                self._wanted[name] = _Wanted(ref)
+                self._queue.add(name, Ask.READ, now)
+
+    def confirm(self, names: Iterable[str]) -> None:
+        """Read these once more, consistently."""
+        self._confirming.update(name for name in names if name in self._wanted)
+        if not self._doubt:
+            self._ask_again(self._confirming)
+
+    def hint(self, names: Iterable[str], at: float) -> None:
+        """Something of these changed."""
+        for name in names:
+            if (wanted := self._wanted.get(name)) is not None:
+                self._queue.add(name, Ask.READ, at, wanted.not_before)
+
+    def hint_node(self, node: str, at: float) -> None:
+        """Something of a node changed, which concerns all services on it."""
+        self.hint(tuple(self._by_node.get(node, ())), at)
+
+    def look(self, at: float, exists: Callable[[str], bool]) -> None:
+        """Something somewhere may have changed: look at the index of each, those first that changed last."""
+        wait = self._looked + LOOK_SECONDS - at
+        if wait > 0:
+            if self._look_later is None:
+                later = asyncio.get_running_loop().call_later
+                self._look_later = later(wait, lambda: self.look(time.monotonic(), exists))
+            return
+        self._looked, self._look_later = at, None
+        for name, wanted in sorted(self._wanted.items(), key=lambda item: item[1].changed_at, reverse=True):
+            if wanted.believed is not None or exists(name):
+                self._queue.add(name, Ask.PROBE, at)
+
+    def doubt(self, *, on: bool) -> None:
+        """While in doubt, what an answer lacks is not gone; afterwards everything is read again."""
+        self._doubt = on
+        self._ask_again(self._wanted)
+
+    def _ask_again(self, names: Iterable[str]) -> None:
+        now = time.monotonic()
+        for name in names:
+            self._queue.add(name, Ask.READ, now)
+
+    async def work(self, sink: Sink) -> None:
+        """Do one job after the other, until cancelled."""
+        self._sink = sink
+        backoff = Backoff()
+        while True:
+            job = await self._queue.take()
+            try:
+                await self._do(job, sink)
+            except Failure as failure:
+                seconds = backoff.failed(failure.after)
+                self._again(job, seconds)
+                if backoff.failures > 1 or failure.denied:
+                    self._trouble("services", str(failure))
+            except Exception:  # no input may end the source (R7)
+                log.exception("reading a service failed", source=self._settings.name, service=job.name)
+                self._again(job, backoff.failed())
+            else:
+                backoff.worked()
+                self._trouble("services", None)
+            finally:
+                self._queue.done(job.name)
+
+    def _again(self, job: Job, seconds: float) -> None:
+        if job.name in self._wanted:
+            self._queue.add(job.name, job.ask, job.at, time.monotonic() + seconds)
+
+    async def _do(self, job: Job, sink: Sink) -> None:
+        wanted = self._wanted.get(job.name)
+        if wanted is None:
+            return
+        path = f"/v1/health/service/{quote(job.name, safe='')}"
+        if job.ask is Ask.PROBE and wanted.index:
+            answer = await self._client.read(path, _NOTHING, consistency=Consistency.LEADER)
+            if answer.index != wanted.index:
+                self._queue.add(job.name, Ask.READ, job.at, wanted.not_before)
+            return
+        sure = job.name in self._confirming and not self._doubt
+        answer = await self._client.read(path, {}, consistency=Consistency.CONSISTENT if sure else Consistency.LEADER)
+        try:
+            found = reading(instances(answer.body), self._settings.locality, self._settings.tagged_address)
+        except ValueError as error:
+            raise Failure(f"its answer cannot be read: {error}") from None
+        if self._wanted.get(job.name) is not wanted:
+            return
+        if answer.index < wanted.index:
+            self._went_back()
+            sure = False
+        self._believe(job, wanted, answer, found, sink, sure=sure)
+
+    def _believe(self, job: Job, wanted: _Wanted, answer: Answer, found: Reading, sink: Sink, *, sure: bool) -> None:
+        """Push what the answer proves."""
+        exists = bool(found.nodes)
+        self._see(job.name, hidden=answer.hidden or (answer.unproven and not exists))
+        if job.name in self._hidden:
+            self._queue.add(job.name, Ask.READ, job.at, time.monotonic() + DENIED_SECONDS)
+            return
+        wanted.index = answer.index
+        service = found.service if exists else None
+        if self._doubt and wanted.believed is not None:
+            service = with_missing(found.service, wanted.believed)
+        elif self._doubt and service is None:
+            return
+        else:
+            self._locate(job.name, found.nodes)
+        self._say_unusable(job.name, found.unusable)
+        if sure:
+            self._confirming.discard(job.name)
+        if wanted.said and service == wanted.believed and not sure:
+            return
+        if wanted.said:
+            wanted.changed_at = time.monotonic()
+            wanted.not_before = wanted.changed_at + PUSH_SECONDS
+        wanted.said, wanted.believed = True, service
+        if service is None:
+            sink.remove_service(wanted.ref, sure=sure)
+        else:
+            sink.put_service(wanted.ref, service, sure=sure)
+        sink.flush(job.at)
+
+    def _locate(self, name: str, nodes: frozenset[str]) -> None:
+        """The nodes that a service is on now."""
+        wanted = self._wanted[name]
+        for node in wanted.nodes - nodes:
+            self._by_node[node].discard(name)
+            if not self._by_node[node]:
+                del self._by_node[node]
+        for node in nodes - wanted.nodes:
+            self._by_node.setdefault(node, set()).add(name)
+        wanted.nodes = nodes
+
+    def _see(self, name: str, *, hidden: bool = False) -> None:
+        """Whether access rules hide instances of a service: then what is seen is not the truth."""
+        if hidden == (name in self._hidden):
+            return
+        (self._hidden.add if hidden else self._hidden.discard)(name)
+        some = ", ".join(sorted(self._hidden)[:5]) + (", …" if len(self._hidden) > 5 else "")
+        why = f"access denied: rules hide {some} (needed: service:read for it and node:read for its nodes)"
+        self._trouble("rules", why if self._hidden else None)
+
+    def _say_unusable(self, name: str, unusable: tuple[str, ...]) -> None:
+        if self._sink is None or unusable == self._unusable.get(name, ()):
+            return
+        source = consul_source(self._settings.name)
+        said = []
+        if unusable:
+            some = ", ".join(unusable[:5]) + (", …" if len(unusable) > 5 else "")
+            message = f'instances of service "{name}" that cannot be endpoints: {some}'
+            help = "register them with an IPv4 or IPv6 address and a port"
+            place = Place(f"{source}:{name}")
+            said = [Diagnostic(Code.UNUSABLE_INSTANCE, message, help=help, severity=Severity.WARNING, place=place)]
+            self._unusable[name] = unusable
+        else:
+            del self._unusable[name]
+        self._sink.problems(source, f"service {name}", said)
+        self._sink.flush(time.monotonic())

@@ -1,0 +1,120 @@
+"""GatewaySpecs from the key-value store: each key under a prefix is a file, and is always written whole.
+
+Pure bookkeeping: `source` hands it what the store answers. What stays of a broken or missing document is decided in
+`declared`, as for files; in addition, a prefix that is empty at once is not believed before a second look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from base64 import b64decode
+from collections.abc import Collection, Mapping
+
+from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
+from controlplane.names import ObjectRef
+from controlplane.sources.base import Sink
+from controlplane.sources.belief import Document, File, believed, known_document, read_document
+from controlplane.sources.consul.answers import Entry
+from controlplane.sources.declared import Content, Declared
+from controlplane.spec.codes import Code
+from controlplane.spec.parse import Piece, decode, parse_piece, split
+
+RESTORED = "(last good state)"
+"""The file of objects that come from the state of the previous process."""
+_LARGE = 64 * 1024
+"""Characters of a value that is parsed beside the event loop."""
+
+
+class Specs:
+    """The documents under one prefix of one datacenter."""
+
+    def __init__(self, source: str, prefix: str, last_good: Mapping[ObjectRef, str] | None = None) -> None:
+        """`last_good`: texts of objects of this source that were in force before the process started."""
+        self.source = source
+        self.prefix = prefix
+        self._last_good = dict(last_good or {})
+        self._declared = Declared(source, self._last_good)
+        self._keys: dict[str, int] = {}
+        self._documents: dict[str, dict[str, Document]] = {}  # by key and text
+        self._expected = bool(self._last_good)  # something was here before
+        self._held = False
+
+    @property
+    def held(self) -> bool:
+        """Whether everything vanished at once, and is kept."""
+        return self._held
+
+    async def update(self, found: Collection[Entry], sink: Sink, *, sure: bool, doubt: bool) -> bool:
+        """The store as it is now; returns whether anything was said.
+
+        `sure`: this was read to confirm that the prefix is empty. `doubt`: the store may have lost keys.
+        """
+        entries = {entry.key: entry for entry in found if not entry.key.endswith("/")}
+        was_held, self._held = self._held, False
+        if not entries and self._expected and not sure:
+            self._held = True
+        if self._held != was_held:
+            sink.problems(self.source, self.prefix, [self._vanished()] if self._held else [])
+        self._expected = self._held or bool(entries)
+        for key, entry in entries.items():
+            if self._keys.get(key) != entry.modify_index:
+                await self._read(key, entry)
+        if not self._held and not doubt:
+            for key in self._keys.keys() - entries.keys():
+                del self._keys[key]
+                self._documents.pop(key, None)
+                self._declared.update(self._shown(key), None)
+        return self._settle(sink, doubt=doubt or self._held) or self._held != was_held
+
+    def unreadable(self, sink: Sink) -> bool:
+        """The store cannot be read: what was in force before the process started is in force; returns as `update`."""
+        return self._settle(sink, doubt=True)
+
+    def _settle(self, sink: Sink, *, doubt: bool) -> bool:
+        for ref in self._declared.needed(doubt=doubt):
+            self._restore(ref)
+        return self._declared.settle(sink, doubt=doubt)
+
+    async def _read(self, key: str, entry: Entry) -> None:
+        shown = self._shown(key)
+        self._keys[key] = entry.modify_index
+        old = self._declared.content(shown) or Content()
+        try:
+            text = decode(b64decode(entry.value or "", validate=True), shown)
+            pieces = split(text, shown)
+        except (InvalidInput, binascii.Error) as error:
+            diagnostics = (
+                error.diagnostics
+                if isinstance(error, InvalidInput)
+                else (Diagnostic(Code.UNREADABLE, "not base64", place=Place(shown)),)
+            )
+            doubt = "its value cannot be read"
+            self._declared.update(shown, Content(old.objects, old.broken, doubt, tuple(diagnostics)))
+            return
+        known = self._documents.get(key, {})
+        documents = [known_document(piece, known) or await self._document(piece, shown) for piece in pieces]
+        self._documents[key] = {document.parsed.text: document for document in documents}
+        content, _ = believed(shown, File(documents=documents), old, rested=True)
+        self._declared.update(shown, content)
+
+    async def _document(self, piece: Piece, shown: str) -> Document:
+        if len(piece.text) > _LARGE:
+            return read_document(await asyncio.to_thread(parse_piece, piece, shown, self.source), shown)
+        await asyncio.sleep(0)  # others have a turn between documents
+        return read_document(parse_piece(piece, shown, self.source), shown)
+
+    def _restore(self, ref: ObjectRef) -> None:
+        document = read_document(parse_piece(Piece(self._last_good[ref], 1), RESTORED, self.source), RESTORED)
+        spec = document.spec if document.spec is not None and document.spec.ref == ref else None
+        self._declared.restore(ref, spec)
+
+    def _shown(self, key: str) -> str:
+        """`consul/gcp-dc2:gateways/shop`: how people find the key; line and column follow."""
+        return f"{self.source}:{key}"
+
+    def _vanished(self) -> Diagnostic:
+        message = f"no key is left under {self.prefix}, where there were some; what they declared stays in force"
+        help = "put them back; when nothing is meant to be served, this is believed after a while"
+        place = Place(self._shown(self.prefix))
+        return Diagnostic(Code.REMOVAL_HELD, message, help=help, severity=Severity.WARNING, place=place)

@@ -1,0 +1,328 @@
+"""What a Consul that misbehaves must not do to the services that were known: nothing. Faults that a real one cannot
+be made to show; the others are in test_real_faults.py."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from controlplane.model.endpoint import Health
+from controlplane.names import ServiceRef
+from controlplane.sources.consul import services
+from controlplane.sources.consul.client import Settings
+from controlplane.sources.consul.source import ConsulSource
+from tests.sources.rig import Remembering, running
+from tests.support.fake_consul import FakeConsul, cut_off, fake_consul, instance, status
+
+WEB = ServiceRef("consul/test", "", "web")
+
+
+@asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[tuple[FakeConsul, ConsulSource, Remembering]]:
+    """A source that knows the two instances of `web`."""
+    async with fake_consul() as fake:
+        await fake.change("web", instance("10.0.0.1"), instance("10.0.0.2"))
+        source = ConsulSource(Settings("test", fake.address, **settings), doubt_seconds=0.3)
+        source.want([WEB], [])
+        async with running(source) as sink:
+            assert sink.state == "synced", sink.reason
+            assert source.caught_up
+            assert addresses(sink) == ["10.0.0.1", "10.0.0.2"]
+            sink.calls.clear()
+            yield fake, source, sink
+
+
+def addresses(sink: Remembering) -> list[str]:
+    return [endpoint.address for endpoint in sink.services[WEB].endpoints]
+
+
+async def held(request: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(60)
+    return web.Response()
+
+
+REFUSALS: dict[str, tuple[Callable[[web.Request], Coroutine[Any, Any, web.StreamResponse]], str]] = {
+    "403": (lambda _: status(403, "ACL not found"), "access denied (403): ACL not found"),
+    "401": (lambda _: status(401, "no"), "access denied (401): no"),
+    "429": (lambda _: status(429, "rate limit exceeded, try again later"), "answered 429: rate limit exceeded"),
+    "500": (lambda _: status(500, "No cluster leader"), "answered 500: No cluster leader"),
+    "502": (lambda _: status(502, "<html>\n" + "x" * 9000), "answered 502: <html> xxx"),
+    "redirect": (lambda _: status(301, Location="http://127.0.0.1:1/"), "answered 301"),
+    "no leader": (
+        lambda _: status(200, "[]", **{"X-Consul-Index": "99", "X-Consul-KnownLeader": "false"}),
+        "the datacenter has no leader",
+    ),
+    "404": (lambda _: status(404, "not Consul"), "answered 404: not Consul"),
+    "cut off": (cut_off, "payload"),
+    "no JSON": (lambda _: status(200, '[{"Node":', **{"X-Consul-Index": "99"}), "cannot be read"),
+    "other JSON": (lambda _: status(200, '{"a": 1}', **{"X-Consul-Index": "99"}), "cannot be read"),
+}
+
+
+async def refused(name: str, prefix: str) -> None:
+    answer, reason = REFUSALS[name]
+    async with serving() as (fake, _, sink):
+        fake.instead[prefix] = answer
+        await fake.change("web", instance("10.0.0.1", status="critical"))
+        await sink.until(lambda: sink.state == "failed")
+        assert reason in sink.reason
+        assert sink.calls == []
+        fake.instead.clear()
+        await sink.until(lambda: sink.state == "synced" and addresses(sink) == ["10.0.0.1"])
+
+
+@pytest.mark.parametrize("prefix", ["/v1/", "/v1/health/service/"])
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_is_never_an_empty_result(name: str, prefix: str) -> None:
+    asyncio.run(refused(name, prefix))
+
+
+async def lost_from_the_catalog() -> None:
+    async with serving() as (fake, _, sink):
+        fake.instead["/v1/catalog/services"] = lambda _: status(200, "{}", **{"X-Consul-Index": str(fake.index)})
+        fake.index += 1
+        await fake.wake()
+        await fake.until_asked("/v1/health/service/web")
+        await fake.change("web", instance("10.0.0.3"))
+        fake.checks["critical"] = [{"Node": "n", "CheckID": "c", "Status": "critical", "ServiceName": "web"}]
+        await fake.wake()
+        await sink.until(lambda: addresses(sink) == ["10.0.0.3"])
+        assert sink.calls == ["put consul/test: web"]
+
+
+def test_a_service_that_is_missing_in_the_list_is_read_before_it_is_gone() -> None:
+    """A token without service:read for it, for example, sees a list without it."""
+    asyncio.run(lost_from_the_catalog())
+
+
+async def hidden(answer: dict[str, str]) -> None:
+    async with serving() as (fake, _, sink):
+        fake.headers = answer
+        await fake.change("web")
+        await sink.until(lambda: sink.state == "failed")
+        assert "access denied: rules hide web (needed: service:read" in sink.reason
+        assert sink.calls == []
+
+
+@pytest.mark.parametrize(
+    "answer", [{"X-Consul-Results-Filtered-By-ACLs": "true"}, {"X-Consul-Default-ACL-Policy": "deny"}]
+)
+def test_an_empty_list_of_one_who_may_not_see_is_no_truth(answer: dict[str, str]) -> None:
+    """Consul says so when a token is shown; without one it hides in silence."""
+    asyncio.run(hidden(answer))
+
+
+async def went_back() -> None:
+    async with serving() as (fake, source, sink):
+        fake.index = 2
+        fake.indexes.clear()
+        fake.instances["web"] = [instance("10.0.0.2", status="critical"), instance("10.0.0.3")]
+        await fake.wake()
+        await sink.until(lambda: sink.state == "failed")
+        assert "its data went back" in sink.reason
+        await sink.until(lambda: len(addresses(sink)) == 3)
+        assert [one.health for one in sink.services[WEB].endpoints] == [
+            Health.HEALTHY,
+            Health.UNHEALTHY,
+            Health.HEALTHY,
+        ]
+        source.confirm([WEB])  # the guard against mass removal asks; as long as there is doubt, nobody can know
+        await sink.until(lambda: sink.state == "synced" and addresses(sink) == ["10.0.0.2", "10.0.0.3"])
+        assert sink.calls[-1] == "put consul/test: web surely"
+        assert not any("remove" in call for call in sink.calls)
+
+
+def test_after_an_index_went_back_nothing_is_gone_until_agents_had_time_to_register_again() -> None:
+    asyncio.run(went_back())
+
+
+async def zero() -> None:
+    async with fake_consul() as fake:
+        fake.instances["web"] = [instance("10.0.0.1")]
+        fake.headers = {"X-Consul-Index": "0"}
+        source = ConsulSource(Settings("test", fake.address))
+        source.want([WEB], [])
+        async with running(source) as sink:
+            assert addresses(sink) == ["10.0.0.1"]
+            began, asked = time.monotonic(), fake.asked.total()
+            for _ in range(20):
+                await fake.wake()
+                await asyncio.sleep(0.02)
+            assert (fake.asked.total() - asked) / (time.monotonic() - began) < 250
+            assert not any("index=0" in query for query in fake.queries)
+
+
+def test_an_index_of_zero_is_no_busy_loop() -> None:
+    asyncio.run(zero())
+
+
+async def flapping() -> None:
+    async with serving() as (fake, _, sink):
+        ill = {"Node": "node-10.0.0.1", "CheckID": "check:a", "Status": "critical", "ServiceName": "web"}
+        began = time.monotonic()
+        for number in range(15):
+            state = "critical" if number % 2 == 0 else "passing"
+            fake.checks["critical"] = [ill] if state == "critical" else []
+            await fake.change("web", instance("10.0.0.1", status=state), instance("10.0.0.2"))
+            await asyncio.sleep(0.2)
+            assert addresses(sink) == ["10.0.0.1", "10.0.0.2"]
+        seconds = time.monotonic() - began
+        await sink.until(lambda: sink.services[WEB].endpoints[0].health is Health.UNHEALTHY)
+        assert 2 <= len(sink.calls) <= seconds * 2 + 2
+
+
+def test_a_service_that_flaps_costs_two_pushes_a_second_and_settles() -> None:
+    asyncio.run(flapping())
+
+
+async def at_once() -> None:
+    async with serving() as (fake, _, sink):
+        fake.checks["critical"] = [
+            {"Node": "node-10.0.0.1", "CheckID": "serfHealth", "Status": "critical", "ServiceName": ""}
+        ]
+        began = time.monotonic()
+        await fake.change("web", instance("10.0.0.1", status="critical"), instance("10.0.0.2"))
+        await sink.until(lambda: sink.services[WEB].endpoints[0].health is Health.UNHEALTHY)
+        assert time.monotonic() - began < services.PUSH_SECONDS / 2
+
+
+def test_a_node_that_fails_is_a_failure_of_the_services_on_it_at_once() -> None:
+    asyncio.run(at_once())
+
+
+async def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as (fake, _, sink):
+        monkeypatch.setattr("controlplane.sources.consul.client.READ_SECONDS", 0.2)
+        fake.instead["/v1/health/service/"] = held
+        await fake.change("web", instance("10.0.0.3"))
+        await sink.until(lambda: sink.state == "failed")
+        assert "no answer within" in sink.reason
+        assert addresses(sink) == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_an_answer_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(silent(monkeypatch))
+
+
+async def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving() as (fake, _, sink):
+        monkeypatch.setattr("controlplane.sources.consul.client.MAX_BODY", 10_000)
+        fake.instead["/v1/health/service/"] = lambda _: status(200, "[" + " " * 20_000, **{"X-Consul-Index": "99"})
+        await fake.change("web", instance("10.0.0.3"))
+        await sink.until(lambda: sink.state == "failed")
+        assert "MiB" in sink.reason
+
+
+def test_an_answer_without_bound_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(too_large(monkeypatch))
+
+
+async def rotated(folder: Path) -> None:
+    file = folder / "token"
+    file.write_text("first\n")
+    async with serving(token_file=file) as (fake, _, sink):
+        assert fake.tokens == {"first"}
+
+        async def second_only(request: web.Request) -> web.StreamResponse:
+            if request.headers["X-Consul-Token"] == "second":
+                fake.instead.clear()
+                return await fake.answer(request)
+            file.write_text("second\n")  # whoever revokes the old one has written the new one
+            return web.Response(status=403, text="ACL not found")
+
+        fake.instead["/v1/"] = second_only
+        await fake.change("web", instance("10.0.0.3"))
+        await sink.until(lambda: addresses(sink) == ["10.0.0.3"])
+        assert sink.state == "synced"
+        file.write_text("\n")
+        await fake.change("web", instance("10.0.0.4"))
+        await sink.until(lambda: addresses(sink) == ["10.0.0.4"])
+        assert fake.tokens == {"first", "second"}
+
+
+def test_a_rotated_token_is_no_failure_and_an_empty_file_no_token(tmp_path: Path) -> None:
+    asyncio.run(rotated(tmp_path))
+
+
+async def stale() -> None:
+    async with serving(max_stale=2.0) as (fake, _, sink):
+        lists = [query for query in fake.queries if "catalog" in query]
+        assert all("stale=" in query for query in lists)
+        assert all("leader=" in query for query in fake.queries if "/service/" in query)
+        fake.queries.clear()
+        fake.headers = {"X-Consul-LastContact": "2500"}
+        await fake.change("web", instance("10.0.0.3"))
+        await sink.until(lambda: addresses(sink) == ["10.0.0.3"])
+        await fake.until(lambda: any("leader=" in query for query in fake.queries if "catalog" in query))
+        # A follower that lags behind is not a datacenter that lost its data.
+        fake.headers = {}
+        behind = {"X-Consul-Index": str(fake.index - 1)}
+
+        async def lagging(request: web.Request) -> web.StreamResponse:
+            if "stale" in request.query:
+                return web.json_response({}, headers=behind)
+            return web.json_response({"web": []}, headers={"X-Consul-Index": str(fake.index)})
+
+        fake.instead["/v1/catalog/services"] = lagging
+        fake.index += 1
+        await fake.wake()
+        await fake.until_asked("/v1/catalog/services", 4)
+        assert sink.state == "synced", sink.reason
+        assert addresses(sink) == ["10.0.0.3"]
+
+
+def test_stale_answers_are_bounded_and_never_of_the_past() -> None:
+    asyncio.run(stale())
+
+
+async def dropped() -> None:
+    async with serving() as (fake, source, sink):
+        source.want([], [])
+        await fake.change("web", instance("10.0.0.3"))
+        await asyncio.sleep(0.2)
+        assert sink.calls == []
+        other = WEB._replace(name="none such")
+        source.want([other], [])
+        assert not source.caught_up
+        await sink.until(lambda: bool(sink.calls))
+        assert source.caught_up
+        assert sink.calls == [f"remove {other}"]
+        assert "/v1/health/service/none such" in fake.asked
+
+
+def test_only_what_is_wanted_is_read_and_what_does_not_exist_is_said() -> None:
+    asyncio.run(dropped())
+
+
+async def thousands() -> None:
+    """The bound of the rate holds for probes, and a change that was noticed does not wait behind them."""
+    async with fake_consul() as fake:
+        wanted = [ServiceRef("consul/test", "", f"s{number:04}") for number in range(600)]
+        for ref in wanted:
+            fake.indexes[ref.name] = 5
+            fake.instances[ref.name] = [instance("10.0.0.1")]
+        source = ConsulSource(Settings("test", fake.address, requests_per_second=300))
+        source.want(wanted, [])
+        began = time.monotonic()
+        async with running(source) as sink:
+            assert len(sink.services) == 600
+            assert time.monotonic() - began > 0.8
+            asked = fake.asked.total()
+            fake.index += 1
+            await fake.wake()  # something was registered somewhere: all are probed
+            await asyncio.sleep(0.1)
+            fake.checks["critical"] = [{"Node": "n", "CheckID": "c", "Status": "critical", "ServiceName": "s0599"}]
+            changed = time.monotonic()
+            await fake.change("s0599", instance("10.0.0.1", status="critical"))
+            await sink.until(lambda: sink.services[wanted[-1]].endpoints[0].health is Health.UNHEALTHY)
+            assert time.monotonic() - changed < 0.5
+            assert fake.asked.total() - asked < 600
+
+
+def test_what_is_known_to_have_changed_does_not_wait_behind_what_may_have() -> None:
+    asyncio.run(thousands())
