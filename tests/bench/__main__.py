@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import compared, compiling, cpu, dataplane, fanout, load, propagation, validate
+from tests.bench import compared, compiling, cpu, dataplane, fanout, floating, load, propagation, validate
 from tests.bench.result import Bench, Plan, Result
 
 BENCHES: Mapping[str, Bench] = {
@@ -24,6 +24,7 @@ BENCHES: Mapping[str, Bench] = {
     "validate": validate.run,
     "dataplane": dataplane.run,
     "compile": compiling.run,
+    "floating": floating.run,
     "fanout": fanout.run,
     "peers": compared.run,
 }

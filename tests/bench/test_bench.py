@@ -19,7 +19,7 @@ def test_it_runs_with_a_real_envoy(name: str, tmp_path: Path) -> None:
     _runs(name, tmp_path / "bench.json")
 
 
-@pytest.mark.parametrize("name", ["validate", "compile", "fanout"])
+@pytest.mark.parametrize("name", ["validate", "compile", "floating", "fanout"])
 def test_it_runs(name: str, tmp_path: Path) -> None:
     _runs(name, tmp_path / "bench.json")
 
