@@ -36,6 +36,7 @@ class Remembering:
         self.said: dict[str, tuple[Diagnostic, ...]] = {}
         self.state = "starting"
         self.reason = ""
+        self.failures = 0
         self.calls: list[str] = []
         self.history: list[tuple[dict[ObjectRef, SpecObject], dict[SecretRef, Secret]]] = []
         self.event_times: list[float] = []
@@ -77,6 +78,7 @@ class Remembering:
     def failed(self, source: str, reason: str) -> None:
         self.state = "failed"
         self.reason = reason
+        self.failures += 1
 
     def flush(self, event_time: float) -> None:
         assert event_time <= time.monotonic()

@@ -444,9 +444,13 @@ def _call(
     return json.loads(text) if text.startswith(("{", "[")) else text
 
 
-@cache
 def kubernetes() -> Kubernetes:
-    """The API server that the tests of a process share, with the custom resources defined."""
+    """The API server that the tests of a process share, with the custom resources defined; started again if need be."""
+    return _shared().start()
+
+
+@cache
+def _shared() -> Kubernetes:
     needs("etcd", "kube-apiserver")
     folder = tempfile.mkdtemp(prefix="kubernetes-")
     cluster = Kubernetes(Path(folder))

@@ -135,9 +135,9 @@ class Client:
                 server_hostname=credentials.server_name,
                 allow_redirects=False,
             ) as answer:
-                if answer.status != 200:
-                    raise await self._refusal(answer, credentials)
                 with _cut_off(answer):
+                    if answer.status != 200:
+                        raise await self._refusal(answer, credentials)
                     yield answer
         except aiohttp.ClientConnectorCertificateError as error:
             raise Refused(Trouble.UNREACHABLE, f"its certificate is refused: {_certificate(error)}") from None

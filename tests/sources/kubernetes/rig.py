@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -30,6 +30,16 @@ def addresses(service: Service) -> list[str]:
 
 def states(service: Service) -> dict[str, Health]:
     return {endpoint.address: endpoint.health for endpoint in service.endpoints}
+
+
+async def eventually(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    """Ask until something holds that no flush tells of."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not holds():  # noqa: ASYNC110  it happens beside the sink, or in another process
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"{what}: not within {seconds:g} s") from None
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import yaml
 
 from controlplane.sources.kubernetes.client import Trouble
 from controlplane.sources.kubernetes.source import Watched
-from tests.sources.kubernetes.rig import addresses, ref, secret_ref, watching
+from tests.sources.kubernetes.rig import addresses, eventually, ref, secret_ref, watching
 from tests.sources.kubernetes.test_specs import route_ref, valid
 from tests.support.kubernetes import ApiError, Kubernetes, kubernetes
 
@@ -129,8 +129,8 @@ def test_a_kind_that_is_denied_keeps_what_it_said(cluster: Kubernetes, namespace
             # The watch that runs goes on; the next one is refused. A restart of the server makes it come at once.
             cluster.kill()
             cluster.launch()
-            await sink.until(lambda: source.kinds["endpointslices"].trouble is Trouble.DENIED)
-            assert sink.state == "failed"
+            await eventually(lambda: source.kinds["endpointslices"].trouble is Trouble.DENIED, "it is said")
+            await sink.until(lambda: sink.state == "failed")
             assert addresses(sink.services[web]) == ["10.0.0.1"]
             await asyncio.to_thread(cluster.wait)
             await asyncio.to_thread(cluster.service, namespace, "web", {"http": 81})
