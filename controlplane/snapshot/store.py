@@ -31,6 +31,8 @@ Touched = Mapping[str, Mapping[str, str]]
 REMEMBERED_NAMES = 65_536
 """Names a part remembers as changed. A session further behind compares everything: a 20,000 name reload fits thrice."""
 
+REMEMBERED_PUBLICATIONS = 4096
+"""Of a part: each takes most of a kilobyte, however few names it touched. At 20 changes a second these are 3 minutes."""
 REMEMBERED_SELECTIONS = 16
 """Sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
 
@@ -128,7 +130,7 @@ class _Content:
     def remember(self, sequence: int, touched: dict[str, dict[str, str]]) -> None:
         self.ring.append((sequence, touched))
         self.remembered += sum(map(len, touched.values()))
-        while self.remembered > REMEMBERED_NAMES and len(self.ring) > 1:
+        while len(self.ring) > 1 and (self.remembered > REMEMBERED_NAMES or len(self.ring) > REMEMBERED_PUBLICATIONS):
             self.forgotten, forgotten = self.ring.popleft()
             self.remembered -= sum(map(len, forgotten.values()))
 

@@ -140,6 +140,8 @@ class Encoder:
 
     CACHED_BYTES = 64 << 20
     """Bounds what is kept; the first answer for 20,000 scopes is about 30 MB and is asked for by every proxy."""
+    CACHED_BODIES = 4096
+    """Bounds the small ones, of which a change makes one that is asked for in the next moments or never again."""
     ENTRY_BYTES = 1024
     """About what a small body costs beside its bytes."""
 
@@ -207,7 +209,7 @@ class Encoder:
         if len(body) <= self.CACHED_BYTES:
             self._bodies[key] = body
             self._size += len(body) + self.ENTRY_BYTES
-            while self._size > self.CACHED_BYTES:
+            while self._size > self.CACHED_BYTES or len(self._bodies) > self.CACHED_BODIES:
                 self._size -= len(self._bodies.popitem(last=False)[1]) + self.ENTRY_BYTES
         return body
 

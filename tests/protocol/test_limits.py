@@ -13,12 +13,14 @@ from typing import Any
 import grpc
 import pytest
 
+from controlplane.snapshot.listing import Listing
 from controlplane.xds.admission import Admission, Rate
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Ended, Status
 from controlplane.xds.server import dynamic_credentials
 from controlplane.xds.session import Session
 from controlplane.xds.stream import Stream as OpenStream
+from controlplane.xds.wire import Encoder
 from tests.protocol.dialogue import CDS, EDS, resource
 from tests.protocol.keys import Authority
 from tests.protocol.rig import DELTA, PATIENCE, SOTW, Rig, Stream, run, running, until
@@ -279,6 +281,16 @@ def test_err_10_old_streams_end_with_ok_after_a_response() -> None:
             assert (await unanswered.ended())[0] is grpc.StatusCode.OK
 
     run(test)
+
+
+def test_bodies_of_changes_that_nobody_asks_for_any_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Encoder, "CACHED_BODIES", 10)
+    encoder = Encoder()
+    for number in range(100):
+        _, name, one = resource(EDS, "a", str(number))
+        assert one is not None
+        assert name.encode() in encoder.delta(EDS, Listing((one,)))("1")
+    assert len(encoder._bodies) == 10
 
 
 class Relay:

@@ -102,6 +102,17 @@ def test_what_is_forgotten_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(touched) == 100
 
 
+def test_small_publications_are_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes memory, however few names it has: years of single edits must not add up."""
+    monkeypatch.setattr(store_module, "REMEMBERED_PUBLICATIONS", 3)
+    store = Store()
+    for number in range(6):
+        store.publish({"p": [change("a", str(number))]})
+    view = store.view(["p"])
+    assert view.changed_since(URL, 2) is None
+    assert view.changed_since(URL, 3) == {"a"}
+
+
 def test_the_version_is_of_the_content_and_not_of_its_history() -> None:
     one, two = Store(), Store()
     one.publish({"p": [change("a"), change("b"), change("c", url=OTHER)]})
