@@ -122,7 +122,7 @@ class Compiler:
         fleet_changed = self.tables.gateways.name in changes or self.tables.views.name in changes
         if self.grpc is not None:
             second = self.grpc.tables
-            self.grpc.follow(changes)
+            yield from self.grpc.follow(changes)
             followed = yield from second.graph.commit()
             noted |= issues_of(second.graph)
             touched |= _touched(second.resources, followed)

@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from controlplane.errors import ConfigurationError
 from controlplane.pki import files, issuing
 from controlplane.pki.authority import LOCAL_NAMES, Authority, Issued, ServerMaterial
-from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN, identify
+from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN, Refused, identify
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -234,6 +234,20 @@ def test_other_lives_are_refused(authority: Authority, lifetime: timedelta) -> N
 def test_ids_that_are_no_path_segment_are_refused(authority: Authority, node_id: str) -> None:
     with pytest.raises(ConfigurationError, match="is no node id"):
         authority.issue_node(node_id, "edge", {})
+
+
+def test_what_a_node_serves_with_is_for_servers_alone(authority: Authority) -> None:
+    """It says who the node is to its callers, and opens no stream: nor does it pass for a control plane."""
+    certificate = leaf(authority.issue_serving("pay-1", 30 * DAY).certificate)
+    assert purposes(certificate) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [name.value for name in names] == [f"spiffe://{DEFAULT_TRUST_DOMAIN}/node/pay-1"]
+    assert certificate.not_valid_after_utc <= START + 30 * DAY
+    with pytest.raises(Refused, match="client authentication alone"):
+        identify(certificate.public_bytes(serialization.Encoding.PEM), DEFAULT_TRUST_DOMAIN, START)
+    for node_id, lifetime in (("a/b", DAY), ("pay-1", 91 * DAY)):
+        with pytest.raises(ConfigurationError):
+            authority.issue_serving(node_id, lifetime)
 
 
 def test_only_its_own_certificates_are_trusted(tmp_path: Path, authority: Authority, clock: Clock) -> None:

@@ -1,12 +1,14 @@
 """A gRPC client of `xds:///` targets as a process of its own: gRPC reads its bootstrap once for a process.
 
 It reads a JSON document a line, `{"target", "method", "metadata", "timeout", "count", "options"}`, and answers with one:
-a list of `{"code", "text", "seconds"}`. It ends with its input.
+a list of `{"code", "text", "seconds"}`. `bootstrap` is another bootstrap for new targets, `{"close": true}` closes all
+channels. It ends with its input.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -24,6 +26,14 @@ def main() -> None:
     channels: dict[tuple[str, ...], Any] = {}
     for line in sys.stdin:
         told = json.loads(line)
+        if told.get("close"):
+            for channel in channels.values():
+                channel.close()
+            channels.clear()
+            print("[]", flush=True)
+            continue
+        if told.get("bootstrap"):
+            os.environ["GRPC_XDS_BOOTSTRAP_CONFIG"] = told["bootstrap"]
         options = [tuple(option) for option in told.get("options", ())]
         key = (told["target"], *map(str, options))
         if key not in channels:

@@ -38,8 +38,9 @@ class Answer:
 class Client:
     """A process with one xDS client; a context manager that ends it."""
 
-    def __init__(self, bootstrap: Path, **environment: str) -> None:
-        variables = {"GRPC_XDS_BOOTSTRAP": str(bootstrap), "PATH": "/usr/bin:/bin", **environment}
+    def __init__(self, bootstrap: Path | None = None) -> None:
+        """`bootstrap` None: calls say it."""
+        variables = {"PATH": "/usr/bin:/bin", **({"GRPC_XDS_BOOTSTRAP": str(bootstrap)} if bootstrap else {})}
         command = [sys.executable, "-m", "tests.support.grpc_client"]
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", LEASHED, *command],
@@ -60,6 +61,7 @@ class Client:
         timeout: float = PATIENCE,
         metadata: Iterable[tuple[str, str]] = (),
         options: Iterable[tuple[str, str]] = (),
+        bootstrap: str = "",
     ) -> list[Answer]:
         """Several calls, one after the other."""
         told = {
@@ -69,7 +71,15 @@ class Client:
             "timeout": timeout,
             "metadata": list(metadata),
             "options": list(options),
+            "bootstrap": bootstrap,
         }
+        return self._tell(told)
+
+    def close(self) -> None:
+        """End all its streams."""
+        self._tell({"close": True})
+
+    def _tell(self, told: dict[str, Any]) -> list[Answer]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(told) + "\n")
