@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from controlplane.errors import ConfigurationError, Diagnostic, InvalidInput, Place
-from controlplane.model.written import Flag, Name, PositiveDuration, Written
+from controlplane.model.written import Flag, Name, PositiveDuration, Written, canonical_host
 from controlplane.spec.codes import Code
 from controlplane.spec.explain import explain, faults
 from controlplane.spec.parse import decode
@@ -244,14 +244,33 @@ class XdsTls(Written):
     client_ca: Annotated[Location, Field(alias="clientCA")]
 
 
+def _server_name(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    name = canonical_host(text)
+    if "*" in name:
+        raise ValueError("a name that clients connect to is no wildcard")
+    return name
+
+
+ServerName = Annotated[
+    str, AfterValidator(_server_name), WithJsonSchema({"type": "string", "examples": ["cp.internal"]})
+]
+
+
 class Xds(Written):
     """Where proxies connect to.
 
+    `names` are host names and addresses, beside that of `listen`, by which they do: an Envoy knows the control plane by
+    its SPIFFE ID, but gRPC without a proxy wants the name that it connects to in the certificate.
     `denyList` is a file of those who may not, beside the one in the state folder that `controlplane pki revoke` writes.
     `maxStreamAge` (10 % more or less) spreads proxies anew over replicas behind a balancer; without it streams stay.
     """
 
     listen: Address = Endpoint("127.0.0.1", 18000)
+    names: tuple[ServerName, ...] = ()
     tls: XdsTls | None = None
     deny_list: Location | None = None
     max_stream_age: PositiveDuration | None = None
@@ -267,6 +286,8 @@ class Xds(Written):
             raise ValueError(f"insecure works on a loopback address only, not on {self.listen}")
         if self.insecure and self.tls is not None:
             raise ValueError("insecure and tls contradict each other")
+        if self.names and self.tls is not None:
+            raise ValueError("names are for certificates of the built-in authority; tls brings its own")
         return self
 
 

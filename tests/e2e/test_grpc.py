@@ -398,6 +398,22 @@ def test_a_name_that_nobody_declares_is_not_there(mesh: Plane) -> None:
     assert "does not exist" in answer.text
 
 
+def test_a_control_plane_is_known_by_the_names_that_it_is_given(tmp_path: Path) -> None:
+    """GRPC verifies the name that it connects to; the authority's certificate holds those of the configuration."""
+    (tmp_path / "config.yaml").write_text("xds: {names: [127.0.0.3]}\n")
+    with Plane(tmp_path, "--config", str(tmp_path / "config.yaml"), insecure=False) as plane:
+        plane.write(gateway(routes=[route("all", "/")], backends=[grpc_backend("one", free_port())]))
+        plane.start("--xds", "0.0.0.0:0").ready()
+        port = plane.xds.rpartition(":")[2]
+        found = {}
+        for address in ("127.0.0.2", "127.0.0.3"):
+            plane.xds = f"{address}:{port}"
+            with Client(bootstrap(plane, f"at-{address[-1]}")) as client:
+                found[address] = client.call(HOST, timeout=3.0).text
+    assert "Hostname Verification Check failed" in found["127.0.0.2"]
+    assert found["127.0.0.3"].startswith("connections to all backends failing")
+
+
 # -- identity and the command ----------------------------------------------------------------------------------------
 
 
