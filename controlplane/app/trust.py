@@ -83,7 +83,8 @@ class Trust:
             keys = ConfiguredKeys(xds.tls.certificate, xds.tls.key, xds.tls.client_ca)
         else:
             keys = authority = Authority.open(state, domain)
-            authority.server_certificate({xds.listen.host, socket.gethostname()} - {"0.0.0.0", "::"})  # noqa: S104
+            names = {xds.listen.host, socket.gethostname(), *xds.names} - {"0.0.0.0", "::"}  # noqa: S104
+            authority.server_certificate(names)
             domain = authority.trust_domain
         denied = DenyList.open(state, *(() if xds.deny_list is None else (xds.deny_list,)))
         return cls(keys, denied, domain or DEFAULT_TRUST_DOMAIN)
