@@ -27,7 +27,7 @@ from pydantic import (
 )
 
 from controlplane.errors import ConfigurationError, Diagnostic, InvalidInput, Place
-from controlplane.model.written import Flag, Name, PositiveDuration, Written, canonical_host
+from controlplane.model.written import Flag, Name, PositiveDuration, ServerName, Written
 from controlplane.spec.codes import Code
 from controlplane.spec.explain import explain, faults
 from controlplane.spec.parse import decode
@@ -242,22 +242,6 @@ class XdsTls(Written):
     certificate: Location
     key: Location
     client_ca: Annotated[Location, Field(alias="clientCA")]
-
-
-def _server_name(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        pass
-    name = canonical_host(text)
-    if "*" in name:
-        raise ValueError("a name that clients connect to is no wildcard")
-    return name
-
-
-ServerName = Annotated[
-    str, AfterValidator(_server_name), WithJsonSchema({"type": "string", "examples": ["cp.internal"]})
-]
 
 
 class Xds(Written):

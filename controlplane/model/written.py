@@ -162,6 +162,23 @@ Host = Annotated[
     str, AfterValidator(canonical_host), WithJsonSchema({"type": "string", "examples": ["shop.example.com", "*"]})
 ]
 
+
+def _server_name(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    name = canonical_host(text)
+    if "*" in name:
+        raise ValueError("a name that clients connect to is no wildcard")
+    return name
+
+
+ServerName = Annotated[
+    str, AfterValidator(_server_name), WithJsonSchema({"type": "string", "examples": ["cp.internal"]})
+]
+"""A host name or address of a server, as clients connect to it."""
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
 
