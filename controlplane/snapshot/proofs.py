@@ -28,6 +28,10 @@ class Proofs:
         """Whether there is something of this type that nobody has taken over."""
         return bool(self._unproven.get(type_url))
 
+    def holds(self, type_url: str, name: str) -> bool:
+        """Whether somebody took over what is there now."""
+        return name not in self._unproven.get(type_url, ())
+
     def changed(self, type_url: str, name: str, before: Resource | None, *, gone: bool) -> None:
         """Other content stands there now, or none; if nobody took over what was there, what was good before stays."""
         unproven = self._unproven.setdefault(type_url, {})

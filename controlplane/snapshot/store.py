@@ -209,6 +209,14 @@ class View:
                 return content.proofs.good.get((type_url, name))
         return None
 
+    def proven(self, resource: Resource) -> bool:
+        """Whether this is there now and somebody took it over."""
+        url, name = resource.type_url, resource.name
+        return any(
+            content.versions.get(url, {}).get(name) == resource.version and content.proofs.holds(url, name)
+            for content in self._contents
+        )
+
     def unproven(self, type_url: str) -> bool:
         """Whether there is something of this type that nobody has taken over."""
         return any(content.proofs.waiting(type_url) for content in self._contents)

@@ -110,6 +110,10 @@ class Substituted(View):
         """What stood under this name before, and somebody took over."""
         return self.inner.good(type_url, name)
 
+    def proven(self, resource: Resource) -> bool:
+        """Whether this is there now and somebody took it over."""
+        return self.inner.proven(resource)
+
     def unproven(self, type_url: str) -> bool:
         """Whether there is something of this type that nobody has taken over."""
         return self.inner.unproven(type_url)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from controlplane.resources import Resource
+from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import difference
 from controlplane.xds.blame import blamed, halves
@@ -46,12 +47,32 @@ def isolate(
         held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)
         progress.complaints |= {name: replace(refusal, names=(name,)) for name in sorted(to_blame)}
         progress.replaced = view.substitutes(url)
+        if progress.returning and push.before is None:
+            _begin_with_what_is_good(progress, push, view)
         try_again(progress, view, suspects.keys() - to_blame, wanted)
         return held
     if suspects and progress.unnamed < trials:
         progress.unnamed += 1
+        if progress.returning and push.before is None and not _begin_with_what_is_good(progress, push, view):
+            return []
         progress.trials[:0] = halves(suspects)  # each is sent when nothing else is under way or waits
     return []
+
+
+def _begin_with_what_is_good(progress: Progress, push: Push, view: Substituted) -> bool:
+    """A full set that lacks something deletes it, and a client that comes back has it all, in some version.
+
+    So the sets that follow are put together on what is known to be good: what somebody took over, as it is now or as it
+    was before. Where that is not known of all (the server has just started), nothing is sent until the type changes.
+    """
+    url = progress.kind.url
+    base = {one.name: one if view.proven(one) else view.good(url, one.name) for one in push.listing.resources}
+    progress.sent = Listing.of(one for one in base.values() if one is not None)
+    if all(base.values()):
+        return True
+    progress.stuck = progress.whole = progress.finish = True
+    progress.sent = None
+    return False
 
 
 def try_again(progress: Progress, view: Substituted, names: Iterable[str], wanted: Wanted) -> None:

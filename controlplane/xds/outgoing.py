@@ -100,6 +100,8 @@ class Outgoing(ABC):
 
     def _poll_additions(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
         url = progress.kind.url
+        if progress.static:
+            return []
         if progress.trials and not progress.in_flight and not progress.changed:
             isolation.try_again(progress, view, progress.trials.pop(0), self._wanted(now))
         waits = bool(progress.changed or progress.whole)

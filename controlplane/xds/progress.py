@@ -103,8 +103,8 @@ class Progress:
 
     __slots__ = (
         "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace",
-        "in_flight", "initial", "kind", "large", "refusal", "refused_new", "removals", "replaced", "sent", "sent_nonce",
-        "sent_version", "settled", "since", "spared_until", "subscription", "trials", "unnamed", "whole",
+        "in_flight", "initial", "kind", "large", "refusal", "refused_new", "removals", "replaced", "returning", "sent", "sent_nonce",
+        "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "whole",
     )  # fmt: skip
 
     def __init__(self, kind: ResourceType, now: float) -> None:
@@ -127,6 +127,8 @@ class Progress:
         self.again: dict[str, str] = {}  # name to the nonce of the refused response in which it was sent last
         self.complaints: dict[str, Refusal] = {}  # of what it refused and is therefore spared, by name
         self.spared_until = 0.0  # while it is: what earlier content needs is not removed
+        self.returning = False  # state of the world, full-state types: it may have what we know nothing of
+        self.stuck = False  # what it refused is not told apart from what it has: nothing is sent until the type changes
         self.trials: list[frozenset[str]] = []  # of a refused response: names to be sent again, a group at a time
         self.unnamed = 0  # responses in a row that were refused without a name in the message
         self.refusal: Refusal | None = None
@@ -151,6 +153,12 @@ class Progress:
             or self.trials
             or self.refusal
         )
+
+    @property
+    def static(self) -> bool:
+        """Whether a whole set would delete what the client has from before, and must therefore wait."""
+        refused = (self.replaced.get(name) is None for name in self.complaints)
+        return self.returning and (self.stuck or any(refused))
 
     def ask(self, names: frozenset[str]) -> None:
         """These are to be answered, whatever the client holds."""

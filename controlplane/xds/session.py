@@ -104,6 +104,7 @@ class Session(Outgoing):
         self._cursor = sequence
         for type_url, names in touched.items():
             if (progress := self._types.get(type_url)) is not None:
+                progress.stuck = False
                 before = isolation.held(progress, names.items()) if progress.replaced else names.items()
                 difference.touched(progress, view, before, self._wanted(now))
 
@@ -162,6 +163,7 @@ class Session(Outgoing):
         progress.refusal = None
         progress.refused_new = frozenset()
         progress.unnamed = 0
+        progress.returning = progress.stuck = False
         for one in push.listing.resources if progress.again else ():
             progress.again.pop(one.name, None)
         progress.acked_nonce, progress.acked_version = push.nonce, push.version

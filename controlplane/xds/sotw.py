@@ -38,6 +38,7 @@ class SotwSession(Session):
             self._acknowledge(progress, request.nonce, request.error, now)
         if first:
             progress.acked_version = request.version  # what the client has from a stream before
+            progress.returning = bool(request.version) and progress.kind.full_state
         self._subscribe(progress, request)
         self._subscribed(progress, now)
 

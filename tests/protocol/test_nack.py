@@ -441,3 +441,51 @@ def test_refusals_without_end_come_to_an_end() -> None:
         rogue.nack(message, f"Error adding/updating cluster(s) {said}")
     assert refused < 10
     assert len(list(fleet.holds.held())) == NODE_CASES
+
+
+def test_sotw_a_client_that_comes_back_loses_nothing_while_it_is_searched() -> None:
+    """A set that lacks something deletes it: halves are tried on top of what is known to be good."""
+    names = "abcd"
+    fleet = Fleet(*(resource(SRDS, name, f"{name}1") for name in names))
+    first = fleet.join(Sotw)
+    first.send(SRDS)
+    first.take(SRDS, *(f"{name}1".encode() for name in names))
+    fleet.store.publish({PART: [resource(SRDS, "b", "bad"), resource(SRDS, "c", "c2")]})
+    back = fleet.join(Sotw, node="back")
+    back.send(SRDS, version="of a stream before")
+    refused = 0
+    while back.inbox:
+        message = back.inbox.popleft()
+        found = {each.value for each in message.resources}
+        assert len(found) == len(names)
+        if BAD in found:
+            refused += 1
+            back.nack(message)
+        else:
+            back.ack(message)
+    assert found == {b"a1", b"b1", b"c2", b"d1"}
+    assert refused <= 3
+
+
+def test_sotw_a_client_that_comes_back_to_a_new_server_keeps_all_that_it_has() -> None:
+    """Nothing is known to be good yet, and any set could delete something."""
+    client = Sotw(*(resource(SRDS, name, "bad" if name == "b" else name) for name in "abc"))
+    client.send(SRDS, version="of a stream before")
+    client.nack(client.expect_bodies(SRDS, b"a", b"bad", b"c"))
+    client.advance(1000)
+    client.expect_nothing()
+    client.publish(resource(SRDS, "b", "mended"))
+    client.take(SRDS, b"a", b"mended", b"c")
+    client.publish(resource(SRDS, "c", "c2"))
+    client.take(SRDS, b"a", b"mended", b"c2")
+
+
+def test_sotw_a_client_that_comes_back_keeps_what_it_refuses_by_name() -> None:
+    client = Sotw(*(resource(LDS, name, "bad" if name == "b" else name) for name in "abc"))
+    client.send(LDS, version="of a stream before")
+    client.nack(client.expect_bodies(LDS, b"a", b"bad", b"c"), error="Error adding/updating listener(s) b: no")
+    client.publish(resource(LDS, "c", "c2"))
+    client.advance(1000)
+    client.expect_nothing()
+    client.publish(resource(LDS, "b", "mended"))
+    client.take(LDS, b"a", b"mended", b"c2")
