@@ -6,13 +6,17 @@ Used by the application. Which field it was is found in the text of the document
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from envoy.config.route.v3 import scoped_route_pb2
+from envoy.config.route.v3 import route_pb2, scoped_route_pb2
 
-from controlplane.compile.xds_types import LISTENER, SCOPED_ROUTE
-from controlplane.names import GATEWAY_KIND, ElementKey, SecretRef
+from controlplane.compile.xds_types import LISTENER, ROUTE_CONFIGURATION, SCOPED_ROUTE
+from controlplane.names import GATEWAY_KIND, ROUTE_KIND, ElementKey, SecretRef
 from controlplane.resources import Resource
+
+_OF_ROUTES = {SCOPED_ROUTE, ROUTE_CONFIGURATION}
+_KINDS = {kind.lower(): kind for kind in (GATEWAY_KIND, ROUTE_KIND)}
+"""By the first part of the names of Envoy's routes (`references.route_name`)."""
 
 
 class Made(NamedTuple):
@@ -23,8 +27,8 @@ class Made(NamedTuple):
 
 
 def elements(resource: Resource, good: Resource | None = None) -> tuple[Made, ...]:
-    """What a resource was made of; of a route shard, the routes that differ from `good`, when some do."""
-    if resource.type_url == SCOPED_ROUTE:
+    """What a resource was made of; of routes, those that differ from `good`, when some do."""
+    if resource.type_url in _OF_ROUTES:
         before = set(_routes(good)) if good is not None else set()
         routes = list(_routes(resource))
         return tuple(dict.fromkeys(made for made, body in routes if (made, body) not in before)) or tuple(
@@ -43,7 +47,7 @@ def elements(resource: Resource, good: Resource | None = None) -> tuple[Made, ..
 def title(resource: Resource) -> str:
     """What people call the resource: a route shard has a name that says nothing, its route configuration one that does."""
     if resource.type_url == SCOPED_ROUTE:
-        return str(scoped_route_pb2.ScopedRouteConfiguration.FromString(resource.body).route_configuration.name)
+        return str(_configuration(resource).name)
     return resource.name
 
 
@@ -53,11 +57,18 @@ def _section(resource: Resource) -> str:
     return "identity.jwt" if resource.name.startswith("jwks/") else "backends"
 
 
-def _routes(shard: Resource) -> Iterator[tuple[Made, bytes]]:
-    message = scoped_route_pb2.ScopedRouteConfiguration.FromString(shard.body)
-    for host in message.route_configuration.virtual_hosts:
+def _routes(resource: Resource) -> Iterator[tuple[Made, bytes]]:
+    """Every route that comes from a document, told by its name."""
+    for host in _configuration(resource).virtual_hosts:
         for route in host.routes:
-            said = route.metadata.filter_metadata.get("gatewayspec")
-            if said is not None:
-                made = Made(said["spec"], f"spec.routes[{said['route']}]")
+            kind, *names = route.name.split("/")
+            if kind in _KINDS and len(names) == 3:  # others are ours: not found, misdirected
+                namespace, name, element = names
+                made = Made(f"{_KINDS[kind]} {namespace}/{name}", f"spec.routes[{element}]")
                 yield made, route.SerializeToString(deterministic=True)
+
+
+def _configuration(resource: Resource) -> Any:
+    if resource.type_url == ROUTE_CONFIGURATION:
+        return route_pb2.RouteConfiguration.FromString(resource.body)
+    return scoped_route_pb2.ScopedRouteConfiguration.FromString(resource.body).route_configuration
