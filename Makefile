@@ -45,8 +45,8 @@ test: lint tools ## everything: lint, then unit, property, golden and real-Envoy
 bench: $(READY) ## the table of numbers, and build/bench.json
 	$(BIN)/python -m tests.bench $(ARGS)
 
-soak: $(READY) ## the tests that run for minutes
-	$(BIN)/python -m pytest -m soak $(ARGS)
+soak: $(READY) ## the tests that run for minutes (ARGS="--soak-minutes 2 -s": see that they work)
+	$(BIN)/python -m pytest -m soak -o faulthandler_timeout=0 $(ARGS)
 
 golden: $(READY) ## rewrite the golden files; read the diff before you commit it
 	$(BIN)/python -m pytest tests/golden tests/spec/test_crd.py --update-golden $(ARGS)
