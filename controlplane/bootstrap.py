@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from controlplane.errors import ConfigurationError
 from controlplane.pki import issuing
-from controlplane.pki.authority import Authority
+from controlplane.pki.authority import Authority, Issued
 from controlplane.pki.identity import server_uri
 
 XDS_CLUSTER = "xds"
@@ -115,12 +116,15 @@ def bootstrap(
     admin_address: str | None = None,
     authority: Authority | None = None,
     *,
+    certificates: Path | None = None,
     lifetime: timedelta = issuing.NODE_LIFETIME,
     variant: Variant = Variant.DELTA,
     memory_limit_bytes: int | None = None,
 ) -> dict[str, Any]:
     """The bootstrap of a node as plain data; each call issues a certificate that lives up to 90 days.
 
+    With `certificates` none is issued: the document names the files of that folder (see `sds_files`), which may be
+    renewed while the proxy runs.
     `authority` None means without TLS, for a control plane on loopback only. `admin_address` is on loopback, or
     `unix:PATH`; None is any free port on loopback. With `memory_limit_bytes` the proxy sheds load before it is killed.
     Raises ConfigurationError.
@@ -144,9 +148,11 @@ def bootstrap(
         "deferred_stat_options": {"enable_deferred_creation_stats": True},
     }
     if authority is not None:
-        issued = authority.issue_node(node_id, cluster, labels, lifetime)
-        socket = _transport_socket(server, authority, issued.certificate.decode(), issued.key.decode())
-        document["static_resources"]["clusters"][0]["transport_socket"] = socket
+        if certificates is None:
+            context = _inline(authority, authority.issue_node(node_id, cluster, labels, lifetime))
+        else:
+            context = _from_files(authority, certificates.absolute())
+        document["static_resources"]["clusters"][0]["transport_socket"] = _transport_socket(server, context)
     return document
 
 
@@ -189,9 +195,60 @@ def _xds_cluster(server: HostPort) -> dict[str, Any]:
     }
 
 
-def _transport_socket(server: HostPort, authority: Authority, certificate: str, key: str) -> dict[str, Any]:
-    """Mutual TLS 1.3. The server is known by its SPIFFE ID, so any address or balancer in front of it will do."""
-    expected = {"san_type": "URI", "matcher": {"exact": server_uri(authority.trust_domain)}}
+def sds_files(folder: Path) -> dict[str, str]:
+    """What stands in a folder beside `node.crt`, `node.key` and `ca.crt`, for an Envoy that reads them from files.
+
+    A secret from a file is reloaded when a file is moved into the watched folder, which is how they are written.
+    https://www.envoyproxy.io/docs/envoy/latest/configuration/security/secret#sds-configuration
+    """
+    watched = {"watched_directory": {"path": str(folder)}}
+    pair = {
+        "certificate_chain": {"filename": str(folder / "node.crt")},
+        "private_key": {"filename": str(folder / "node.key")},
+    }
+    authorities = {"trusted_ca": {"filename": str(folder / "ca.crt")}}
+    secrets = {"node": {"tls_certificate": pair | watched}, "ca": {"validation_context": authorities | watched}}
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+    return {
+        f"{name}.sds.yaml": render({"resources": [{"@type": kind, "name": name, **secret}]})
+        for name, secret in secrets.items()
+    }
+
+
+def _from_files(authority: Authority, folder: Path) -> dict[str, Any]:
+    def secret(name: str) -> dict[str, Any]:
+        source = {"path": str(folder / f"{name}.sds.yaml"), "watched_directory": {"path": str(folder)}}
+        return {"name": name, "sds_config": {"path_config_source": source, "resource_api_version": "V3"}}
+
+    return {
+        "tls_certificate_sds_secret_configs": [secret("node")],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": [_expected(authority)]},
+            "validation_context_sds_secret_config": secret("ca"),
+        },
+    }
+
+
+def _inline(authority: Authority, issued: Issued) -> dict[str, Any]:
+    certificate, key = issued.certificate.decode(), issued.key.decode()
+    return {
+        "tls_certificates": [
+            {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}}
+        ],
+        "validation_context": {
+            "trusted_ca": {"inline_string": authority.trust_bundle.decode()},
+            "match_typed_subject_alt_names": [_expected(authority)],
+        },
+    }
+
+
+def _expected(authority: Authority) -> dict[str, Any]:
+    """The server is known by its SPIFFE ID, so any address or balancer in front of it will do."""
+    return {"san_type": "URI", "matcher": {"exact": server_uri(authority.trust_domain)}}
+
+
+def _transport_socket(server: HostPort, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Mutual TLS 1.3."""
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -202,13 +259,7 @@ def _transport_socket(server: HostPort, authority: Authority, certificate: str, 
             "common_tls_context": {
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
                 "alpn_protocols": ["h2"],
-                "tls_certificates": [
-                    {"certificate_chain": {"inline_string": certificate}, "private_key": {"inline_string": key}}
-                ],
-                "validation_context": {
-                    "trusted_ca": {"inline_string": authority.trust_bundle.decode()},
-                    "match_typed_subject_alt_names": [expected],
-                },
+                **context,
             },
         },
     }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         "controlplane bootstrap --state state --xds cp.example.com:18000 \\",
         "    --node-id edge-1 --node-cluster edge --label role=edge > envoy.yaml",
         "envoy --config-path envoy.yaml",
+        "controlplane bootstrap --certificates /etc/envoy/certs … > envoy.yaml    renewed by: controlplane pki issue --out",
         "controlplane bootstrap --grpc --certificates certs --state state --xds cp.example.com:18000 \\",
         "    --node-id till-1 --node-cluster tills --label role=edge > xds.json",
     )
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 @click.option("--insecure", is_flag=True, help="Without certificates; on loopback only.")
 @click.option("--grpc", is_flag=True, help="For gRPC without a proxy: a JSON document for GRPC_XDS_BOOTSTRAP.")
 @click.option(
-    "--certificates", type=DIRECTORY, help="With --grpc: where its certificates, keys and ca.crt are written."
+    "--certificates",
+    type=DIRECTORY,
+    help="Write certificates, keys and ca.crt there, to be renewed while the proxy runs, instead of into the bootstrap.",
 )
 @click.option("--backend-ca", type=DIRECTORY, help="With --grpc: a file of authorities of backends (default: ca.crt).")
 @speaking
@@ -58,8 +61,8 @@ def command(
     backend_ca: Path | None,
 ) -> None:
     """Print the bootstrap of one node. That of an Envoy holds a private key: keep the file to yourself."""
-    from controlplane.bootstrap import address, bootstrap, render
-    from controlplane.cli.pki import authority
+    from controlplane.bootstrap import address, bootstrap, render, sds_files
+    from controlplane.cli.pki import authority, write_files, write_pairs
     from controlplane.cli.revoke import refuse_denied
     from controlplane.errors import ConfigurationError
 
@@ -67,10 +70,10 @@ def command(
     life = duration(lifetime)
     if grpc:
         _check_grpc(admin, certificates, insecure=insecure)
-    elif certificates or backend_ca:
-        raise click.UsageError(
-            "--certificates and --backend-ca belong to --grpc; those of an Envoy are in its bootstrap"
-        )
+    elif backend_ca:
+        raise click.UsageError("--backend-ca belongs to --grpc")
+    elif certificates and insecure:
+        raise click.UsageError("--certificates and --insecure contradict each other")
     try:
         address(xds, "--xds")
         if not insecure:
@@ -80,7 +83,14 @@ def command(
             node = (node_id, node_cluster, wanted)
             text = _grpc(terminal, node, xds, certificates, backend_ca, signer, life)
         else:
-            text = render(bootstrap(node_id, node_cluster, wanted, xds, admin, signer, lifetime=life))
+            document = bootstrap(
+                node_id, node_cluster, wanted, xds, admin, signer, lifetime=life, certificates=certificates
+            )
+            if certificates is not None and signer is not None:
+                pairs = {"node": signer.issue_node(node_id, node_cluster, wanted, life)}
+                write_pairs(terminal, certificates, pairs, signer.trust_bundle)
+                write_files(terminal, certificates, sds_files(certificates.absolute()))
+            text = render(document)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     terminal.data(text)

@@ -157,6 +157,15 @@ def write_pairs(
     for name, issued in pairs.items():
         # The key last: whoever waits for it finds the others.
         contents |= {f"{name}.crt": issued.certificate, f"{name}.key": issued.key}
+    _write(terminal, out, contents, dry_run=dry_run)
+
+
+def write_files(terminal: Terminal, out: Path, texts: Mapping[str, str]) -> None:
+    """What stands beside them."""
+    _write(terminal, out, {name: text.encode() for name, text in texts.items()}, dry_run=False)
+
+
+def _write(terminal: Terminal, out: Path, contents: Mapping[str, bytes], *, dry_run: bool) -> None:
     for name, content in contents.items():
         if not dry_run:
             out.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -74,6 +74,9 @@ class Limits:
     """A stream that has said nothing by then is ended."""
     handshake_seconds: float = 10.0
     """For the TLS handshake and the preface of HTTP/2."""
+    idle_seconds: float = 1.0
+    """A connection without a stream is closed after that. Envoy opens streams on the connection that it has: one that was
+    refused for a certificate would show the old one for ever, though it has been given a new one."""
     keepalive_seconds: float = 25.0
     keepalive_timeout_seconds: float = 12.0
     """A peer that does not answer a ping within that is gone: a peer that vanished is noticed within 40 s."""

@@ -35,6 +35,7 @@ def channel_options(limits: Limits) -> list[tuple[str, int]]:
         age = [("grpc.max_connection_age_ms", _milliseconds(limits.stream_age_seconds * _CONNECTION_SHARE))]
     return [
         *age,
+        ("grpc.max_connection_idle_ms", _milliseconds(limits.idle_seconds)),
         ("grpc.keepalive_time_ms", _milliseconds(limits.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _milliseconds(limits.keepalive_timeout_seconds)),
         ("grpc.http2.ping_timeout_ms", _milliseconds(limits.keepalive_timeout_seconds)),

@@ -157,3 +157,31 @@ def test_a_revoked_proxy_goes_on_with_what_it_has(plane: Plane) -> None:
     assert answers(port, "edge")
     pki(plane, "revoke", "--node-id", "n1", "--lift")
     until(lambda: answers(port, "secret"), "it is served again", 60)
+
+
+@pytest.mark.envoy
+def test_a_proxy_renews_its_certificate_from_files_and_never_restarts(plane: Plane, tmp_path: Path) -> None:
+    """The stream ends with the old certificate, and comes back with the new one."""
+    port, folder = free_port(), tmp_path / "certs"
+    plane.write(gateway(port=port))
+    node = ("--state", str(plane.state), "--node-id", "n1", "--node-cluster", "edge", "--label", "role=edge")
+    done = controlplane("bootstrap", *node, "--xds", plane.xds, "--certificates", str(folder), "--lifetime", "12s")
+    assert done.returncode == 0, done.stderr
+    assert "PRIVATE KEY" not in done.stdout
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+    envoy = plane.envoy(bootstrap=done.stdout).ready()
+    until(lambda: answers(port, "edge"), "it answers")
+    (first,) = [one["certificate"]["serial"] for one in plane.json("/v1/nodes")["nodes"]]
+    assert controlplane("pki", "issue", *node, "--out", str(folder)).returncode == 0
+
+    def renewed() -> bool:
+        found = [one["certificate"]["serial"] for one in plane.json("/v1/nodes")["nodes"] if one["certificate"]]
+        return bool(found) and found != [first]
+
+    until(renewed, "it came back with the new one", 40)
+    plane.write(gateway(port=port, routes=[respond("main", "/", "renewed")]))
+    until(lambda: answers(port, "renewed"), "it is served")
+    assert envoy.stats("listener_manager.listener_(modified|removed)") == {
+        "listener_manager.listener_modified": 0,
+        "listener_manager.listener_removed": 0,
+    }
