@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from controlplane.compile.hosts import MAX_FLOATING
 from tests.features.conftest import Backends
 from tests.support.certificates import Pair, authority, write_secret
 from tests.support.client import Connection, Http2, Response, Upgrade, dial, trusting
@@ -151,6 +152,27 @@ def test_a_route_is_edited(live: Live) -> None:
         for number in range(5):
             live.save((edited, edited.replace("to: [{backend: one}]", f"respond: {{status: 200, body: v{number}}}")))
             live.becomes(lambda answer, number=number: answer.body == b"v%d" % number, "the edit")  # type: ignore[misc]
+
+
+def test_a_host_becomes_crowded_and_ceases_to_be(live: Live) -> None:
+    """All its shards become one table, and come back: the requests that they served in the meantime notice nothing."""
+    floating = "".join(
+        f'    - {{name: f{number}, hosts: [steady.example.com], match: [{{path: {{regex: "/.*[.]f{number}"}}}}],'
+        f" public: true, respond: {{status: 200, body: f{number}}}}}\n"
+        for number in range(MAX_FLOATING + 1)
+    )
+    last = b"f%d" % MAX_FLOATING
+    with steady(live):
+        for _ in range(2):
+            live.save(("  routes:\n", f"  routes:\n{floating}"))
+            live.becomes(
+                lambda answer: answer.body == last, "crowded", f"/members/x.{last.decode()}", "steady.example.com"
+            )
+            assert live.ask("/members/x", "steady.example.com").status == 401
+            live.save()
+            live.becomes(
+                lambda answer: answer.status == 401, "as before", f"/members/x.{last.decode()}", "steady.example.com"
+            )
 
 
 def test_traffic_moves_to_another_backend(live: Live) -> None:
