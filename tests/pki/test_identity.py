@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.pki import issuing
@@ -212,6 +212,7 @@ def test_a_reason_never_repeats_the_peers_bytes() -> None:
     assert "evil" not in refusal(certificate(CLIENT, uri("spiffe://evil/node/edge-1")))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40), st.dictionaries(st.text(max_size=20), st.text(max_size=40), max_size=6))
 def test_what_is_attested_comes_back(cluster: str, labels: dict[str, str]) -> None:
     found = identify(issued(cluster=cluster, labels=labels), TRUST, NOW)
@@ -228,6 +229,7 @@ def test_an_attestation_is_bounded() -> None:
         issued(cluster="c" * MAX_ATTESTATION_BYTES)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=12))
 def test_an_id_that_can_be_issued_is_read_back_and_no_other(node_id: str) -> None:
     try:
@@ -239,6 +241,7 @@ def test_an_id_that_can_be_issued_is_read_back_and_no_other(node_id: str) -> Non
     assert found.id == node_id
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_bytes_never_do_more_than_be_refused(noise: bytes) -> None:
     with pytest.raises(Refused):

@@ -6,7 +6,7 @@ import gc
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.resources import Resource
@@ -129,6 +129,7 @@ changes = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(changes, max_size=8), st.data())
 def test_changes_and_versions_equal_those_of_a_plain_dictionary(history: list[Any], data: Any) -> None:
     """`touched_since` names every name whose version differs from then, with the version of then."""
