@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from pydantic import (
 )
 
 from controlplane.errors import ConfigurationError, Diagnostic, InvalidInput, Place
+from controlplane.model.conduct import Coalesce, Guards, Shutdown, Startup
 from controlplane.model.written import Flag, Name, PositiveDuration, ServerName, Written
 from controlplane.spec.codes import Code
 from controlplane.spec.explain import explain, faults
@@ -219,23 +219,6 @@ class SecretsFolder(Written):
     path: Location
 
 
-class Startup(Written):
-    """What is served before every source has said everything once.
-
-    `waitFor`: the sources that must have, by name (`files`, `secrets`, `kubernetes/NAME`, `consul/NAME`).
-    """
-
-    wait_for: Literal["all", "none"] | Annotated[tuple[str, ...], Field(max_length=256)] = "all"
-    deadline: PositiveDuration = timedelta(seconds=30)
-    on_deadline: Literal["serve-last-known-good", "wait"] = "serve-last-known-good"
-
-
-class Shutdown(Written):
-    """How long the end may take after SIGTERM: streams end at random over most of it, and the process is gone within."""
-
-    within: PositiveDuration = timedelta(seconds=10)
-
-
 class XdsTls(Written):
     """Certificates of the xDS server from elsewhere; without them the state folder's own authority issues them."""
 
@@ -302,19 +285,6 @@ class State(Written):
     key: Location | None = None
 
 
-class Coalesce(Written):
-    """How a storm of changes is gathered: the first goes out at once, then after `quiet`, at the latest after `max`."""
-
-    quiet: PositiveDuration = timedelta(milliseconds=5)
-    max: PositiveDuration = timedelta(milliseconds=100)
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Coalesce:
-        if self.max < self.quiet:
-            raise ValueError("max must be at least quiet")
-        return self
-
-
 class Configuration(Written):
     """All of it."""
 
@@ -328,6 +298,7 @@ class Configuration(Written):
     metrics: Metrics = Metrics()
     state: State = State()
     coalesce: Coalesce = Coalesce()
+    guards: Guards = Guards()
 
 
 @dataclass(frozen=True, slots=True)

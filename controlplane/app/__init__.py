@@ -1,5 +1,6 @@
 """The composition root: the only place that knows sources, compiler, snapshots, xDS, state and admin together."""
 
-from controlplane.app.process import Addresses, serve
+from controlplane.app.addresses import Addresses
+from controlplane.app.process import serve
 
 __all__ = ["Addresses", "serve"]

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import structlog
 
 from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
+from controlplane.app.standing import SourceStatus
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.tls import certificate_status
-from controlplane.errors import Diagnostic
+from controlplane.errors import Diagnostic, Severity
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
+from controlplane.sources.belief import restored
+from controlplane.sources.guard import Limits, ObjectGuard, held_sentence
+from controlplane.spec.codes import Code
 
 log = structlog.get_logger(__name__)
 
@@ -41,41 +44,21 @@ def _is_said_by(ref: ObjectRef | SecretRef, source: str) -> bool:
     return source == "secrets" and ref.source == "files"
 
 
-@dataclass(slots=True)
-class SourceStatus:
-    """Whether a source can be read, since when, and when it spoke last (time.monotonic)."""
-
-    name: str
-    synced: bool = False
-    failure: str | None = None
-    spoke: float = field(default_factory=time.monotonic)
-
-    def age(self) -> float:
-        """Seconds since it spoke."""
-        return time.monotonic() - self.spoke
-
-    def works(self) -> bool:
-        """It said everything, and can be read."""
-        return self.synced and self.failure is None
-
-    @property
-    def answered(self) -> bool:
-        """It said everything once, or said that it cannot."""
-        return self.synced or self.failure is not None
-
-
 class Intake:
     """The sink of every source."""
 
     def __init__(
         self,
-        sources: Sequence[str],
+        sources: Mapping[str, SourceStatus],
         *,
         keep: Callable[[SpecObject | ObjectRef], None],
         keep_secret: Callable[[SecretRef, Secret | None], None],
         services: Services,
+        register: Problems,
+        limits: Limits = Limits(),  # noqa: B008  frozen
+        clock: Callable[[], float] = time.monotonic,
         waited_for: Iterable[str] | None = None,
-        objects_before: Iterable[ObjectRef],
+        objects_before: Mapping[ObjectRef, str],
         secrets_before: Mapping[SecretRef, Secret],
     ) -> None:
         """`keep` and `keep_secret` write behind to the state on disk, which holds what was in force before.
@@ -83,8 +66,9 @@ class Intake:
         Nothing is committed before the sources `waited_for` (None: all) have said everything, or that they cannot.
         """
         self.objects: dict[ObjectRef, SpecObject] = {}
-        self.register = Problems(self.objects.get)
-        self.sources = {name: SourceStatus(name) for name in sources}
+        self.register = register
+        self.register.object_of = self.objects.get
+        self.sources = sources
         self.changed: Callable[[], None] = lambda: None
         """Called when a source answers or fails."""
         self.services = services
@@ -94,6 +78,11 @@ class Intake:
         self._keep_secret = keep_secret
         self._secrets: dict[SecretRef, Secret] = dict(secrets_before)
         self._lost: set[SecretRef] = set()
+        self._clock = clock
+        self._guard: ObjectGuard[ObjectRef] = ObjectGuard(limits)
+        self._limits = limits
+        self._gone: dict[ObjectRef, bool] = {}
+        self._texts = dict(objects_before)
         self._waited = False
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
         self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
@@ -106,6 +95,13 @@ class Intake:
 
     def put(self, spec: SpecObject) -> None:
         """An object as it is now."""
+        self._gone.pop(spec.ref, None)
+        if spec.ref in self._guard.held:
+            self._guard.back(spec.ref)
+            self._say_held(spec.ref.source)
+        self._put(spec)
+
+    def _put(self, spec: SpecObject) -> None:
         self.objects[spec.ref] = spec
         self._unconfirmed.discard(spec.ref)
         self.register.know(spec.ref)
@@ -113,8 +109,21 @@ class Intake:
         self._loop.edit(spec.ref, lambda compiler: compiler.put(spec.ref, spec.rows))
         self._keep(spec)
 
-    def remove(self, ref: ObjectRef) -> None:
-        """An object is gone."""
+    def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
+        """An object is gone; what is not sure may be held. Takes effect with `flush`."""
+        self._gone[ref] = sure
+
+    def _judge_removals(self) -> None:
+        """Of what sources removed since the last batch, take out what is to be believed."""
+        gone, self._gone = self._gone, {}
+        for source in sorted({ref.source for ref in gone}):
+            of_source = {ref: sure for ref, sure in gone.items() if ref.source == source}
+            count = sum(ref.source == source for ref in self.objects)
+            for ref in self._guard.judge(source, of_source, count, self._clock()):
+                self._remove(ref)
+            self._say_held(source)
+
+    def _remove(self, ref: ObjectRef) -> None:
         self.objects.pop(ref, None)
         self.register.forget(ref)
         self.services.refer(ref, None)
@@ -180,7 +189,7 @@ class Intake:
         status = self.sources[source]
         if not status.synced:
             self._forget_unconfirmed(source)
-        status.synced, status.failure, status.spoke = True, None, time.monotonic()
+        status.has_synced(self._clock())
         self.changed()
 
     def failed(self, source: str, reason: str) -> None:
@@ -188,7 +197,7 @@ class Intake:
         status = self.sources[source]
         if status.failure != reason:
             log.error("source failed", source=source, reason=reason)
-        status.failure = reason
+        status.has_failed(reason, self._clock())
         self._hold_for_services()
         self.changed()
 
@@ -196,7 +205,8 @@ class Intake:
         """A batch ends."""
         for status in self.sources.values():
             if status.failure is None:
-                status.spoke = time.monotonic()
+                status.spoke = self._clock()
+        self._judge_removals()
         self.services.ask()
         self.services.flush(event_time)
         if self._holding and all(map(self.has_all, self.waited_for)):
@@ -205,6 +215,20 @@ class Intake:
             self._hold_for_services()
             self._loop.flush(event_time)
         self.changed()
+
+    def tick(self) -> None:
+        """Time passes: what was held long enough is believed."""
+        self.services.tick()
+        if due := self._guard.due(self._clock()):
+            for ref in due:
+                self._remove(ref)
+            for source in {ref.source for ref in due}:
+                self._say_held(source)
+            self.flush(self._clock())
+
+    def held(self, source: str) -> int:
+        """How many objects of a source stay in force only because their removal is not believed yet."""
+        return sum(ref.source == source for ref in self._guard.held)
 
     def release(self, event_time: float) -> None:
         """Commit what there is, and from now on whatever comes, though a source may not have answered."""
@@ -227,12 +251,29 @@ class Intake:
             self._loop.release()
 
     def _forget_unconfirmed(self, source: str) -> None:
-        for ref in [ref for ref in self._unconfirmed if _is_said_by(ref, source)]:
+        missing = [ref for ref in self._unconfirmed if isinstance(ref, ObjectRef) and _is_said_by(ref, source)]
+        known = len(missing) + sum(ref.source == source for ref in self.objects)
+        believed = self._guard.judge(source, dict.fromkeys(missing, False), known, self._clock())
+        for ref in missing:
             self._unconfirmed.discard(ref)
-            if isinstance(ref, SecretRef):
-                self.remove_secret(ref)
-            else:
+            if ref in believed or (spec := restored(ref, self._texts[ref])) is None:
+                self._guard.back(ref)
                 self._keep(ref)
+            else:
+                self._put(spec)
+        self._say_held(source)
+        for secret in [ref for ref in self._unconfirmed if isinstance(ref, SecretRef) and _is_said_by(ref, source)]:
+            self._unconfirmed.discard(secret)
+            self.remove_secret(secret)
+
+    def _say_held(self, source: str) -> None:
+        held = {ref: one for ref, one in self._guard.held.items() if ref.source == source}
+        said = []
+        if held:
+            message = held_sentence(held.values(), map(str, held), "objects", self._limits)
+            help = "put them back if that was a mistake; else they go when the time is over"
+            said = [Diagnostic(Code.MASS_REMOVAL, message, help=help, severity=Severity.WARNING, subject=source)]
+        self.register.say(("held", source), said)
 
     def _forget_secret(self, ref: SecretRef) -> None:
         self._loop.edit(ref, lambda compiler: compiler.remove_secret(ref))

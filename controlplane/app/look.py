@@ -11,6 +11,7 @@ from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
 from controlplane.app.refusals import Refusals
 from controlplane.app.rollcall import Rollcall, gateways_of
+from controlplane.app.standing import SourceStatus
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
 from controlplane.errors import Diagnostic
@@ -133,16 +134,30 @@ class Running:
         return self.rollcall.progress(version)
 
     def sources(self) -> list[dict[str, Any]]:
-        """Whether each source works, and how old its word is."""
-        return [
-            {
-                "name": status.name,
-                "synced": status.synced,
-                "failure": status.failure,
-                "ageSeconds": round(status.age(), 3),
+        """Whether each source works, how old its word is, what it delivers and what of that is held."""
+        return [self._source(status) for status in self.intake.sources.values()]
+
+    def _source(self, status: SourceStatus) -> dict[str, Any]:
+        now = self.clock()
+        objects = sum(ref.source == status.name for ref in self.intake.objects)
+        found: dict[str, Any] = {
+            "name": status.name,
+            "synced": status.synced,
+            "failure": status.failure,
+            "ageSeconds": round(now - status.spoke, 3),
+            "lostSeconds": None if status.works() or status.lost is None else round(now - status.lost, 3),
+            "objects": objects,
+            "heldObjects": self.intake.held(status.name),
+        }
+        if status.name in self.intake.services.sources:
+            delivered = self.intake.services.delivered(status.name)
+            found |= {
+                "services": delivered.services,
+                "endpoints": delivered.endpoints,
+                "heldEndpoints": delivered.held,
+                "caughtUp": self.intake.services.caught_up(status.name),
             }
-            for status in self.intake.sources.values()
-        ]
+        return found
 
     def problems(self) -> list[dict[str, Any]]:
         """Every diagnostic with its place."""

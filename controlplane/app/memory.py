@@ -13,8 +13,9 @@ from typing import Any
 import structlog
 from pydantic.alias_generators import to_camel
 
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
 from controlplane.state.content import StateChanges, StoredObject
 from controlplane.state.store import State
@@ -35,8 +36,13 @@ class Memory:
         """The text of every object that was in force."""
         self.secrets = loaded.secrets
         """Every secret that was in force."""
+        self.services = loaded.services
+        """Every service that was in force."""
+        self.seen = loaded.seen
+        """When each source could be read last (seconds of the epoch)."""
         self._objects: dict[ObjectRef, StoredObject | None] = {}
         self._secrets: dict[SecretRef, Secret | None] = {}
+        self._services: dict[ServiceRef, Service | None] = {}
         self._served = {name: served.version for name, served in loaded.served.items()}
 
     @classmethod
@@ -57,9 +63,17 @@ class Memory:
 
     def write(self) -> None:
         """Hand over what was noted, once what it changes is on its way: the writing thread wants a processor, too."""
-        if self._objects or self._secrets:
-            self._state.write(StateChanges(objects=self._objects, secrets=self._secrets))
-            self._objects, self._secrets = {}, {}
+        if self._objects or self._secrets or self._services:
+            self._state.write(StateChanges(self._objects, self._secrets, services=self._services))
+            self._objects, self._secrets, self._services = {}, {}, {}
+
+    def keep_service(self, ref: ServiceRef, service: Service | None) -> None:
+        """The service is in force; None: nobody asks for it any more. Noted for `write`."""
+        self._services[ref] = service
+
+    def seen_now(self, seen: dict[str, float]) -> None:
+        """When sources could be read last (seconds of the epoch)."""
+        self._state.write(StateChanges(seen=seen))
 
     def served(self, versions: dict[str, str]) -> None:
         """The versions of what is served now, by view."""

@@ -25,7 +25,7 @@ LOGGED_AT_ONCE = 20
 class Problems:
     """Diagnostics by who said them and about what; saying () takes them back."""
 
-    object_of: Callable[[ObjectRef], SpecObject | None]
+    object_of: Callable[[ObjectRef], SpecObject | None] = lambda _: None
     _said: dict[Hashable, tuple[Diagnostic, ...]] = field(default_factory=dict)
     _subjects: dict[str, ObjectRef] = field(default_factory=dict)
 

@@ -12,13 +12,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import structlog
 
 from controlplane.admin.server import application, listen
+from controlplane.app.addresses import Addresses
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
 from controlplane.app.lane import EndpointLane
@@ -26,10 +26,12 @@ from controlplane.app.listening import obstacle, reason
 from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
+from controlplane.app.problems import Problems
 from controlplane.app.refusals import Refusals
 from controlplane.app.rollcall import Rollcall
 from controlplane.app.services import Services
 from controlplane.app.sources import discoveries, make_sources, waited_for
+from controlplane.app.standing import SourceStatus, stale, standing
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler, Publication, issues_of
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
@@ -38,6 +40,7 @@ from controlplane.errors import ConfigurationError, Severity
 from controlplane.model.endpoint import Service
 from controlplane.names import Family, GatewayName, ServiceRef, View, parts_of
 from controlplane.snapshot.store import Store
+from controlplane.sources.guard import Limits as RemovalLimits
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.bounds import Limits
 from controlplane.xds.server import XdsServer, dynamic_credentials
@@ -45,17 +48,11 @@ from controlplane.xds.server import XdsServer, dynamic_credentials
 log = structlog.get_logger(__name__)
 
 MANIFEST_SECONDS = 5.0
-"""How often the versions that are served are noted on disk."""
+"""How often the versions that are served, and which sources can be read, are noted on disk."""
+AGE_SECONDS = 1.0
+"""How often ages are looked at: keepFor and the guard count in minutes."""
 DRAIN_SHARE = 0.8
 """Of the time that the end may take, over which streams end; the rest is for what comes after."""
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Where a running control plane listens."""
-
-    xds: str
-    admin: str
 
 
 class ControlPlane:
@@ -69,8 +66,9 @@ class ControlPlane:
         self._trust = Trust.open(configuration)
         self._store = Store()
         self._sources = make_sources(configuration, self._memory)
-        discovering = discoveries(self._sources)
-        known = frozenset(source.name for source in discovering)
+        discovered, guards = discoveries(self._sources), configuration.guards
+        known = frozenset(source.name for source in discovered)
+        removals = RemovalLimits(guards.mass_removal / 100, guards.hold.total_seconds(), guards.minimum)
         self._compiler = Compiler(endpoints=Endpoints(EndpointTables(known)))
         self._lane = EndpointLane(
             self._compiler.endpoints,
@@ -78,12 +76,24 @@ class ControlPlane:
             quiet=configuration.coalesce.quiet.total_seconds(),
             longest=configuration.coalesce.max.total_seconds(),
         )
+        register = Problems()
+        services = Services(
+            self._lane,
+            discovered,
+            external=self._external_changed,
+            keep=self._memory.keep_service,
+            say=lambda source, said: register.say(("held services", source), said),
+            limits=removals,
+        )
+        names = [source.name for source in self._sources]
         self.intake = Intake(
-            [source.name for source in self._sources],
+            standing(names, self._memory.seen, time.monotonic(), time.time()),
             keep=self._memory.keep,
             keep_secret=self._memory.keep_secret,
-            services=Services(self._lane, discovering, self._external_changed),
-            waited_for=waited_for(configuration, [source.name for source in self._sources]),
+            services=services,
+            register=register,
+            limits=removals,
+            waited_for=waited_for(configuration, names),
             objects_before=self._memory.texts,
             secrets_before=self._memory.secrets,
         )
@@ -119,9 +129,11 @@ class ControlPlane:
             loop.add_signal_handler(number, stop.set)
         self.intake.attach(self._loop)
         self.intake.changed = self._answered.set
+        self.intake.services.restore(self._memory.services)
         tasks = [asyncio.create_task(self._loop.run(), name="commits")]
         tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
         tasks.append(asyncio.create_task(self._remember_served(), name="manifest"))
+        tasks.append(asyncio.create_task(self._watch_ages(), name="ages"))
         if self._trust is not None:
             said = partial(self.intake.register.say, "trust")
             tasks.append(asyncio.create_task(self._trust.watch(self._server.review, said), name="trust"))
@@ -229,10 +241,23 @@ class ControlPlane:
         written = 0
         while True:
             await asyncio.sleep(MANIFEST_SECONDS)
+            now = time.time()
+            self._memory.seen_now({status.name: now for status in self.intake.sources.values() if status.works()})
             if self._fleet.ready and written != self._store.sequence:
                 written = self._store.sequence
                 gateways = self._compiler.tables.gateways.rows
                 self._memory.served({name: self._store.view(parts_of((name,))).version() for name in gateways})
+
+    async def _watch_ages(self) -> None:
+        """What was held long enough is believed; endpoints of a source that is lost are kept as long as specs say."""
+        over: frozenset[tuple[str, float]] = frozenset()
+        while True:
+            await asyncio.sleep(AGE_SECONDS)
+            self.intake.tick()
+            now = time.monotonic()
+            before, over = over, stale(self.intake.sources, self._lane.endpoints.keepings(), now)
+            if over != before:
+                self._lane.lost(over, now)
 
     # -- commits -------------------------------------------------------------------------------------------------
 
@@ -256,7 +281,8 @@ class ControlPlane:
             self._server.changed()
         self._metrics.build_seconds.observe(build_seconds)
         self._metrics.sequence.set(sequence)
-        self.intake.services.settle()
+        if all(status.answered for status in self.intake.sources.values()):  # others may name what nobody names yet
+            self.intake.services.settle()
         self._keep([key for key in commit.requirements if key in tables.requirements.rows])
         if self._fleet.ready:
             self._forget_lost()
@@ -277,7 +303,10 @@ class ControlPlane:
                 self._fleet.published(sequence, event_time)
             self._server.changed()
             self._metrics.sequence.set(sequence)
+            self._metrics.endpoint_changes.inc()
+            self._metrics.endpoint_seconds.observe(max(0.0, time.monotonic() - event_time))
         self.intake.register.say_all(issues_of(self._compiler.endpoints.tables.graph))
+        self._memory.write()
         self._looked_at(publication, sequence)
 
     def _looked_at(self, publication: Publication, sequence: int) -> None:
@@ -321,7 +350,13 @@ class ControlPlane:
         for severity in Severity:
             self._metrics.problems.labels(str(severity)).set_function(partial(self.intake.register.count, severity))
         for status in self.intake.sources.values():
-            self._metrics.watch_source(status.name, status.age, status.works)
+            self._metrics.watch_source(status.name, partial(_age, status), status.works)
+            if status.name in self.intake.services.sources:
+                self._metrics.watch_services(status.name, partial(self.intake.services.delivered, status.name))
+
+
+def _age(status: SourceStatus) -> float:
+    return time.monotonic() - status.spoke
 
 
 def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> int:

@@ -34,8 +34,8 @@ class Sink(Protocol):
     def put(self, spec: SpecObject) -> None:
         """The object as it is now; an equal one changes nothing."""
 
-    def remove(self, ref: ObjectRef) -> None:
-        """The object is certainly gone."""
+    def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
+        """The object is gone; `sure` when its own deletion was seen, or a second read agrees: that is never held back."""
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """The secret as it is now."""

@@ -13,7 +13,7 @@ from controlplane.names import ObjectRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import RESTING, Content, duplicate
 from controlplane.sources.reading import Signature
-from controlplane.spec.parse import Parsed, Piece
+from controlplane.spec.parse import Parsed, Piece, parse_piece
 from controlplane.spec.rows import rows
 
 
@@ -50,6 +50,16 @@ def known_document(piece: Piece, known: Mapping[str, Document]) -> Document | No
     if old.spec is None:
         return None  # its errors have other places now
     return Document(replace(old.parsed, line=piece.line), replace(old.spec, line=piece.line))
+
+
+RESTORED = "(last good state)"
+"""What stands for the file of an object that no file declares now."""
+
+
+def restored(ref: ObjectRef, text: str) -> SpecObject | None:
+    """An object of its stored text; None when that is no valid document of this name any more."""
+    document = read_document(parse_piece(Piece(text, 1), RESTORED, ref.source), RESTORED)
+    return document.spec if document.spec is not None and document.spec.ref == ref else None
 
 
 def believed(shown: str, file: File, old: Content, *, rested: bool) -> tuple[Content, bool]:

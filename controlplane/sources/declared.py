@@ -111,11 +111,13 @@ class Declared:
         else:
             self._restored[ref] = spec
 
-    def settle(self, sink: Sink, *, doubt: bool) -> bool:
+    def settle(self, sink: Sink, *, doubt: bool, same_folder: bool = True) -> bool:
         """Tell the sink what changed, and whether anything did.
 
-        `doubt`: a part of the folder cannot be read and may declare any of the restored objects.
+        `doubt`: a part of the folder cannot be read and may declare any of the restored objects. Removals are sure when
+        it is the folder that it was (`same_folder`), and something is left in it.
         """
+        sure = same_folder and bool(self._claims)
         doubt = doubt or bool(self._doubtful)
         said = False
         for ref in sorted(self._touched | self._kept | self._restored.keys()):
@@ -125,7 +127,7 @@ class Declared:
             if now is None:
                 if before is not None:
                     del self._in_force[ref]
-                    sink.remove(ref)
+                    sink.remove(ref, sure=sure)
                     said = True
             elif now is not before:
                 self._in_force[ref] = now

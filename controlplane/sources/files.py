@@ -13,6 +13,7 @@ declared twice is decided in `declared`; this module reads, and judges how far t
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from watchfiles import Change
 from controlplane.errors import Diagnostic, InvalidInput, Place
 from controlplane.names import ObjectRef
 from controlplane.sources.base import Sink
-from controlplane.sources.belief import Document, File, believed, known_document, read_document
+from controlplane.sources.belief import Document, File, believed, known_document, read_document, restored
 from controlplane.sources.declared import Content, Declared
 from controlplane.sources.reading import (
     Signature,
@@ -38,9 +39,9 @@ from controlplane.sources.reading import (
     scan,
     unreadable,
 )
-from controlplane.sources.watching import Wake, wakes
+from controlplane.sources.watching import Wake, folder_identity, wakes
 from controlplane.spec.codes import Code
-from controlplane.spec.parse import MAX_FILE, Piece, decode, parse_piece, split
+from controlplane.spec.parse import MAX_FILE, decode, parse_piece, split
 
 log = structlog.get_logger(__name__)
 
@@ -55,9 +56,9 @@ _SLICE_SECONDS = 0.005
 """How long work holds the event loop before others have a turn."""
 _LARGE = 256 * 1024
 """Characters of a text that is worked on beside the event loop."""
+REPLACED_SECONDS = 5.0
+"""For how long a folder that took the place of another is not believed to have lost what the other declared."""
 _GENERATION_TRIES = 5
-RESTORED = "(last good state)"
-"""The file of objects that come from the state of the previous process."""
 
 _NO_CHANGE: frozenset[Change] = frozenset()
 
@@ -78,6 +79,8 @@ class FileSource:
         self.name = name
         self._root = os.fspath(root).rstrip("/") or "/"
         self._last_good = dict(last_good or {})
+        self._folder: tuple[int, int] | None = None
+        self._replaced = -REPLACED_SECONDS
         self._settle_seconds = settle_seconds
         self._look_again = look_again
         self._declared = Declared(name, self._last_good)
@@ -205,10 +208,18 @@ class FileSource:
         sink.flush(at)
 
     async def _settle(self, sink: Sink, at: float) -> None:
+        if (folder := folder_identity(self._root)) is None:
+            # Files that were found missing went with the folder, whether or not anybody has looked at that yet.
+            await self._fail(sink, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), at)
+            return
         self._forget_gone()
         doubt = bool(self._tree.troubles)
         await self._restore(doubt=doubt)
-        said = self._declared.settle(sink, doubt=doubt) or self._dirty
+        if folder != self._folder:
+            self._replaced = time.monotonic() if self._folder else self._replaced
+            self._folder = folder
+        same_folder = time.monotonic() - self._replaced > REPLACED_SECONDS
+        said = self._declared.settle(sink, doubt=doubt, same_folder=same_folder) or self._dirty
         self._dirty = False
         if not self._synced:
             self._synced = said = True
@@ -233,10 +244,7 @@ class FileSource:
 
     async def _restore(self, *, doubt: bool) -> None:
         for ref in self._declared.needed(doubt=doubt):
-            text = self._last_good[ref]
-            document = read_document(parse_piece(Piece(text, 1), RESTORED, self.name), RESTORED)
-            spec = document.spec if document.spec is not None and document.spec.ref == ref else None
-            self._declared.restore(ref, spec)
+            self._declared.restore(ref, restored(ref, self._last_good[ref]))
             await self._breathe()
 
     def _say_folders(self, sink: Sink) -> None:

@@ -82,7 +82,7 @@ async def wakes(
     """Wakes for ever. The first one, and the first after the folder appeared or was replaced, is for everything."""
     missing = False
     while True:
-        identity = _identity(root)
+        identity = folder_identity(root)
         if identity is None:
             if not missing:
                 missing = True
@@ -94,7 +94,7 @@ async def wakes(
             async with aclosing(_watched(root, identity, look_again, changes)) as watched:
                 async for wake in watched:
                     yield wake
-        if _identity(root) == identity:
+        if folder_identity(root) == identity:
             await asyncio.sleep(look_again)  # it cannot be watched: look from time to time
 
 
@@ -120,11 +120,12 @@ async def _watched(
             elif now - looked >= EVERYTHING_SECONDS:
                 looked = now
                 yield Wake(now, everything=True)
-            if _identity(root) != identity:
+            if folder_identity(root) != identity:
                 return
 
 
-def _identity(root: str) -> tuple[int, int] | None:
+def folder_identity(root: str) -> tuple[int, int] | None:
+    """Which folder has this path now; None when there is none."""
     try:
         status = Path(root).stat()
     except OSError:

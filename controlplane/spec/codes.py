@@ -43,6 +43,7 @@ class Code(StrEnum):
     SECRET_UNREADABLE = "GW0303"
     NOT_A_FILE = "GW0304"
     REMOVAL_HELD = "GW0305"
+    MASS_REMOVAL = "GW0311"
     TRUST_STALE = "GW0306"
     NOT_WATCHED = "GW0309"
     UNUSABLE_INSTANCE = "GW0310"
@@ -77,6 +78,7 @@ MEANINGS: dict[Code, str] = {
     Code.ROOT_UNREADABLE: "the folder of a source is missing or cannot be read; what it said last stays in force",
     Code.SECRET_UNREADABLE: "a secret cannot be read; its previous content stays in force",
     Code.NOT_A_FILE: "something with the name of a spec file that is not a regular file; it is not opened",
+    Code.MASS_REMOVAL: "much of what a source declares is gone at once; it stays in force until that is confirmed, or for a time",
     Code.REMOVAL_HELD: "objects stay in force that are missing from an unfinished file, or whose custom resource was removed",
     Code.TRUST_STALE: "certificates of the xDS server or its deny list cannot be used as they are on disk; what was before "
     "stays in force",

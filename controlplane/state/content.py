@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,17 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class StateChanges:
-    """What to keep from now on; None forgets. `served` maps a view's name to the version of its snapshot."""
+    """What to keep from now on; None forgets.
+
+    `served` maps a view's name to the version of its snapshot, `seen` a source to when it could be read last (seconds of
+    the epoch).
+    """
 
     objects: Mapping[ObjectRef, StoredObject | None] = field(default_factory=dict)
     secrets: Mapping[SecretRef, Secret | None] = field(default_factory=dict)
     served: Mapping[str, str | None] = field(default_factory=dict)
+    services: Mapping[ServiceRef, Service | None] = field(default_factory=dict)
+    seen: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ class Loaded:
     secrets: dict[SecretRef, Secret]
     served: dict[str, Served]
     problems: list[str]
+    services: dict[ServiceRef, Service] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The SQLite file: three tables of checksummed rows, opened whatever its condition, rebuilt when it is damaged.
+"""The SQLite file: tables of checksummed rows, opened whatever its condition, rebuilt when it is damaged.
 
 Used by `store` alone, under its lock. Rows are tuples of bytes and numbers here; what they mean, `store` knows.
 """
@@ -51,7 +51,10 @@ OBJECTS = Table(
 )
 SECRETS = Table("secret", ("source", "namespace", "name"), ("sealed", "accepted_at"))
 SERVED = Table("served", ("view",), ("version", "served_at"))
-TABLES = (OBJECTS, SECRETS, SERVED)
+SERVICES = Table("service", ("source", "namespace", "name"), ("content", "accepted_at", "content_schema"))
+SEEN = Table("source", ("name",), ("seen_at",))
+TABLES = (OBJECTS, SECRETS, SERVED, SERVICES, SEEN)
+"""Tables are added without a new `SCHEMA`: a version that does not know one leaves it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Database:
         except sqlite3.Error as error:
             damage = str(error)
         for table in TABLES:
+            if not self.writable and not self._has(table):
+                continue
             try:
                 for row, intact in self._rows(table):
                     if intact:
@@ -135,6 +140,14 @@ class Database:
     def close(self) -> None:
         """Close the file; SQLite folds its log into it."""
         self._connection.close()
+
+    def _has(self, table: Table) -> bool:
+        """Whether a file that we may not change was written by a version that knew the table."""
+        try:
+            found = self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table.name,)).fetchone()
+        except sqlite3.Error:
+            return True  # reading it will say what is wrong
+        return found is not None
 
     def _rows(self, table: Table) -> Iterator[tuple[Row, bool]]:
         """Every row with whether its checksum holds."""
@@ -216,10 +229,10 @@ def _prepare(connection: sqlite3.Connection, file: Path, max_bytes: int) -> None
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in {0, SCHEMA}:
             raise Unusable(_other_version(file, version))
+        for table in TABLES:
+            key, values = ", ".join(table.key), ", ".join((*table.key, *table.values, "digest"))
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {table.name} ({values}, PRIMARY KEY ({key}))")
         if version == 0:
-            for table in TABLES:
-                key, values = ", ".join(table.key), ", ".join((*table.key, *table.values, "digest"))
-                connection.execute(f"CREATE TABLE {table.name} ({values}, PRIMARY KEY ({key}))")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")

@@ -11,20 +11,41 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
+import msgspec
+
+from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.state.content import Served, StateChanges, StoredObject
-from controlplane.state.database import OBJECTS, SECRETS, SERVED, Key, Row, Table
+from controlplane.state.database import OBJECTS, SECRETS, SEEN, SERVED, SERVICES, Key, Row, Table
 from controlplane.state.sealing import Sealer
 
 CONTENT_SCHEMA = 1
 """The version of the documents' language, kept beside each text."""
 
-Ref = ObjectRef | SecretRef | str
+SERVICE_SCHEMA = 1
+"""The version of what is written of a service."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfService:
+    """A service; its name alone would equal that of a secret."""
+
+    service: ServiceRef
+
+
+@dataclass(frozen=True, slots=True)
+class OfSource:
+    """When a source could be read last."""
+
+    name: str
+
+
+Ref = ObjectRef | SecretRef | OfService | OfSource | str
 """What a row is of; a `str` is the name of a view that was served."""
 
-Value = StoredObject | Secret | str
-"""What is kept of it; a `str` is the version of a snapshot."""
+Value = StoredObject | Secret | Service | float | str
+"""What is kept of it; a `str` is the version of a snapshot, a `float` is seconds of the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +61,8 @@ def changes(of: StateChanges, at: float) -> Mapping[Ref, Change]:
     found: dict[Ref, Change] = {ref: Change(value, at) for ref, value in of.objects.items()}
     found |= {ref: Change(value, at) for ref, value in of.secrets.items()}
     found |= {ref: Change(value, at) for ref, value in of.served.items()}
+    found |= {OfService(ref): Change(value, at) for ref, value in of.services.items()}
+    found |= {OfSource(name): Change(value, at) for name, value in of.seen.items()}
     return found
 
 
@@ -54,6 +77,10 @@ def row(ref: Ref, change: Change, sealer: Sealer | None) -> Row | None:
         case Secret():
             assert isinstance(ref, SecretRef)
             return None if sealer is None else Row(SECRETS, _key(ref), (sealer.seal(ref, value), change.at))
+        case Service():
+            return Row(SERVICES, _key(ref), (msgspec.msgpack.encode(value), change.at, SERVICE_SCHEMA))
+        case float():
+            return Row(SEEN, _key(ref), (value,))
         case str():
             return Row(SERVED, _key(ref), (_bytes(value), change.at))
         case _:
@@ -65,7 +92,11 @@ def ref_of(found: Row) -> Ref:
     names = [part.decode("utf-8", "surrogatepass") for part in found.key]
     if found.table == OBJECTS:
         return ObjectRef(*names)
-    return SecretRef(*names) if found.table == SECRETS else names[0]
+    if found.table == SECRETS:
+        return SecretRef(*names)
+    if found.table == SERVICES:
+        return OfService(ServiceRef(*names))
+    return OfSource(names[0]) if found.table == SEEN else names[0]
 
 
 def stored_object(found: Row) -> StoredObject:
@@ -93,6 +124,25 @@ def served(found: Row) -> Served:
     return Served(_text(version), datetime.fromtimestamp(float(at), UTC))
 
 
+def service(found: Row) -> Service | None:
+    """The service in an intact row of `service`; None when another version of this program wrote it."""
+    assert found.values is not None
+    content, _, schema = found.values
+    assert isinstance(content, bytes)
+    if schema != SERVICE_SCHEMA:
+        return None
+    try:
+        return msgspec.msgpack.decode(content, type=Service)
+    except msgspec.MsgspecError:
+        return None
+
+
+def seen(found: Row) -> float:
+    """When a source could be read last, in an intact row of `source`."""
+    assert found.values is not None
+    return float(found.values[0])
+
+
 def fingerprint(value: Value) -> bytes:
     """A short hash by which an unchanged thing is not written again. Stays in memory: that of a secret tells of it."""
     digest = hashlib.blake2b(digest_size=16)
@@ -101,6 +151,10 @@ def fingerprint(value: Value) -> bytes:
             parts = [_bytes(text), _bytes(file), b"%d" % line]
         case Secret(items):
             parts = [part for name, content in items for part in (_bytes(name), content)]
+        case Service():
+            parts = [msgspec.msgpack.encode(value)]
+        case float():
+            parts = [repr(value).encode()]
         case str():
             parts = [_bytes(value)]
         case _:
@@ -117,6 +171,10 @@ def _table(ref: Ref) -> Table:
             return OBJECTS
         case SecretRef():
             return SECRETS
+        case OfService():
+            return SERVICES
+        case OfSource():
+            return SEEN
         case str():
             return SERVED
         case _:
@@ -124,7 +182,15 @@ def _table(ref: Ref) -> Table:
 
 
 def _key(ref: Ref) -> Key:
-    return (_bytes(ref),) if isinstance(ref, str) else tuple(map(_bytes, ref))
+    match ref:
+        case str():
+            return (_bytes(ref),)
+        case OfSource(name):
+            return (_bytes(name),)
+        case OfService(service):
+            return tuple(map(_bytes, service))
+        case _:
+            return tuple(map(_bytes, ref))
 
 
 def _bytes(text: str) -> bytes:

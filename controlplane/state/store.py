@@ -26,7 +26,7 @@ from controlplane.names import ObjectRef, SecretRef
 from controlplane.state import database, rows
 from controlplane.state.content import Loaded, StateChanges, Status
 from controlplane.state.database import Database, Row, Scan
-from controlplane.state.rows import Change, Ref
+from controlplane.state.rows import Change, OfService, OfSource, Ref
 from controlplane.state.sealing import Sealer, Unsealable, given_key, own_key
 
 log = structlog.get_logger(__name__)
@@ -175,6 +175,15 @@ class State:
                     loaded.problems.append(f"secret {ref} is not read: {error}")
                     if not error.other_key or (self._sealer and self._own_key):
                         self.write(StateChanges(secrets={ref: None}))  # nobody will ever open it
+            case OfService(name):
+                if (service := rows.service(row)) is None:
+                    loaded.problems.append(f"service {name} is not read: another version of this program wrote it")
+                else:
+                    loaded.services[name] = service
+                    self._fingerprints[ref] = rows.fingerprint(service)
+            case OfSource(source):
+                loaded.seen[source] = at = rows.seen(row)
+                self._fingerprints[ref] = rows.fingerprint(at)
             case str():
                 loaded.served[ref] = served = rows.served(row)
                 self._fingerprints[ref] = rows.fingerprint(served.version)

@@ -32,6 +32,10 @@ def type_label(type_url: str) -> str:
     return name if type_url.startswith("type.googleapis.com/envoy.") and name.isalnum() else "other"
 
 
+def _reading(give: Callable[[], object], field: str) -> Callable[[], float]:
+    return lambda: float(getattr(give(), field))
+
+
 class Metrics:
     """Every metric. One instance belongs to one process (or to one test)."""
 
@@ -102,8 +106,32 @@ class Metrics:
         self._source_up = Gauge(
             "controlplane_source_up", "1 while a source can be read.", ["source"], registry=registry
         )
+        self.endpoint_changes = Counter(
+            "controlplane_endpoint_changes",
+            "Publications of endpoints, apart from those of configuration.",
+            registry=registry,
+        )
+        self.endpoint_seconds = Histogram(
+            "controlplane_endpoint_seconds",
+            "Time from a source's event to the publication of the endpoints it changed.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._delivered = {
+            field: Gauge(f"controlplane_source_{field}", help, ["source"], registry=registry)
+            for field, help in (
+                ("services", "Services that a source delivers, of those that are asked for."),
+                ("endpoints", "Endpoints of these services."),
+                ("held", "Endpoints of these that stay only because their removal is not believed yet."),
+            )
+        }
         build = Gauge("controlplane_build_info", "The version, as a label.", ["version"], registry=registry)
         build.labels(__version__).set(1)
+
+    def watch_services(self, source: str, delivered: Callable[[], object]) -> None:
+        """Show what a source delivers; `delivered` gives an object with the fields `services`, `endpoints`, `held`."""
+        for field, gauge in self._delivered.items():
+            gauge.labels(source).set_function(_reading(delivered, field))
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:
         """A response of `size` bytes was sent."""

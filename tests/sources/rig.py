@@ -46,7 +46,7 @@ class Remembering:
         self.objects[spec.ref] = spec
         self.calls.append(f"put {spec.ref.name}")
 
-    def remove(self, ref: ObjectRef) -> None:
+    def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
         del self.objects[ref]
         self.calls.append(f"remove {ref.name}")
 

@@ -22,7 +22,7 @@ class Recorder:
         assert self.objects.get(spec.ref) is not spec
         self.objects[spec.ref] = spec
 
-    def remove(self, ref: ObjectRef) -> None:
+    def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
         del self.objects[ref]
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:

@@ -34,16 +34,21 @@ class ControlPlane:
             path.mkdir(mode=0o700)
         self._folder = folder
         self._insecure = ["--insecure"] if insecure else []
+        self.config: Path | None = None
+        self.program = [sys.executable, "-m", "controlplane"]
         self.xds = f"127.0.0.1:{free_port()}"
         self.admin_address = f"127.0.0.1:{free_port()}"
         self._child: Child | None = None
 
-    def start(self) -> Self:
-        """Start it (again) on the same addresses, and wait for its first complete compile."""
+    def start(self, *, ready: bool = True) -> Self:
+        """Start it (again) on the same addresses, and wait for its first complete compile unless told otherwise."""
         command = ["serve", "--specs", str(self.specs), "--secrets", str(self.secrets), "--state", str(self.state)]
         command += ["--xds", self.xds, "--admin", self.admin_address, *self._insecure]
-        self._child = Child([sys.executable, "-m", "controlplane", *command], self._folder / "log")
-        until(self.is_ready, "the control plane is ready")
+        if self.config is not None:
+            command += ["--config", str(self.config)]
+        self._child = Child([*self.program, *command], self._folder / "log")
+        if ready:
+            until(self.is_ready, "the control plane is ready")
         return self
 
     def is_ready(self) -> bool:

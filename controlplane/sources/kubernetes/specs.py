@@ -165,7 +165,7 @@ class Documents:
             self._last_good.pop(ref, None)
             known = self._objects.pop(ref, None)
             if known is not None and known.spec is not None:
-                self._sink.remove(ref)
+                self._sink.remove(ref, sure=True)  # seen twice, or by its own deletion
             self._say(ref, ())
             self._dirty = True
 

@@ -1,0 +1,363 @@
+"""Services of Kubernetes and Consul through a real Envoy: order, health, loss and doubt, under constant load."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.backends import HttpBackend
+from tests.support.client import Connection, Response
+from tests.support.envoy import Envoy
+from tests.support.load import Load, answers
+from tests.support.ports import free_port
+from tests.support.scripted import ScriptedPlane
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.envoy
+
+EU, US, DC = "kubernetes/aws-eu", "kubernetes/aws-us", "consul/dc"
+NAMES = ("a", "b", "c", "d", "e", "f")
+
+GATEWAY = """\
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: shop, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners: [{name: http, port: %(port)d, protocol: HTTP}]
+  backends:
+    - name: catalog
+      members:
+%(members)s
+%(more)s
+  routes:
+    - {name: web, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: catalog}]}
+"""
+IN_EU = "        - {kubernetes: {cluster: aws-eu, service: shop/catalog, port: 8080}}\n"
+IN_US = "        - {kubernetes: {cluster: aws-us, service: shop/catalog, port: 8080}, priority: 1}\n"
+IN_DC = "        - {consul: {datacenter: dc, service: catalog}, priority: 2}\n"
+
+
+class Discovered:
+    """A control plane with scripted sources, one Envoy, and a backend `a`, `b`, … on an address of its own each."""
+
+    def __init__(self, folder: Path, configuration: dict[str, Any] | None = None) -> None:
+        self.port = free_port()
+        common = free_port()
+        self.backends = {
+            name: HttpBackend(name, address=f"127.0.0.{number}", port=common) for number, name in enumerate(NAMES, 11)
+        }
+        self.backend_port = common
+        self.plane = ScriptedPlane(folder, {EU: {}, US: {}, DC: {}}, configuration)
+        self._envoy: Envoy | None = None
+
+    def service(self, *names: str, **health: str) -> dict[str, Any]:
+        """A service with these endpoints; `b="draining"` says how one is."""
+        ports = {"http": self.backend_port}
+        endpoints = [
+            {"address": f"127.0.0.{11 + NAMES.index(name)}", "health": health.get(name, "healthy"), "ports": ports}
+            for name in names
+        ]
+        return {"ports": {"http": 8080}, "endpoints": endpoints}
+
+    def instances(self, *names: str) -> dict[str, Any]:
+        """The same in Consul."""
+        endpoints = [
+            {"address": f"127.0.0.{11 + NAMES.index(name)}", "ports": {"": self.backend_port}} for name in names
+        ]
+        return {"ports": {}, "endpoints": endpoints}
+
+    def write(self, members: str = IN_EU, more: str = "") -> None:
+        self.plane.write("shop.yaml", GATEWAY % {"port": self.port, "members": members, "more": more})
+
+    def start(self) -> None:
+        self.plane.start()
+        self._envoy = self.plane.envoy()
+
+    def connect(self) -> Connection:
+        return Connection(self.port)
+
+    def ask(self) -> Response:
+        with self.connect() as connection:
+            return connection.request("/", "shop.example.com")
+
+    def serving(self, times: int = 40) -> set[str]:
+        """Who answers."""
+        return set(self.counts(times))
+
+    def counts(self, times: int = 40) -> Counter[str]:
+        with self.connect() as connection:
+            found = [connection.request("/", "shop.example.com") for _ in range(times)]
+        return Counter(one.backend if one.status == 200 else str(one.status) for one in found)
+
+    def becomes(self, *names: str) -> None:
+        """Wait until exactly these answer."""
+        until(lambda: self.serving() == set(names), f"{', '.join(names)} answer")
+
+    def steady(self) -> Load:
+        """Constant load; every request must be answered."""
+        return Load(self.connect, *[answers("/", "shop.example.com")] * 2)
+
+    def close(self) -> None:
+        if self._envoy is not None:
+            self._envoy.stop()
+        self.plane.__exit__(None, None, None)
+        for backend in self.backends.values():
+            backend.__exit__(None, None, None)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Discovered]:
+    found = Discovered(tmp_path / "plane")
+    yield found
+    found.close()
+
+
+def test_endpoints_change_under_load(shop: Discovered) -> None:
+    """Endpoints that come and go are the ordinary day of a cluster: no request may notice."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b")}
+    shop.write()
+    shop.start()
+    shop.becomes("a", "b")
+    with shop.steady() as load:
+        for names in (("b", "c"), ("c",), ("a", "b", "c", "d"), ("d", "a"), ("a",)) * 4:
+            shop.plane.tell(EU, services={"shop/catalog": shop.service(*names)}, sure=True)
+            load.during(20)
+        shop.becomes("a")
+
+
+def test_failover_in_the_declared_order(shop: Discovered) -> None:
+    """Three levels, by what sources say of health and of existence; and back."""
+    shop.plane.world |= {
+        EU: {"shop/catalog": shop.service("a", "b")},
+        US: {"shop/catalog": shop.service("c")},
+        DC: {"catalog": shop.instances("d")},
+    }
+    shop.write(IN_EU + IN_US + IN_DC)
+    shop.start()
+    with shop.steady():
+        shop.becomes("a", "b")
+        shop.plane.tell(EU, services={"shop/catalog": shop.service("a", "b", a="unhealthy", b="unhealthy")})
+        shop.becomes("c")
+        shop.plane.tell(US, services={"shop/catalog": shop.service()}, sure=True)
+        shop.becomes("d")
+        shop.plane.tell(EU, services={"shop/catalog": shop.service("a", "b", b="unhealthy")})
+        until(lambda: "a" in shop.serving() and "b" not in shop.serving(), "half of the first level")
+        shop.plane.tell(EU, services={"shop/catalog": shop.service("a", "b")})
+        shop.becomes("a", "b")
+
+
+def test_draining_and_unhealthy_endpoints_get_nothing_while_others_are_there(shop: Discovered) -> None:
+    """More endpoints drain than serve: a rollout is no reason to use the next level, nor those that end."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b", "c", b="draining", c="draining")}
+    shop.plane.world[US] = {"shop/catalog": shop.service("d")}
+    shop.write(IN_EU + IN_US)
+    shop.start()
+    with shop.steady() as load:
+        shop.becomes("a")
+        shop.plane.tell(
+            EU, services={"shop/catalog": shop.service("a", "b", "c", a="unhealthy", c="unhealthy", b="draining")}
+        )
+        shop.becomes("d")
+        shop.plane.tell(US, services={"shop/catalog": shop.service()}, sure=True)
+        shop.becomes("b")
+        load.during(50)
+
+
+def test_most_endpoints_not_ready_is_no_reason_to_use_them(shop: Discovered) -> None:
+    shop.plane.world[EU] = {
+        "shop/catalog": shop.service("a", "b", "c", "d", b="unhealthy", c="unhealthy", d="unhealthy")
+    }
+    shop.write()
+    shop.start()
+    with shop.steady():
+        shop.becomes("a")
+
+
+def test_a_service_without_endpoints_answers_503_and_comes_back(shop: Discovered) -> None:
+    """Scaled to zero is a fact, and all that is not ready is no outage of the source. (F34)"""
+    shop.plane.world[EU] = {"shop/catalog": shop.service()}
+    shop.write()
+    shop.start()
+    assert shop.ask().status == 503
+    shop.plane.tell(EU, services={"shop/catalog": shop.service("a")})
+    shop.becomes("a")
+    shop.plane.tell(EU, services={"shop/catalog": shop.service("a", a="unhealthy")})
+    until(lambda: shop.ask().status == 503, "503 while nothing is ready")
+    shop.plane.tell(EU, services={"shop/catalog": shop.service("a")})
+    shop.becomes("a")
+
+
+def test_a_lost_source_changes_nothing(shop: Discovered) -> None:
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    shop.write()
+    shop.start()
+    with shop.steady() as load:
+        shop.plane.tell(EU, fail="connection refused")
+        shop.plane.source_becomes(EU, "the failure is shown", failure="connection refused", endpoints=1)
+        load.during(100)
+        shop.plane.tell(EU, work=True)
+        shop.plane.source_becomes(EU, "it works again", failure=None)
+
+
+@pytest.mark.parametrize(("then", "after"), [("keep", "a"), ("next", "c"), ("empty", "c")])
+def test_endpoints_of_a_lost_source_are_kept_as_long_as_the_spec_says(shop: Discovered, then: str, after: str) -> None:
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    shop.plane.world[US] = {"shop/catalog": shop.service("c")}
+    shop.write(IN_EU + IN_US, f"      onSourceLost: {{keepFor: 1s, then: {then}}}\n")
+    shop.start()
+    with shop.steady() as load:
+        shop.becomes("a")
+        shop.plane.tell(EU, fail="gone")
+        until(lambda: (shop.plane.source(EU)["lostSeconds"] or 0) > 2.5, "the time is over")
+        shop.becomes(after)
+        if then == "next":  # stale endpoints beat none
+            shop.plane.tell(US, services={"shop/catalog": shop.service()}, sure=True)
+            until(lambda: shop.serving() == {"a"}, "the stale endpoint is the last resort")
+        load.during(20)
+        shop.plane.tell(EU, work=True)
+        shop.becomes("a")
+
+
+def test_mass_removal_is_held_until_it_is_confirmed(tmp_path: Path) -> None:
+    """A relist that is half empty must not empty a backend."""
+    shop = Discovered(tmp_path / "plane", {"guards": {"hold": "1h"}})
+    try:
+        shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b", "c", "d")}
+        shop.write()
+        shop.start()
+        with shop.steady() as load:
+            shop.becomes("a", "b", "c", "d")
+            asked = shop.plane.tell(EU, services={"shop/catalog": shop.service("e")}, confirms=False)
+            until(lambda: "e" in shop.serving(), "what is new is used at once")
+            assert shop.serving(100) == {"a", "b", "c", "d", "e"}
+            assert shop.plane.source(EU)["heldEndpoints"] == 4
+            assert any(one["code"] == "GW0311" for one in shop.plane.json("/v1/problems")["problems"])
+            asked = shop.plane.tell(EU, services={"shop/catalog": shop.service("e")}, sure=True)
+            assert asked["confirmed"] == ["catalog"]
+            shop.becomes("e")
+            load.during(20)
+        assert shop.plane.source(EU)["heldEndpoints"] == 0
+        assert not any(one["code"] == "GW0311" for one in shop.plane.json("/v1/problems")["problems"])
+    finally:
+        shop.close()
+
+
+def test_a_restart_with_the_source_down_serves_what_was_known(shop: Discovered) -> None:
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b")}
+    shop.write()
+    shop.start()
+    shop.becomes("a", "b")
+    until(lambda: shop.plane.json("/v1/sources")["state"]["pending"] == 0, "the state is written")
+    with shop.steady() as load:
+        shop.plane.stop(signal.SIGKILL)
+        shop.plane.broken[EU] = "connection refused"
+        shop.plane.start()
+        found = shop.plane.source(EU)
+        assert (found["failure"], found["services"], found["endpoints"]) == ("connection refused", 1, 2)
+        assert shop.plane.get("/readyz")[0] == 200
+        load.during(50)
+        fresh = shop.plane.envoy("edge-2")  # a proxy that has nothing of its own gets the stored endpoints too
+        try:
+            shop.becomes("a", "b")
+        finally:
+            fresh.stop()
+        shop.plane.tell(EU, work=True, services={"shop/catalog": shop.service("b", "c")})
+        shop.becomes("b", "c")
+
+
+def test_nothing_is_served_as_empty_because_a_source_is_silent(tmp_path: Path) -> None:
+    """R4: what is not known yet is not known to be empty."""
+    shop = Discovered(tmp_path / "plane", {"startup": {"waitFor": ["files"]}})
+    try:
+        shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+        shop.plane.broken[EU] = "silent"
+        shop.write()
+        shop.plane.start()
+        resources = shop.plane.json("/v1/gateways/platform/shop/snapshot")["resources"]
+        assert [one["name"] for one in resources["cds"]] == ["gatewayspec/platform/shop/catalog"]
+        assert resources["eds"] == []
+        shop.plane.tell(EU, work=True)
+        shop._envoy = shop.plane.envoy()
+        shop.becomes("a")
+    finally:
+        shop.close()
+
+
+def test_a_route_moves_to_a_new_service_without_a_gap(shop: Discovered) -> None:
+    """The service that an edit names first is asked for, and known, before a route leads to it."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a"), "shop/next": shop.service("b")}
+    shop.write()
+    shop.start()
+    with shop.steady() as load:
+        for service, name in (("shop/next", "b"), ("shop/catalog", "a")) * 3:
+            shop.write(IN_EU.replace("shop/catalog", service))
+            shop.becomes(name)
+        load.during(20)
+
+
+def test_dns_behind_discovered_endpoints(shop: Discovered) -> None:
+    """Discovered endpoints first, then a name that Envoy resolves; such a member comes and goes without a gap."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    shop.write()
+    shop.start()
+    other = HttpBackend("local", address="127.0.0.1", port=shop.backend_port)
+    mixed = IN_EU + f"        - {{dns: {{host: localhost, port: {shop.backend_port}}}, priority: 1}}\n"
+    try:
+        with shop.steady() as load:
+            for members in (mixed, IN_EU) * 3:
+                shop.write(members)
+                load.during(60)
+            shop.write(mixed)
+            name = until(
+                lambda: [
+                    one["name"]
+                    for one in shop.plane.json("/v1/gateways/platform/shop/snapshot")["resources"]["cds"]
+                    if "/of-" in one["name"]
+                ],
+                "the aggregate cluster",
+            )
+            assert len(name) == 1
+            shop.becomes("a")
+            shop.plane.tell(EU, services={"shop/catalog": shop.service("a", a="unhealthy")})
+            shop.becomes("local")
+            shop.plane.tell(EU, services={"shop/catalog": shop.service()}, sure=True)
+            load.during(50)
+            assert shop.serving() == {"local"}
+            shop.plane.tell(EU, services={"shop/catalog": shop.service("b")})
+            shop.becomes("b")
+    finally:
+        other.__exit__(None, None, None)
+
+
+def test_a_service_turns_into_a_name_and_back(shop: Discovered) -> None:
+    """`type: ExternalName` is a name that Envoy resolves."""
+    other = HttpBackend("local", address="127.0.0.1", port=8080)
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    shop.write()
+    shop.start()
+    try:
+        with shop.steady():
+            shop.becomes("a")
+            shop.plane.tell(EU, services={"shop/catalog": {"external": "localhost"}}, sure=True)
+            shop.becomes("local")
+            shop.plane.tell(EU, services={"shop/catalog": shop.service("a")}, sure=True)
+            shop.becomes("a")
+    finally:
+        other.__exit__(None, None, None)
+
+
+def test_members_of_one_priority_share_by_their_weights(shop: Discovered) -> None:
+    """The weight is the member's, however many endpoints it has."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b", "c")}
+    shop.plane.world[US] = {"shop/catalog": shop.service("d")}
+    shop.write(IN_EU + IN_US.replace("priority: 1", "weight: 3"))
+    shop.start()
+    shop.becomes("a", "b", "c", "d")
+    counts = shop.counts(400)
+    assert 240 <= counts["d"] <= 360, counts
