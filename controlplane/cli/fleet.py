@@ -191,7 +191,9 @@ def _why(answer: dict[str, Any], percent: float) -> tuple[str, str]:
         return f'version "{version}" was not published', "/v1/gateways shows the version of each gateway"
     if not answer["nodes"]:
         return f"no proxy that {version} concerns is connected", "controlplane fleet status"
-    missing = answer["refusedBy"] + answer["waitingFor"]
+    from controlplane.cli.render import visible
+
+    missing = [visible(node) for node in answer["refusedBy"] + answer["waitingFor"]]
     said = f"{_share(answer)} have acknowledged {version}, {percent:g} % are needed"
     if answer["refused"]:
         said += f"; {answer['refused']} refused something"
@@ -235,6 +237,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], terminal: Termin
     """Columns side by side; the column `painted` in the colour of its word."""
     import sys
 
+    from controlplane.cli.render import visible
+
+    rows = [[visible(cell) for cell in row] for row in rows]  # proxies say what they like
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = []
     for row in (header, *rows):

@@ -41,7 +41,7 @@ def token_width(line: str, column: int) -> int:
     return len(match[0]) if match else 1
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """The text without characters that move the cursor, one for one."""
     return "".join(" " if c == "\t" else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
@@ -63,8 +63,8 @@ def snippet(line: str, column: int) -> tuple[str, str]:
     prefix = "… " if start else ""
     suffix = " …" if start + WIDTH < len(line) else ""
     return (
-        f"{prefix}{_visible(shown)}{suffix}",
-        " " * (len(prefix) + _cells(_visible(before))) + "^" * max(1, _cells(_visible(marked))),
+        f"{prefix}{visible(shown)}{suffix}",
+        " " * (len(prefix) + _cells(visible(before))) + "^" * max(1, _cells(visible(marked))),
     )
 
 
@@ -72,7 +72,7 @@ def text(diagnostic: Diagnostic, texts: Texts, terminal: Terminal) -> str:
     """One diagnostic, several lines."""
     paint = Paint.ERROR if diagnostic.severity is Severity.ERROR else Paint.WARNING
     head = terminal.paint(f"{diagnostic.severity}[{diagnostic.code}]", paint)
-    lines = [f"{head}: {terminal.paint(_visible(diagnostic.message), Paint.STRONG)}"]
+    lines = [f"{head}: {terminal.paint(visible(diagnostic.message), Paint.STRONG)}"]
     place = diagnostic.place
     source = texts.line(place.file, place.line) if place else None
     gutter = " " * len(str(place.line)) if place and source is not None else " "
@@ -86,13 +86,13 @@ def text(diagnostic: Diagnostic, texts: Texts, terminal: Terminal) -> str:
             lines.append(f"{terminal.paint(str(place.line), Paint.FRAME)} {bar} {shown}".rstrip())
             lines.append(f"{gutter} {bar} {terminal.paint(carets, paint)}")
         else:
-            lines.append(f"{terminal.paint(str(place.line), Paint.FRAME)} {bar} {_visible(source[:WIDTH])}".rstrip())
+            lines.append(f"{terminal.paint(str(place.line), Paint.FRAME)} {bar} {visible(source[:WIDTH])}".rstrip())
     where = ", ".join(part for part in (diagnostic.subject, diagnostic.path) if part)
     equals = terminal.paint("=", Paint.FRAME)
     if where:
-        lines.append(f"{gutter} {equals} in {_visible(where)}")
+        lines.append(f"{gutter} {equals} in {visible(where)}")
     if diagnostic.help:
-        lines.append(f"{gutter} {equals} help: {_visible(diagnostic.help)}")
+        lines.append(f"{gutter} {equals} help: {visible(diagnostic.help)}")
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from controlplane.cli import formats
-from controlplane.cli.fleet import age
+from controlplane.cli.fleet import age, table
 from controlplane.cli.render import Texts, snippet, summary, text, token_width
 from controlplane.cli.terminal import Color, Terminal
 from controlplane.errors import Diagnostic, Place, Severity
@@ -186,3 +186,8 @@ def test_a_reference_to_an_unreadable_gateway_is_not_reported_twice(run: Run) ->
 )
 def test_ages_are_read_at_a_glance(seconds: float, text: str) -> None:
     assert age(seconds) == text
+
+
+def test_what_proxies_say_does_not_steer_the_terminal() -> None:
+    shown = table(("NODE", "STATE"), [("a\x1b[2Jb\r", "nack")], Terminal(Color.NEVER), painted=1)
+    assert shown.splitlines()[1].split() == ["a\ufffd[2Jb\ufffd", "nack"]
