@@ -44,7 +44,7 @@ class Refusals:
         """This resource is held back from now on; what that means, with places."""
         key = (resource.type_url, resource.name, resource.version)
         self._say(key, self._diagnose(resource, good, detail))
-        self.review()
+        self._count()
         return self.of(resource)
 
     def of(self, resource: Resource) -> tuple[Diagnostic, ...]:
@@ -63,7 +63,10 @@ class Refusals:
             self._say(key, ())
         for key in now.keys() - self._said.keys():
             self._say(key, self._diagnose(now[key].resource, None, now[key].detail))
-        self._metrics.holding(type_label(type_url) for type_url, _, _ in now)
+        self._count()
+
+    def _count(self) -> None:
+        self._metrics.holding(type_label(held.resource.type_url) for held in self.current())
 
     def _say(self, key: Key, diagnostics: tuple[Diagnostic, ...]) -> None:
         if diagnostics:

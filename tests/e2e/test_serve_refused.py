@@ -59,6 +59,7 @@ def test_a_regex_that_envoy_refuses_is_held_back_alone_and_new_proxies_get_what_
     assert (problem["code"], problem["path"]) == ("GW0217", "spec.routes[regex].match[0].path.regex")
     line = (plane.specs / "gateway.yaml").read_text().splitlines()[problem["line"] - 1]
     assert line[problem["column"] - 1 :] == LARGE
+    assert len(plane.said("problem")) == len(plane.said("resource held back")) == 1
 
     first.stop()
     picky(plane, "envoy-2").ready()
