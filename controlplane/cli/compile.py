@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 TYPES = ("lds", "srds", "cds", "eds", "sds", "ecds")
 """In the order in which they are printed."""
+GRPC_TYPES = ("lds", "rds", "cds", "eds")
+"""What gRPC without a proxy gets."""
+CLIENTS = ("envoy", "grpc")
+"""`names.Family`, which is not imported for the sake of `--help`."""
 
 
 def _types(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -25,16 +29,18 @@ def _types(context: click.Context, parameter: click.Parameter, value: str | None
     if value is None:
         return TYPES
     wanted = [part.strip().lower() for part in value.split(",")]
-    unknown = [part for part in wanted if part not in TYPES]
+    known = dict.fromkeys((*TYPES, *GRPC_TYPES))
+    unknown = [part for part in wanted if part not in known]
     if unknown:
-        raise click.BadParameter(f'"{unknown[0]}" is none of {", ".join(TYPES)}', context, parameter)
-    return tuple(one for one in TYPES if one in wanted)
+        raise click.BadParameter(f'"{unknown[0]}" is none of {", ".join(known)}', context, parameter)
+    return tuple(one for one in known if one in wanted)
 
 
 @click.command(
     epilog=examples(
         "controlplane compile specs --gateway platform/shop",
         "controlplane compile specs --type lds,srds -o json",
+        "controlplane compile specs --client grpc --type rds",
         "controlplane compile specs --secrets secrets --static > envoy.yaml && envoy -c envoy.yaml",
     )
 )
@@ -47,6 +53,13 @@ def _types(context: click.Context, parameter: click.Parameter, value: str | None
     help="Whose resources; several are merged as one proxy sees them. Default: the only one.",
 )
 @click.option("--type", "types", metavar="TYPE[,TYPE]", callback=_types, help=f"Only these: {','.join(TYPES)}.")
+@click.option(
+    "--client",
+    type=click.Choice(CLIENTS),
+    default="envoy",
+    show_default=True,
+    help="Whose form: an Envoy's, or that of gRPC without a proxy, with what is withheld from it.",
+)
 @click.option("--static", is_flag=True, help="One standalone Envoy configuration that needs no control plane.")
 @click.option("--secrets", type=DIRECTORY, help="The folder of secrets; bytes of private keys are never printed.")
 @output("yaml", "json")
@@ -56,28 +69,36 @@ def command(
     paths: tuple[str, ...],
     gateways: tuple[str, ...],
     types: tuple[str, ...],
+    client: str,
     static: bool,
     secrets: Path | None,
     output_format: str,
 ) -> int:
-    """Print the Envoy resources of a gateway; equal specs give equal bytes. PATH is a file, a folder, or -."""
+    """Print the resources of a gateway; equal specs give equal bytes. PATH is a file, a folder, or -."""
     from controlplane.cli import render
     from controlplane.cli.documents import read, structured
     from controlplane.cli.offline import compiled
     from controlplane.compile.offline import standalone
+    from controlplane.names import GATEWAY_KIND, Family
 
     if static and types != TYPES:
         raise click.UsageError("--static is a whole configuration; --type does not go with it")
+    family = Family(client)
+    if family is Family.GRPC:
+        if static:
+            raise click.UsageError("--static is a configuration of Envoy; gRPC has none")
+        types = GRPC_TYPES if types == TYPES else types
     found = read(paths)
     view = _sorted_names(gateways)
-    result, diagnostics = compiled(found, secrets, view or None)
+    there = _sorted_names(one.ref.full_name for one in found.objects if one.ref.kind == GATEWAY_KIND)
+    result, diagnostics = compiled(found, secrets, view or (there if len(there) == 1 else None), family)
     code = exit_code(diagnostics)
     texts = render.Texts(found.texts)
     for diagnostic in diagnostics:
         terminal.problem(render.text(diagnostic, texts, terminal) + "\n")
     chosen = _chosen(view, result.gateways, code)
     if chosen:
-        resources = result.resources(chosen)
+        resources = result.resources(chosen, family)
         folder = secrets.absolute() if secrets else None
         content = _sorted_maps(standalone(resources, folder)) if static else _listed(chosen, resources, types)
         terminal.data(structured(content, output_format))

@@ -13,7 +13,7 @@ from controlplane.compile import codes
 from controlplane.compile.offline import Compiled, compile_objects
 from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
 from controlplane.model.secret import Secret
-from controlplane.names import SecretRef, View
+from controlplane.names import Family, SecretRef, View
 from controlplane.sources.reading import read_regular
 from controlplane.spec.codes import Code
 from controlplane.spec.parse import locate
@@ -29,8 +29,10 @@ _NAMES_OF_A_GATEWAY = frozenset(
 _OF_SECRETS = frozenset({codes.UNKNOWN_SECRET, codes.UNUSABLE_SECRET})
 
 
-def compiled(found: Input, secrets: Path | None, view: View | None = None) -> tuple[Compiled, list[Diagnostic]]:
-    """The compiled objects, and everything that is wrong, in the order of files and lines.
+def compiled(
+    found: Input, secrets: Path | None, view: View | None = None, family: Family = Family.ENVOY
+) -> tuple[Compiled, list[Diagnostic]]:
+    """The compiled objects, and everything that is wrong for nodes of a family, in the order of files and lines.
 
     Without a folder of secrets, what depends on their content is not judged.
     """
@@ -39,7 +41,7 @@ def compiled(found: Input, secrets: Path | None, view: View | None = None) -> tu
     if secrets is not None:
         content, unreadable = read_secrets(secrets)
         diagnostics += unreadable
-    result = compile_objects({one.ref: one.rows for one in found.objects}, content, view)
+    result = compile_objects({one.ref: one.rows for one in found.objects}, content, view, family)
     origins = {str(one.ref): one for one in found.objects}
     for diagnostic in result.diagnostics:
         if secrets is None and diagnostic.code in _OF_SECRETS:

@@ -82,6 +82,18 @@ def test_compile_shows_the_types_asked_for(run: Run, specs: Path) -> None:
     assert all(entry["version"] and entry["resource"] for entries in found["resources"].values() for entry in entries)
 
 
+def test_compile_shows_what_grpc_gets_and_what_is_withheld_from_it(run: Run, specs: Path) -> None:
+    """Before any such client is connected: the running control plane says it then."""
+    shown = run("compile", "specs", "-o", "json", "--client", "grpc")
+    assert shown.returncode == Exit.OK
+    assert "GW0225" in shown.stderr
+    resources = json.loads(shown.stdout)["resources"]
+    assert list(resources) == ["lds", "rds", "cds", "eds"]
+    assert resources["rds"]
+    assert "GW0225" not in run("compile", "specs").stderr
+    assert run("compile", "specs", "--client", "grpc", "--static").returncode == Exit.USAGE
+
+
 def test_compile_needs_to_know_which_gateway(run: Run, specs: Path) -> None:
     (specs / "other.yaml").write_text(GATEWAY.replace("name: edge", "name: other").replace("10080", "10081"))
     several = run("compile", "specs")
