@@ -65,8 +65,7 @@ BOOTSTRAP = ("bootstrap", "--xds", "127.0.0.1:18000", "--node-id", "n", "--node-
     [
         (["--grpc"], "--certificates DIR"),
         (["--grpc", "--insecure", "--admin", "127.0.0.1:1"], "--admin is for an Envoy"),
-        (["--certificates", "certs"], "belong to --grpc"),
-        (["--backend-ca", "ca.crt", "--insecure"], "belong to --grpc"),
+        (["--backend-ca", "ca.crt", "--insecure"], "belongs to --grpc"),
         (["--grpc", "--certificates", "certs", "--lifetime", "3000h"], "90 days"),
     ],
 )
