@@ -111,6 +111,9 @@ class Access:
             if self._kubeconfig is None:
                 return _in_cluster(self._service_account, files)
             return await _from_kubeconfig(self._kubeconfig, self._context, files)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # A mapping where a text belongs, and so on: people write these files by hand.
+            raise NoAccess(f"{self._kubeconfig}: no kubeconfig of the known form ({error})") from None
         finally:
             self._files = files
 
@@ -152,7 +155,7 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
             certificate = status["clientCertificateData"].encode()
             key = str(status.get("clientKeyData", "")).encode()
     elif user.get("tokenFile"):
-        headers["Authorization"] = f"Bearer {files.read(file.parent / user['tokenFile']).decode().strip()}"
+        headers["Authorization"] = f"Bearer {files.read(file.parent / str(user['tokenFile'])).decode().strip()}"
     elif user.get("token"):
         headers["Authorization"] = f"Bearer {user['token']}"
     elif user.get("username"):
@@ -184,10 +187,13 @@ def _load(file: Path, files: _Files) -> dict[str, Any]:
 
 def _entry(content: Mapping[str, Any], file: Path, kinds: str, kind: str, name: object) -> dict[str, Any]:
     """One named entry of a kubeconfig."""
-    listed = [one for one in content.get(kinds) or () if isinstance(one, dict)]
+    entries = content.get(kinds)
+    listed = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
     for one in listed:
         if one.get("name") == name:
-            found: dict[str, Any] = one.get(kind) or {}
+            found = one.get(kind) or {}
+            if not isinstance(found, dict):
+                raise NoAccess(f"{file}: the {kind} {str(name)!r} is no mapping")
             return found
     known = nearest(str(name), [str(one.get("name")) for one in listed])
     raise NoAccess(f"{file}: no {kind} {str(name)!r} ({known})")
@@ -236,7 +242,7 @@ def _load_pair(context: ssl.SSLContext, pem: bytes) -> None:
             context.load_cert_chain(file.name)
 
 
-async def _run(plugin: Mapping[str, Any], cluster: Mapping[str, Any], file: Path) -> dict[str, Any]:
+async def _run(plugin: dict[str, Any], cluster: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """What a credential plugin prints. https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins"""
     command, version = str(plugin.get("command", "")), str(plugin.get("apiVersion", ""))
     spec: dict[str, Any] = {"interactive": False}
