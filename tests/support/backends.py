@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import threading
 from collections import deque
@@ -47,16 +48,19 @@ class HttpBackend:
         self.documents: dict[str, bytes] = {}
         self._next: deque[int | str] = deque()
         self._released = asyncio.Event()
-        self._runner = _await(self._listen(address, port, tls))
+        # Made in this thread: a socket is in the network namespace of the thread that makes it.
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listening = socket.create_server((address, port), family=family, backlog=128)
+        self._runner = _await(self._listen(listening, tls))
         self.port: int = self._runner.addresses[0][1]
 
-    async def _listen(self, address: str, port: int, tls: ssl.SSLContext | None) -> web.ServerRunner:
+    async def _listen(self, listening: socket.socket, tls: ssl.SSLContext | None) -> web.ServerRunner:
         # Keep-alive longer than any test: only failures on demand may break a connection.
         runner = web.ServerRunner(
             web.Server(self._answer, access_log=None, keepalive_timeout=600.0), shutdown_timeout=0.1
         )
         await runner.setup()
-        await web.TCPSite(runner, address, port, ssl_context=tls).start()
+        await web.SockSite(runner, listening, ssl_context=tls).start()
         return runner
 
     def then(self, *outcomes: int | str) -> None:
@@ -98,14 +102,14 @@ class HttpBackend:
         return web.Response(status=status, body=json.dumps(seen).encode(), headers=said)
 
     async def _echo(self, request: web.BaseRequest) -> web.StreamResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
         self.open_websockets += 1
-        async for message in socket:
+        async for message in websocket:
             if message.type is WSMsgType.TEXT:
-                await socket.send_str(f"{self.name}: {message.data}")
+                await websocket.send_str(f"{self.name}: {message.data}")
         self.open_websockets -= 1
-        return socket
+        return websocket
 
     def __enter__(self) -> Self:
         return self
