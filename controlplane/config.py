@@ -161,11 +161,7 @@ KeyPrefix = Annotated[str, AfterValidator(_key_prefix), WithJsonSchema({"type": 
 
 
 class ConsulSource(Written):
-    """A Consul datacenter. Members of backends refer to it by its `name`; files of credentials may change at any time.
-
-    `specs` is a prefix of the key-value store, each key of which holds gateway specs. `maxStale` lets followers answer
-    who are behind by less than that.
-    """
+    """A Consul datacenter, to which members of backends refer by its `name`. `specs`: a prefix of keys with gateway specs."""
 
     name: Name
     address: Annotated[
@@ -211,6 +207,11 @@ class Sources(Written):
     files: Annotated[tuple[FilesSource, ...], Field(max_length=1)] = ()
     kubernetes: Annotated[tuple[KubernetesCluster, ...], Field(max_length=100), AfterValidator(_once)] = ()
     consul: Annotated[tuple[ConsulSource, ...], Field(max_length=100), AfterValidator(_once)] = ()
+
+    @property
+    def have_specs(self) -> bool:
+        """Whether gateway specs come from any of them."""
+        return bool(self.files) or any(one.specs for one in self.kubernetes) or any(one.specs for one in self.consul)
 
 
 class SecretsFolder(Written):

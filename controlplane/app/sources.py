@@ -16,11 +16,8 @@ def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
     """Every source. Raises ConfigurationError when there is nothing to serve."""
     files, clusters = configuration.sources.files, configuration.sources.kubernetes
     datacenters = configuration.sources.consul
-    if not (files or any(cluster.specs for cluster in clusters) or any(consul.specs for consul in datacenters)):
-        raise ConfigurationError(
-            "nothing to serve: name a folder of specs (--specs DIR, or sources.files), a cluster that has them "
-            "(sources.kubernetes with specs: true), or keys of Consul (sources.consul with specs: PREFIX)"
-        )
+    if not configuration.sources.have_specs:
+        raise ConfigurationError("nothing to serve: no source has specs")
     if len(files) > 1:
         raise ConfigurationError("one folder of specs is served for now; put the others under it, as links")
     of_files = {ref: text for ref, text in memory.texts.items() if ref.source == "files"}

@@ -47,8 +47,11 @@ def command(
         )
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
-    if not configuration.sources.files:
-        raise click.UsageError("no specs: say --specs DIR, or sources.files in --config")
+    if not configuration.sources.have_specs:
+        raise click.UsageError(
+            "no specs: say --specs DIR, or in --config sources.files, a cluster with specs: true (sources.kubernetes) or a "
+            "datacenter with specs: PREFIX (sources.consul)"
+        )
 
     from controlplane.xds import environment
 

@@ -7,6 +7,7 @@ the datacenter as of its index. https://developer.hashicorp.com/consul/api-docs/
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import sys
 from collections.abc import Mapping
@@ -177,6 +178,9 @@ class Client:
             raise Failure(f"no answer within {timeout.total:.0f} s") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise Failure(f"its certificate is not trusted: {_short(error.certificate_error)}") from None
+        except aiohttp.ClientConnectorError as error:
+            why = os.strerror(error.errno) if error.errno is not None else error.strerror
+            raise Failure(f"cannot connect to {url.host}:{url.port}: {_short(why)}") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Failure(_short(error)) from None
 
