@@ -175,7 +175,7 @@ class ConsulSource(Written):
     max_stale: PositiveDuration | None = None
     locality: SourceLocality = SourceLocality()
     tagged_address: Annotated[str, Field(min_length=1, max_length=64)] | None = None
-    max_requests_per_second: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 500
+    max_requests_per_second: Annotated[int, Field(strict=True, ge=10, le=10_000)] = 1000
     specs: KeyPrefix | None = None
 
     @model_validator(mode="after")

@@ -59,7 +59,7 @@ class Settings:
     max_stale: float | None = None
     locality: Locality = NOWHERE
     tagged_address: str | None = None
-    requests_per_second: int = 500
+    requests_per_second: int = 1000
     specs: str | None = None
 
 
@@ -131,9 +131,9 @@ class Client:
             )
         return await self._ask(path, query, 0.0, consistency)
 
-    async def read(self, path: str, query: Mapping[str, str], *, consistency: Consistency) -> Answer:
-        """A plain read, within the bound of the rate."""
-        await self._bucket.take()
+    async def read(self, path: str, query: Mapping[str, str], *, consistency: Consistency, share: int = 1) -> Answer:
+        """A plain read, within the bound of the rate; it counts as `share` requests."""
+        await self._bucket.take(share)
         return await self._ask(path, query, 0.0, consistency)
 
     async def _ask(self, path: str, query: Mapping[str, str], wait: float, consistency: Consistency) -> Answer:

@@ -20,15 +20,15 @@ class Bucket:
         self._clock = clock
         self._free_at = clock() - 1.0
 
-    def wait(self) -> float:
-        """Take one; the seconds to wait before using it."""
+    def wait(self, count: int = 1) -> float:
+        """Take so many; the seconds to wait before using them."""
         now = self._clock()
-        self._free_at = max(self._free_at, now - 1.0) + 1.0 / self._rate
+        self._free_at = max(self._free_at, now - 1.0) + count / self._rate
         return max(0.0, self._free_at - now)
 
-    async def take(self) -> None:
-        """Take one, and wait for it."""
-        if seconds := self.wait():
+    async def take(self, count: int = 1) -> None:
+        """Take so many, and wait for them."""
+        if seconds := self.wait(count):
             await asyncio.sleep(seconds)
 
 

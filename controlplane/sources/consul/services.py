@@ -33,6 +33,8 @@ DENIED_SECONDS = 10.0
 """How soon a service is read again whose instances were hidden: nothing tells when an access rule changes."""
 LOOK_SECONDS = 0.1
 """The least time between two rounds of probes: a storm of registrations is looked at as a whole."""
+_PROBE_SHARE = 2
+"""A probe counts as two requests: where much is registered, probing never ends, and must leave room for reads."""
 _NOTHING = {"filter": 'Service.ID == ""'}
 """No instance has an empty id: the answer says nothing but the index of the service, which is all a probe wants."""
 
@@ -168,7 +170,7 @@ class Services:
             return
         path = f"/v1/health/service/{quote(job.name, safe='')}"
         if job.ask is Ask.PROBE and wanted.index:
-            answer = await self._client.read(path, _NOTHING, consistency=Consistency.LEADER)
+            answer = await self._client.read(path, _NOTHING, consistency=Consistency.LEADER, share=_PROBE_SHARE)
             if answer.index != wanted.index:
                 self._queue.add(job.name, Ask.READ, job.at, wanted.not_before)
             return

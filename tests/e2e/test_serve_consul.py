@@ -1,0 +1,181 @@
+"""Services of a real Consul behind a real Envoy, under constant load: no request fails that has an instance to go to."""
+
+from __future__ import annotations
+
+import json
+import signal
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.plane import Plane, answers, forward, gateway
+from tests.support.backends import HttpBackend
+from tests.support.certificates import write_secret
+from tests.support.client import Connection
+from tests.support.consul import Consul
+from tests.support.envoy import Envoy
+from tests.support.load import Load
+from tests.support.load import answers as always
+from tests.support.ports import free_port
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.envoy
+HOST = "shop.example.com"
+
+
+class Site:
+    """A Consul, a control plane that watches it, an Envoy, and the backends `a` and `b` as instances of `web`."""
+
+    def __init__(self, folder: Path, **source: Any) -> None:
+        self.consul = Consul(folder / "consul").start()
+        token = folder / "token"
+        token.write_text(self.consul.token())
+        written = {"name": "gcp-dc2", "address": self.consul.address, "tokenFile": str(token), **source}
+        configuration = folder / "controlplane.yaml"
+        configuration.write_text(yaml.safe_dump({"sources": {"consul": [written]}}))
+        self.port, backend_port = free_port(), free_port()
+        self.backends = {
+            name: HttpBackend(name, address=f"127.0.0.{number}", port=backend_port)
+            for number, name in enumerate("ab", start=21)
+        }
+        self.plane = Plane(folder, "--config", str(configuration))
+        self._envoy: Envoy | None = None
+
+    def register(self, name: str, status: str = "passing") -> None:
+        backend = 21 + "ab".index(name)
+        self.consul.register("web", f"127.0.0.{backend}", self.backends[name].port, status=status, node=f"node-{name}")
+
+    def write(self, **more: Any) -> None:
+        members = [{"consul": {"datacenter": "gcp-dc2", "service": "web"}}]
+        backend = {"name": "web", "members": members, **more}
+        self.plane.write(gateway(port=self.port, routes=[forward("web", "/", "web", [HOST])], backends=[backend]))
+
+    def start(self) -> None:
+        self.plane.start().ready()
+        self._envoy = self.plane.envoy()
+
+    def connect(self) -> Connection:
+        return Connection(self.port)
+
+    def answer(self, *names: str) -> bool:
+        """Whether these backends, and no others, answer thirty requests."""
+        try:
+            with self.connect() as connection:
+                found = [connection.request("/", HOST) for _ in range(30)]
+        except OSError:  # the listener is not there yet
+            return False
+        if {answer.status for answer in found} != {200}:
+            return False
+        return {json.loads(answer.body)["backend"] for answer in found} == set(names)
+
+    def source(self) -> dict[str, Any]:
+        (found,) = (one for one in self.plane.json("/v1/sources")["sources"] if one["name"] == "consul/gcp-dc2")
+        return dict(found)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    with made.plane:
+        yield made
+    made.consul.kill()
+
+
+def test_what_happens_in_consul_and_to_it_fails_no_request(site: Site) -> None:
+    for name in "ab":
+        site.register(name)
+    site.write()
+    site.start()
+    until(lambda: site.answer("a", "b"), "both answer")
+    with Load(site.connect, always("/", HOST), always("/x", HOST)) as load:
+        site.consul.check("web", "node-a", "critical")
+        until(lambda: site.answer("b"), "only the healthy one is asked")
+        site.consul.check("web", "node-a", "passing")
+        until(lambda: site.answer("a", "b"), "both are asked again")
+        site.consul.deregister("node-a")
+        until(lambda: site.answer("b"), "who is gone is not asked")
+        load.during(100)
+        site.consul.kill()
+        until(lambda: site.source()["failure"], "the failure is shown")
+        load.during(200)
+        site.consul.start()
+        until(lambda: not site.source()["failure"], "the source works again")
+        site.register("a")
+        until(lambda: site.answer("a", "b"), "changes are seen again")
+        site.consul.signal(signal.SIGSTOP)
+        load.during(300)
+        site.consul.signal(signal.SIGCONT)
+        site.consul.check("web", "node-b", "critical")
+        until(lambda: site.answer("a"), "changes are seen again")
+        site.consul.kill()
+        site.consul.wipe()
+        site.consul.start()
+        load.during(300)
+
+
+def test_a_process_that_starts_while_consul_is_gone_serves_what_was_known(site: Site) -> None:
+    for name in "ab":
+        site.register(name)
+    site.write()
+    site.start()
+    until(lambda: site.answer("a", "b"), "both answer")
+    site.plane.kept()
+    site.plane.kill()
+    site.consul.kill()
+    with Load(site.connect, always("/", HOST)) as load:
+        site.plane.start().ready(60)
+        load.during(200)
+    assert site.answer("a", "b")
+
+
+def leaf(consul: Consul, service: str) -> dict[str, Any]:
+    """A certificate of the mesh for a service."""
+    return dict(consul.get(f"/v1/agent/connect/ca/leaf/{service}"))
+
+
+def test_a_service_of_the_mesh_is_verified_by_its_identity_and_shown_ours(site: Site, tmp_path: Path) -> None:
+    """What stands for a sidecar here is a TLS server with a certificate of Consul's authority that asks for one."""
+    roots = site.consul.get("/v1/agent/connect/ca/roots")
+    authority = "".join(root["RootCert"] for root in roots["Roots"])
+    domain = roots["TrustDomain"]
+    theirs, ours = leaf(site.consul, "web"), leaf(site.consul, "edge-gateway")
+    files = {"ca.pem": authority, "tls.pem": theirs["CertPEM"], "tls.key": theirs["PrivateKeyPEM"]}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tmp_path / "ca.pem")
+    context.load_cert_chain(tmp_path / "tls.pem", tmp_path / "tls.key")
+    context.verify_mode = ssl.CERT_REQUIRED
+    sidecar = HttpBackend("sidecar", context, address="127.0.0.23")
+    site.consul.register(
+        "web-sidecar-proxy", "127.0.0.23", sidecar.port, Kind="connect-proxy", Proxy={"DestinationServiceName": "web"}
+    )
+    write_secret(
+        site.plane.secrets,
+        "mesh",
+        {
+            "ca.crt": authority.encode(),
+            "tls.crt": ours["CertPEM"].encode(),
+            "tls.key": ours["PrivateKeyPEM"].encode(),
+        },
+    )
+
+    def write(service: str) -> None:
+        tls = {
+            "mode": "mutual",
+            "ca": {"secretRef": "mesh", "key": "ca.crt"},
+            "clientCertificate": {"secretRef": "mesh"},
+            "sanMatch": [f"spiffe://{domain}/ns/default/dc/dc1/svc/{service}"],
+        }
+        members = [{"consul": {"datacenter": "gcp-dc2", "service": "web-sidecar-proxy"}}]
+        backend = {"name": "web", "members": members, "tls": tls}
+        site.plane.write(gateway(port=site.port, routes=[forward("web", "/", "web", [HOST])], backends=[backend]))
+
+    write("web")
+    site.start()
+    until(lambda: site.answer("sidecar"), "the sidecar answers")
+    write("somebody-else")
+    until(lambda: answers(site.port, path="/", status=503, host=HOST), "another identity is not believed")
