@@ -108,6 +108,7 @@ class Client:
         self._bucket = Bucket(settings.requests_per_second)
         self._token = ""
         self._token_signature: Signature | None = None
+        self._complaints: dict[str, str | None] = {}
         self._tls: ssl.SSLContext | None = None
         self._tls_signature: tuple[Signature, ...] = ()
 
@@ -239,7 +240,9 @@ class Client:
         except (OSError, ValueError, InvalidInput) as error:
             if not self._token:
                 raise Failure(f"the token cannot be read: {path}: {_reason(error)}", denied=True) from None
-            log.warning("token file unreadable; the previous token stays", path=str(path), reason=_reason(error))
+            self._complain("token", f"{path}: {_reason(error)}")
+        else:
+            self._complain("token", None)
         return self._token
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -258,8 +261,18 @@ class Client:
             reason = f"{', '.join(map(str, paths))}: {_reason(error)}"
             if self._tls is None:
                 raise Failure(f"the certificates cannot be used: {reason}") from None
-            log.warning("certificates unusable; the previous ones stay", reason=reason)
+            self._complain("certificates", reason)
+        else:
+            self._complain("certificates", None)
         return self._tls
+
+    def _complain(self, what: str, why: str | None) -> None:
+        """Say once in the log that a file cannot be used."""
+        if why is not None and self._complaints.get(what) != why:
+            log.warning(
+                "credentials unusable; the previous ones stay", source=self._settings.name, what=what, reason=why
+            )
+        self._complaints[what] = why
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

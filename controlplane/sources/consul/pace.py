@@ -12,6 +12,11 @@ LONGEST_RETRY_SECONDS = 5.0
 """Within ten seconds of its recovery a source is heard again (faults F35 to F41)."""
 
 
+def retry_after(times: int) -> float:
+    """The longest wait after so many earlier failures: doubled each time, up to a bound."""
+    return min(SHORTEST_RETRY_SECONDS * 2.0 ** min(times, 16), LONGEST_RETRY_SECONDS)
+
+
 class Bucket:
     """At most `rate` a second on average, and as many at once after a second of quiet."""
 
@@ -41,7 +46,7 @@ class Backoff:
 
     def failed(self, after: float = 0.0) -> float:
         """Seconds to wait now, `after` at least."""
-        longest = min(SHORTEST_RETRY_SECONDS * 2.0**self._failures, LONGEST_RETRY_SECONDS)
+        longest = retry_after(self._failures)
         self._failures += 1
         return max(after, self._spread(longest / 2, longest))
 

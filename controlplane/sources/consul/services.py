@@ -20,7 +20,7 @@ from controlplane.names import ServiceRef, consul_source
 from controlplane.sources.base import Sink
 from controlplane.sources.consul.answers import Reading, instances, reading, with_missing
 from controlplane.sources.consul.client import Answer, Client, Consistency, Failure, Settings
-from controlplane.sources.consul.pace import Backoff
+from controlplane.sources.consul.pace import Backoff, retry_after
 from controlplane.sources.consul.queue import Ask, Job, Queue
 from controlplane.spec.codes import Code
 
@@ -71,6 +71,7 @@ class Services:
         self._by_node: dict[str, set[str]] = {}
         self._confirming: set[str] = set()
         self._hidden: set[str] = set()
+        self._failing: dict[str, tuple[int, str]] = {}  # how often in a row, and why
         self._queue = Queue()
         self._doubt = False
         self._looked = 0.0
@@ -94,6 +95,7 @@ class Services:
             self._confirming.discard(name)
             self._see(name)
             self._say_unusable(name, ())
+            self._failed(name, None)
         for name, ref in names.items():
             if name not in self._wanted:
                 self._wanted[name] = _Wanted(ref)
@@ -144,25 +146,40 @@ class Services:
         backoff = Backoff()
         while True:
             job = await self._queue.take()
+            pause = 0.0  # where one cannot be read, the next one may not either
             try:
                 await self._do(job, sink)
             except Failure as failure:
-                seconds = backoff.failed(failure.after)
-                self._again(job, seconds)
-                if backoff.failures > 1 or failure.denied:
-                    self._trouble("services", str(failure))
+                pause = backoff.failed(failure.after)
+                self._failed(job.name, failure)
+                self._again(job)
             except Exception:  # no input may end the source (R7)
                 log.exception("reading a service failed", source=self._settings.name, service=job.name)
-                self._again(job, backoff.failed())
+                pause = backoff.failed()
+                self._failed(job.name, Failure("an unexpected error; see the log"))
+                self._again(job)
             else:
                 backoff.worked()
-                self._trouble("services", None)
+                self._failed(job.name, None)
             finally:
                 self._queue.done(job.name)
+            if pause:
+                await asyncio.sleep(pause)
 
-    def _again(self, job: Job, seconds: float) -> None:
+    def _failed(self, name: str, failure: Failure | None) -> None:
+        """Whether a service could be read. A first failure is not said: the next attempt follows at once."""
+        if failure is None:
+            self._failing.pop(name, None)
+        else:
+            times, _ = self._failing.get(name, (0, ""))
+            self._failing[name] = (max(times + 1, 2) if failure.denied else times + 1, str(failure))
+        self._trouble("services", next((why for times, why in self._failing.values() if times > 1), None))
+
+    def _again(self, job: Job) -> None:
+        """Ask once more, the later the more often it failed."""
         if job.name in self._wanted:
-            self._queue.add(job.name, job.ask, job.at, time.monotonic() + seconds)
+            times, _ = self._failing[job.name]
+            self._queue.add(job.name, job.ask, job.at, time.monotonic() + retry_after(times))
 
     async def _do(self, job: Job, sink: Sink) -> None:
         wanted = self._wanted.get(job.name)

@@ -58,7 +58,7 @@ class Specs:
             sink.problems(self.source, self.prefix, [self._vanished()] if self._held else [])
         self._expected = self._held or bool(entries)
         for key, entry in entries.items():
-            if self._keys.get(key) != entry.modify_index:
+            if doubt or self._keys.get(key) != entry.modify_index:  # an index of other data says nothing
                 await self._read(key, entry)
         if not self._held and not doubt:
             for key in self._keys.keys() - entries.keys():

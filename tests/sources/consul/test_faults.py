@@ -100,6 +100,24 @@ def test_a_service_that_is_missing_in_the_list_is_read_before_it_is_gone() -> No
     asyncio.run(lost_from_the_catalog())
 
 
+async def one_of_two() -> None:
+    async with serving() as (fake, source, sink):
+        other = WEB._replace(name="other")
+        fake.instead["/v1/health/service/other"] = lambda _: status(500, "broken")
+        source.want([WEB, other], [])
+        await sink.until(lambda: sink.state == "failed")
+        for number in (3, 4):
+            await fake.change("web", instance(f"10.0.0.{number}"))
+            await sink.until(lambda number=number: addresses(sink) == [f"10.0.0.{number}"])
+            assert sink.state == "failed"
+        fake.instead.clear()
+        await sink.until(lambda: sink.state == "synced")
+
+
+def test_a_service_that_cannot_be_read_is_a_failure_though_another_can() -> None:
+    asyncio.run(one_of_two())
+
+
 async def hidden(answer: dict[str, str]) -> None:
     async with serving() as (fake, _, sink):
         fake.headers = answer

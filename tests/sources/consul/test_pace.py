@@ -23,12 +23,16 @@ def test_after_a_second_of_quiet_as_many_as_a_second_has_then_the_rate() -> None
     assert [round(bucket.wait(), 3) for _ in range(3)] == [0.1, 0.2, 0.3]
     clock.now += 60
     assert sum(bucket.wait() == 0.0 for _ in range(30)) == 10
+    clock.now += 60
+    assert sum(bucket.wait(2) == 0.0 for _ in range(30)) == 5
 
 
 def test_waits_grow_are_spread_and_bounded() -> None:
     backoff = Backoff(spread=lambda low, high: high)
     assert [backoff.failed() for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert backoff.failed(after=30.0) == 30.0
+    for _ in range(3000):  # hours
+        assert backoff.failed() == LONGEST_RETRY_SECONDS
     backoff.worked()
     assert backoff.failed() == 0.1
     assert {Backoff().failed() for _ in range(20)} != {0.1}
