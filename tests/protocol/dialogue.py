@@ -1,4 +1,4 @@
-"""A client that talks with a session by hand: send, expect, expect nothing. No network, and its own clock."""
+"""A client that talks with a session by hand: send, expect, expect nothing. What it goes over is in link.py."""
 
 from __future__ import annotations
 
@@ -18,8 +18,13 @@ from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.nodes import Node
 from controlplane.xds.observer import Refusal, SilentObserver, TypeStatus
+from controlplane.xds.session import Session
 from controlplane.xds.sotw import SotwSession
-from controlplane.xds.wire import Encoder
+from tests.protocol.link import IDENTIFIER, Direct
+
+link: Any = Direct
+"""What dialogues go over, and those that were begun: set by the fixture of conftest.py."""
+opened: list[Any] = []
 
 PART = "gateway"
 
@@ -113,18 +118,20 @@ class Dialogue:
             self.store.publish({PART: content})
         self.parts: tuple[str, ...] | None = (PART,)
         self.refuse: Exception | None = None
-        self.now = 0.0
         self.observer = Recorder()
         self.inbox: deque[Any] = deque()
-        self.session = self.kind(
+        self._link = link(
+            self.kind,
             self._admit,
-            Encoder("replica-1"),
+            self.store,
+            self._arrived,
             only=only,
             observer=self.observer,
             timing=bounds.pop("timing", Timing()),
             holds=bounds.pop("holds", None),
             limits=Limits(**bounds),
         )
+        opened.append(self)
         self._introduced = False
         self._node = base_pb2.Node(**{"id": node, "user_agent_version": version, **(says or {})})
         self.nonces: set[str] = set()
@@ -142,8 +149,19 @@ class Dialogue:
         self.changed()
 
     def changed(self) -> None:
-        self.session.changed(self.now)
-        self.poll()
+        self._link.changed()
+
+    @property
+    def now(self) -> float:
+        return self._link.now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self._link.now = now
+
+    @property
+    def session(self) -> Session:
+        return self._link.session
 
     def advance(self, seconds: float) -> None:
         """Let time pass as the server does: a poll at every deadline."""
@@ -157,14 +175,19 @@ class Dialogue:
         self.poll()
 
     def poll(self) -> None:
-        for data in self.session.poll(self.now):
-            message = self.response.FromString(data)
-            assert message.nonce
-            assert message.nonce not in self.nonces, "a nonce is unique on its stream"
-            self.nonces.add(message.nonce)
-            assert message.type_url
-            assert message.control_plane.identifier == "replica-1"
-            self.inbox.append(message)
+        self._link.poll()
+
+    def end(self) -> None:
+        self._link.end()
+
+    def _arrived(self, data: bytes) -> None:
+        message = self.response.FromString(data)
+        assert message.nonce
+        assert message.nonce not in self.nonces, "a nonce is unique on its stream"
+        self.nonces.add(message.nonce)
+        assert message.type_url
+        assert message.control_plane.identifier == IDENTIFIER
+        self.inbox.append(message)
 
     def _request(self, message: Any) -> None:
         if not self._introduced:
@@ -173,8 +196,7 @@ class Dialogue:
         self.receive(message.SerializeToString())
 
     def receive(self, data: bytes) -> None:
-        self.session.receive(data, self.now)
-        self.poll()
+        self._link.receive(data)
 
     # -- what is expected ----------------------------------------------------------------------------------------
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from controlplane.xdstp import canonical, collection_of
 from tests.protocol.dialogue import CDS, EDS, LDS, RDS, SDS, VHDS, Delta, Sotw, removed, resource
 
 # -- aliases ---------------------------------------------------------------------------------------------------------
@@ -298,19 +293,3 @@ def test_sub_17_in_the_state_of_the_world() -> None:
     client.take(LDS, b"l", b"x", b"y", names=names)
     client.publish(removed(LDS, f"{BASE}p/x"))
     client.take(LDS, b"l", b"y", names=names)
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.text(min_size=1, max_size=5), st.text(max_size=5), max_size=4))
-def test_canonical_names_do_not_depend_on_the_order_and_are_their_own(parameters: dict[str, str]) -> None:
-    pairs = [f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in parameters.items()]
-    name = canonical("xdstp://a/T/p/x?" + "&".join(pairs))
-    assert canonical("xdstp://a/T/p/x?" + "&".join(reversed(pairs))) == name
-    assert canonical(name) == name
-    assert collection_of(name) == canonical("xdstp://a/T/p/*?" + "&".join(pairs))
-
-
-@pytest.mark.parametrize("name", ["a?b=2&a=1", "xdstp:/a/T/x?b=1&a=2", "XDSTP://a/T/x?b=1&a=2", "http://a/T/x?b=1&a=2"])
-def test_other_names_are_opaque(name: str) -> None:
-    assert canonical(name) == name
-    assert collection_of(name) is None

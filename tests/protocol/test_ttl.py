@@ -226,6 +226,7 @@ def test_refused_content_is_not_kept_alive_but_what_the_client_had_before() -> N
     assert (beat.name, beat.version) == ("a", old)
 
 
+@pytest.mark.alone
 def test_the_bytes_with_ttls_are_not_those_of_clients_without() -> None:
     """Shared answers are kept by all that decided them."""
     knows, knows_not = Delta(resource(EDS, "a", ttl=3), says=ENVOY), Delta()
