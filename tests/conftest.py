@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what channels say of their end would stand between the dots
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

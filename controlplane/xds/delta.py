@@ -35,7 +35,7 @@ class DeltaSession(Session):
         if not first and request.nonce:
             # A stale nonce acknowledges nothing, but the subscription in the request counts all the same.
             self._acknowledge(progress, request.nonce, request.error, now)
-        self._subscribe(progress, request, first=first)
+        self._subscribe(progress, request, now, first=first)
         if first:
             progress.initial = request.initial_versions
             if self.view is not None:
@@ -47,7 +47,7 @@ class DeltaSession(Session):
     def _split(self, listing: Listing) -> Sequence[Listing]:
         return listing.split(self._limits.response_bytes)
 
-    def _subscribe(self, progress: Progress, request: DeltaRequest, *, first: bool) -> None:
+    def _subscribe(self, progress: Progress, request: DeltaRequest, now: float, *, first: bool) -> None:
         subscription, names = progress.subscription, request.subscribe
         if not names:
             if progress.kind.full_state and not request.unsubscribe and self._legacy_wildcard(progress):
@@ -70,8 +70,16 @@ class DeltaSession(Session):
             # Also when it is subscribed already: the client may have dropped what it had.
             subscription.wildcard = progress.whole = progress.finish = True
             names -= {WILDCARD}
+            self._note_under_way(progress, now)
         subscription.add(names, self.view)
         progress.ask(names)
+
+    def _note_under_way(self, progress: Progress, now: float) -> None:
+        """What is on its way to the client comes to be wanted when it arrives, there or not."""
+        if self.view is not None:
+            for name in {one.name for push in progress.in_flight for one in push.listing.resources}:
+                if progress.subscription.covers(name):
+                    difference.note(progress, self.view, name, difference.UNKNOWN, self._wanted(now))
 
     def _unsubscribe(self, progress: Progress, request: DeltaRequest, now: float) -> None:
         subscription, names = progress.subscription, request.unsubscribe

@@ -13,6 +13,7 @@ from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds.progress import Progress
+from controlplane.xds.types import VIRTUAL_HOST
 
 UNKNOWN = "?"
 """The version of what a client may hold or not: no resource has it."""
@@ -129,6 +130,9 @@ def due(progress: Progress, view: View, changed: frozenset[str], *, whole: bool)
     """What is asked for, what changed, and everything if that is due: one that others share where possible."""
     url, subscription = progress.kind.url, progress.subscription
     asked = subscription.resolve(progress.asked, view)
+    if progress.gone and url != VIRTUAL_HOST:
+        # The client has it still, and routes may lead to it: that it is gone is told when its turn comes.
+        asked = asked.difference(progress.gone)
     if not (whole and subscription.enumerates):
         wanted = changed | subscription.resolve(subscription.names.frozen(), view) if whole else changed
         selection = view.select(url, asked | wanted if wanted else asked)

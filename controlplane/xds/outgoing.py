@@ -115,6 +115,9 @@ class Outgoing(ABC):
         listing = difference.due(progress, view, changed, whole=whole)
         if progress.again:
             listing = altered(url, listing, progress.again)
+        if not (listing.resources or listing.absent or whole or progress.finish):
+            progress.asked = NOTHING  # all of it is gone, which is told when its turn comes
+            return []
         answers = bool(progress.asked or whole or progress.finish)
         # A first answer of a full-state type is whole: Envoy has fetched all there is when it comes.
         parts = (listing,) if whole and progress.kind.full_state else self._split(listing)

@@ -294,6 +294,40 @@ def test_after_a_nack_the_others_go_on_but_nothing_is_removed() -> None:
     client.expect_nothing()
 
 
+@pytest.mark.parametrize("how", ["subscribe", "unsubscribe"])
+def test_asking_for_what_is_gone_does_not_take_it_from_routes_that_lead_to_it(how: str) -> None:
+    """As a client on demand does: it asks again, or gives the name up beside the wildcard."""
+    client = Delta(resource(CDS, "a"), resource(SRDS, "r", "to a"))
+    client.send(CDS, ["*", "a"])
+    client.take(CDS, ["a"])
+    client.send(SRDS)
+    client.take(SRDS, ["r"])
+    client.publish(removed(CDS, "a"), resource(SRDS, "r", "elsewhere"))
+    routes = client.expect_names(SRDS, ["r"])
+    client.send(CDS, **{how: ["a"]})
+    client.send(CDS, ["never there"])
+    client.take(CDS, removed=["never there"])
+    client.expect_nothing()
+    client.ack(routes)
+    client.take(CDS, removed=["a"])
+    client.expect_nothing()
+
+
+def test_asking_for_what_is_gone_does_not_take_it_from_routes_that_lead_to_it_sotw() -> None:
+    client = Sotw(resource(LDS, "l"), resource(CDS, "a"), resource(SRDS, "r", "to a"))
+    client.send(CDS, ["a"])
+    first = client.expect(CDS)
+    client.ack(first, ["a"])
+    client.send(SRDS)
+    client.take(SRDS, b"to a")
+    client.publish(removed(CDS, "a"), resource(SRDS, "r", "elsewhere"))
+    routes = client.expect_bodies(SRDS, b"elsewhere")
+    client.send(CDS, ["a", "b"], nonce=first.nonce)
+    client.take(CDS, cluster("a"), names=["a", "b"])
+    client.ack(routes)
+    client.take(CDS, names=["a", "b"])
+
+
 def test_a_nack_cannot_pin_what_is_removed_for_ever() -> None:
     client = synced()
     client.publish(resource(SRDS, "a", "bad"), removed(CDS, "a"))
