@@ -6,7 +6,7 @@ here: whole maps of versions are compared first, and names are gone through only
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from controlplane.snapshot.listing import Listing
@@ -130,14 +130,21 @@ def due(progress: Progress, view: View, changed: frozenset[str], *, whole: bool)
     """What is asked for, what changed, and everything if that is due: one that others share where possible."""
     url, subscription = progress.kind.url, progress.subscription
     asked = subscription.resolve(progress.asked, view)
-    if progress.gone and url != VIRTUAL_HOST:
-        # The client has it still, and routes may lead to it: that it is gone is told when its turn comes.
-        asked = asked.difference(progress.gone)
-    if not (whole and subscription.enumerates):
-        wanted = changed | subscription.resolve(subscription.names.frozen(), view) if whole else changed
-        selection = view.select(url, asked | wanted if wanted else asked)
-        unasked = wanted and not asked.issuperset(selection.absent)
-        return Listing(selection.resources, sorted(asked & {*selection.absent})) if unasked else selection
-    listing = view.listing(url)
-    absent = view.select(url, asked).absent if asked else ()
-    return Listing(listing.resources, absent) if absent else listing
+    if whole and subscription.enumerates:
+        listing = view.listing(url)
+        absent = view.select(url, asked).absent if asked else ()
+        return Listing(listing.resources, _told(progress, absent)) if absent else listing
+    wanted = changed | subscription.resolve(subscription.names.frozen(), view) if whole else changed
+    selection = view.select(url, asked | wanted if wanted else asked)
+    absent = _told(progress, selection.absent)
+    unasked = wanted and not asked.issuperset(absent)
+    if unasked or len(absent) < len(selection.absent):
+        return Listing(selection.resources, sorted(asked.intersection(absent)))
+    return selection
+
+
+def _told(progress: Progress, absent: Sequence[str]) -> Sequence[str]:
+    """Of what is asked for and absent, what is told now: routes may lead to what the client has, so its turn comes."""
+    if not progress.gone or progress.kind.url == VIRTUAL_HOST:
+        return absent
+    return [name for name in absent if name not in progress.gone]

@@ -186,8 +186,9 @@ class Progress:
         if self.changed:
             for one in listing.resources:
                 self.changed.pop(one.name, None)
-        for name in listing.absent if self.gone else ():
-            self.gone.pop(name, None)
+        if self.gone:
+            for name in (*listing.absent, *(one.name for one in listing.resources)):
+                self.gone.pop(name, None)
         if not self.changed:
             self.changed = {}  # one that was large keeps its memory
 
