@@ -86,10 +86,6 @@ class Resource:
         """
         return delimited(1, self.version.encode()) + delimited(3, self.name.encode()) + _ttl(self.ttl)
 
-    def heartbeat_any(self) -> bytes:
-        """`heartbeat` for the state of the world."""
-        return delimited(1, _WRAPPER.encode()) + delimited(2, self.heartbeat())
-
 
 def vacancy(name: str) -> bytes:
     """The encoded `envoy.service.discovery.v3.Resource` that says that there is nothing of this name."""

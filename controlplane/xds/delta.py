@@ -5,7 +5,7 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#incremental-xd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
@@ -112,5 +112,5 @@ class DeltaSession(Session):
         )
         return Draft(encode, version, len(listing.resources))
 
-    def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:
-        return self._encoder.delta_heartbeat(progress.kind.url, resources)
+    def _beat(self, progress: Progress, resources: Sequence[Resource]) -> Draft:
+        return Draft(self._encoder.delta_heartbeat(progress.kind.url, resources), progress.sent_version, 0)

@@ -9,7 +9,7 @@ is bounded (`Timing`). Heartbeats of resources with a TTL wait for nothing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 from controlplane.resources import Resource
@@ -191,7 +191,7 @@ class Outgoing(ABC):
         """Let what has a TTL live on, content and version being what the client was sent."""
         responses = []
         if due := beats.beat(now):
-            draft = Draft(self._beat(progress, due), progress.sent_version, 0)
+            draft = self._beat(progress, due)
             push = self._record(progress, draft, Listing(()), progress.sent, now, 0.0)
             push.heartbeat = True
             responses.append(self._finish(progress, push, draft))
@@ -227,7 +227,7 @@ class Outgoing(ABC):
         return (listing,)
 
     @abstractmethod
-    def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:
+    def _beat(self, progress: Progress, resources: Sequence[Resource]) -> Draft:
         """The response that lets the TTLs of these resources begin anew."""
 
     @abstractmethod

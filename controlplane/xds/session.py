@@ -152,7 +152,9 @@ class Session(Outgoing):
             self._order.acked(progress, push, now)  # passed over: the client is past it
         progress.since = now
         if push.heartbeat and error is None:
-            return  # says nothing about contents, nor that what was refused is well now
+            # It says nothing about contents, nor that what was refused is well now.
+            progress.acked_nonce, progress.acked_version = push.nonce, push.version
+            return
         if error is not None:
             self._refused(progress, push, error, now)
         else:

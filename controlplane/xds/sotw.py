@@ -5,7 +5,7 @@ https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#basic-protocol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing, followed
@@ -93,8 +93,12 @@ class SotwSession(Session):
         returning = progress.sent is None and progress.acked_version == listing.version
         return returning and not progress.subscription.names and not listing.timed
 
-    def _beat(self, progress: Progress, resources: Iterable[Resource]) -> Callable[[str], bytes]:
-        if progress.kind.full_state and progress.sent is not None:
-            # Envoy takes what is left out of a full set for deleted, and a heartbeat in it for left out.
-            return self._encoder.sotw(progress.kind.url, progress.sent, timed=True)
-        return self._encoder.sotw_heartbeat(progress.kind.url, resources, progress.sent_version)
+    def _beat(self, progress: Progress, resources: Sequence[Resource]) -> Draft:
+        """Content and all: Envoy takes what has none for left out, which in a full set is deleted, and does not let its
+        TTL begin anew (its incremental variant does).
+        """
+        whole = progress.sent if progress.kind.full_state else None
+        listing = whole if whole is not None else Listing(resources)
+        version = progress.acked_version if progress.refusal is not None else progress.sent_version
+        encode = self._encoder.sotw(progress.kind.url, listing, version, timed=True)
+        return Draft(encode, version, len(listing.resources))

@@ -171,15 +171,18 @@ class Encoder:
         )
         return lambda nonce: body + delimited(5, nonce.encode())
 
-    def sotw(self, type_url: str, listing: Listing, *, timed: bool = False) -> Callable[[str], bytes]:
+    def sotw(
+        self, type_url: str, listing: Listing, version: str = "", *, timed: bool = False
+    ) -> Callable[[str], bytes]:
         """A `DiscoveryResponse` that lacks its nonce: version_info = 1, resources = 2, type_url = 4,
-        control_plane = 6; the nonce = 5 is the last field. `timed`: resources with a TTL are wrapped, to tell it.
+        control_plane = 6; the nonce = 5 is the last field. `version`: if it is not that of the listing; `timed`:
+        resources with a TTL are wrapped, to tell it.
         """
         timed = timed and bool(listing.timed)
         body = self._body(
-            ("sotw", type_url, listing.key, timed),
+            ("sotw", type_url, listing.key, version, timed),
             lambda: [
-                delimited(1, listing.version.encode()),
+                delimited(1, (version or listing.version).encode()),
                 *self._head(type_url, 6),
                 *(delimited(2, one.any(wrapped=timed and one.ttl is not None)) for one in listing.resources),
             ],
@@ -189,12 +192,6 @@ class Encoder:
     def delta_heartbeat(self, type_url: str, resources: Iterable[Resource]) -> Callable[[str], bytes]:
         """A `DeltaDiscoveryResponse` that lacks its nonce, and lets the TTLs of these resources begin anew."""
         body = b"".join([*self._head(type_url, 7), *(delimited(2, one.heartbeat()) for one in resources)])
-        return lambda nonce: body + delimited(5, nonce.encode())
-
-    def sotw_heartbeat(self, type_url: str, resources: Iterable[Resource], version: str) -> Callable[[str], bytes]:
-        """A `DiscoveryResponse` that lacks its nonce, repeats the version, and lets these TTLs begin anew."""
-        beats = (delimited(2, one.heartbeat_any()) for one in resources)
-        body = b"".join([delimited(1, version.encode()), *self._head(type_url, 6), *beats])
         return lambda nonce: body + delimited(5, nonce.encode())
 
     def _head(self, type_url: str, control_plane: int) -> list[bytes]:

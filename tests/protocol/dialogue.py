@@ -77,12 +77,16 @@ class Recorder(SilentObserver):
         self.acks: list[tuple[str, int]] = []
         self.held_back: list[tuple[Resource, Resource | None]] = []
         self.larges: list[tuple[str, int]] = []
+        self.pushes: list[str] = []
 
     def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
         self.refusals.append(refusal)
 
     def held(self, node: Node, resource: Resource, good: Resource | None, detail: str) -> None:
         self.held_back.append((resource, good))
+
+    def pushed(self, type_url: str, size: int, resources: int) -> None:
+        self.pushes.append(type_url)
 
     def large(self, node: Node, type_url: str, size: int) -> None:
         self.larges.append((type_url, size))

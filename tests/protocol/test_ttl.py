@@ -81,19 +81,19 @@ def test_ttl_01_to_know_ttls_is_not_to_take_wrapped_resources() -> None:
     client.expect_nothing()
 
 
-def test_ttl_02_in_the_state_of_the_world() -> None:
-    client = Sotw(resource(RTDS, "layer", "x", ttl=3), says=ENVOY)
-    client.send(RTDS, ["layer"])
+def test_ttl_02_in_the_state_of_the_world_the_content_is_repeated() -> None:
+    """Envoy 1.40 does not let a TTL begin anew for a resource without content in this variant."""
+    client = Sotw(resource(RTDS, "layer", "x", ttl=3), resource(RTDS, "other", "o"), says=ENVOY)
+    client.send(RTDS, ["layer", "other"])
     first = client.expect(RTDS)
-    client.ack(first, ["layer"])
-    version = unwrapped(first.resources[0]).version
+    client.ack(first, ["layer", "other"])
     for _ in range(5):
         client.advance(1.01)
         beat = client.expect(RTDS)
         assert beat.version_info == first.version_info  # heartbeats do not move it
-        beats = [unwrapped(entry) for entry in beat.resources]
-        assert [(each.name, each.version, each.HasField("resource")) for each in beats] == [("layer", version, False)]
-        client.ack(beat, ["layer"])
+        assert list(beat.resources) == [first.resources[0]]
+        assert unwrapped(beat.resources[0]).resource.value == b"x"
+        client.ack(beat, ["layer", "other"])
         client.expect_nothing()
 
 
