@@ -5,12 +5,13 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.xdstp import canonical, collection_of
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), st.text(max_size=5), max_size=4))
 def test_canonical_names_do_not_depend_on_the_order_and_are_their_own(parameters: dict[str, str]) -> None:
     pairs = [f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in parameters.items()]
