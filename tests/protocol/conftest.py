@@ -11,6 +11,7 @@ from tests.protocol.link import Direct, Wire
 
 DIALOGUES = {
     "test_delta",
+    "test_variants",
     "test_sotw",
     "test_order",
     "test_stream",
