@@ -14,6 +14,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.xds import types
 from tests.e2e.plane import Plane, answers, gateway, respond
+from tests.e2e.raw import Client, Live
 from tests.support.client import Connection
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
@@ -67,7 +68,8 @@ class Load:
 
 
 @pytest.mark.envoy
-def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane) -> None:
+@pytest.mark.parametrize("crashes", [5, pytest.param(20, marks=pytest.mark.soak)])
+def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane, crashes: int) -> None:
     port = free_port()
     plane.write(gateway(port=port))
     plane.start().ready()
@@ -75,7 +77,7 @@ def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane) -> None:
     until(lambda: answers(port, "edge"), "it answers")
     plane.kept()
     with Load(port) as load:
-        for _ in range(5):
+        for _ in range(crashes):
             plane.kill()
             plane.start().ready()
         version = plane.version()
@@ -106,6 +108,23 @@ def test_sigterm_under_load_ends_within_10_s_and_fails_no_request(plane: Plane) 
     assert load.failures == []
     assert plane.said("stopped")
     assert "Traceback" not in plane.output()
+
+
+def test_the_end_takes_as_long_as_is_configured_and_removes_nothing(tmp_path: Path) -> None:
+    configuration = tmp_path / "controlplane.yaml"
+    configuration.write_text("shutdown: {within: 2s}\n")
+    with Plane(tmp_path, "--config", str(configuration)) as plane:
+        plane.write(gateway())
+        plane.start().ready()
+        with Client(plane, None, labels={"role": "edge"}, tls=False) as client:
+            live = Live(client)
+            assert live.receive().resources
+            began = time.monotonic()
+            assert plane.stop() == 0
+            assert time.monotonic() - began < 2 + 1  # the interpreter has to end as well, on a machine that tests share
+            with pytest.raises(StopIteration):  # nothing was said any more, and the end is a good one
+                live.next()
+            assert live.ended()[0] is grpc.StatusCode.OK
 
 
 def test_nothing_is_served_before_everything_was_compiled_once(plane: Plane) -> None:
