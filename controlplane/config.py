@@ -111,6 +111,7 @@ class KubernetesCluster(Written):
 
     Without `kubeconfig` it is the one that this process runs in. `region` is where its endpoints are when its nodes need
     not be asked. `secrets: namespaces` watches all secrets of the namespaces that refer to any, instead of each by name.
+    `status`: what becomes of specs is written into their status, by the replica that holds a Lease in `leaseNamespace`.
     """
 
     name: Annotated[Name, Field(max_length=63)]
@@ -121,6 +122,8 @@ class KubernetesCluster(Written):
     namespaces: Literal["all"] | Annotated[tuple[Name, ...], Field(min_length=1, max_length=1000)] = "all"
     secrets: Literal["named", "namespaces"] = "named"
     region: Annotated[str, Field(max_length=63)] = ""
+    status: Flag = True
+    lease_namespace: Name = "controlplane"
 
     @model_validator(mode="after")
     def _makes_sense(self) -> KubernetesCluster:

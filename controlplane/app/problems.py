@@ -5,7 +5,7 @@ Fed by the intake and by commits; read by the log, the metrics and the admin API
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -28,23 +28,29 @@ class Problems:
     object_of: Callable[[ObjectRef], SpecObject | None] = lambda _: None
     _said: dict[Hashable, tuple[Diagnostic, ...]] = field(default_factory=dict)
     _subjects: dict[str, ObjectRef] = field(default_factory=dict)
+    _speakers: dict[str, dict[Hashable, None]] = field(default_factory=dict)
+    """By subject: who says something about it."""
+    changed: Callable[[Collection[str]], None] = lambda _: None
+    """Called with the subjects of which something else is said now."""
 
     def say(self, speaker: Hashable, diagnostics: Sequence[Diagnostic]) -> None:
         """Replace what this speaker said before; log what is new."""
-        before = self._said.pop(speaker, ())
-        if diagnostics:
-            self._said[speaker] = tuple(diagnostics)
-        self._log([one for one in diagnostics if one not in before])
+        self.say_all({speaker: tuple(diagnostics)})
 
     def say_all(self, said: Mapping[Hashable, tuple[Diagnostic, ...]]) -> None:
         """What many speakers say at once."""
         fresh: list[Diagnostic] = []
+        changed: dict[str, None] = {}
         for speaker, diagnostics in said.items():
             before = self._said.pop(speaker, ())
             if diagnostics:
                 self._said[speaker] = diagnostics
+            if diagnostics != before:
+                changed |= self._attribute(speaker, before, diagnostics)
             fresh += [one for one in diagnostics if one not in before]
         self._log(fresh)
+        if changed:
+            self.changed(changed)
 
     def know(self, ref: ObjectRef) -> None:
         """Remember the object behind a subject, so that its diagnostics find their place."""
@@ -62,6 +68,24 @@ class Problems:
     def count(self, severity: Severity) -> int:
         """How many diagnostics of a severity there are."""
         return sum(one.severity is severity for diagnostics in self._said.values() for one in diagnostics)
+
+    def of(self, subject: str) -> tuple[Diagnostic, ...]:
+        """Everything that is said about an object."""
+        speakers = self._speakers.get(subject, ())
+        found = (one for speaker in speakers for one in self._said.get(speaker, ()) if one.subject == subject)
+        return tuple(dict.fromkeys(found))
+
+    def _attribute(self, speaker: Hashable, before: Iterable[Diagnostic], now: Iterable[Diagnostic]) -> dict[str, None]:
+        """Note of whom a speaker speaks; every subject that it spoke or speaks of."""
+        old, new = ({one.subject for one in diagnostics if one.subject} for diagnostics in (before, now))
+        for subject in old - new:
+            speakers = self._speakers[subject]
+            del speakers[speaker]
+            if not speakers:
+                del self._speakers[subject]
+        for subject in new - old:
+            self._speakers.setdefault(subject, {})[speaker] = None
+        return dict.fromkeys(old | new)
 
     def all(self) -> list[Diagnostic]:
         """Every diagnostic with its place, each once, sorted."""

@@ -45,6 +45,8 @@ class Trouble(StrEnum):
     DENIED = "Denied"
     """It knows us, and we may not (403)."""
     NOT_FOUND = "NotFound"
+    CONFLICT = "Conflict"
+    """Somebody else wrote meanwhile (409)."""
     BUSY = "Busy"
     """It wants us to come later (429, 503)."""
     GONE = "Gone"
@@ -84,6 +86,17 @@ class Client:
         except TimeoutError:
             raise Refused(Trouble.UNREACHABLE, f"no whole answer within {ANSWER_SECONDS:g} s") from None
 
+    async def send(self, method: str, path: str, body: bytes, content_type: str, parameters: Parameters) -> bytes:
+        """Write something; the body of the answer. Raises Refused."""
+        try:
+            async with (
+                asyncio.timeout(ANSWER_SECONDS),
+                self._ask(path, parameters, method=method, body=body, content_type=content_type) as answer,
+            ):
+                return await answer.read()
+        except TimeoutError:
+            raise Refused(Trouble.UNREACHABLE, f"no answer within {ANSWER_SECONDS:g} s") from None
+
     async def watch(
         self, path: str, parameters: Parameters, seconds: int, accept: str = "application/json"
     ) -> AsyncGenerator[list[bytes], None]:
@@ -118,7 +131,15 @@ class Client:
 
     @asynccontextmanager
     async def _ask(
-        self, path: str, parameters: Parameters, accept: str, encoding: str = "gzip"
+        self,
+        path: str,
+        parameters: Parameters,
+        accept: str = "application/json",
+        encoding: str = "gzip",
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        content_type: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
             credentials = await self._access.credentials()
@@ -126,9 +147,13 @@ class Client:
             raise Refused(Trouble.AUTH_FAILED, str(error)) from None
         session = self._session(credentials)
         headers = {**credentials.headers, "Accept": accept, "Accept-Encoding": encoding, "User-Agent": _AGENT}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
         try:
-            async with session.get(
+            async with session.request(
+                method,
                 credentials.server + path,
+                data=body,
                 params=parameters,
                 headers=headers,
                 proxy=credentials.proxy,
@@ -136,7 +161,7 @@ class Client:
                 allow_redirects=False,
             ) as answer:
                 with _cut_off(answer):
-                    if answer.status != 200:
+                    if answer.status not in {200, 201}:
                         raise await self._refusal(answer, credentials)
                     yield answer
         except aiohttp.ClientConnectorCertificateError as error:
@@ -170,6 +195,8 @@ class Client:
                 return Refused(Trouble.DENIED, message)
             case 404:
                 return Refused(Trouble.NOT_FOUND, message)
+            case 409:
+                return Refused(Trouble.CONFLICT, message)
             case 410:
                 return Refused(Trouble.GONE, message)
             case 429 | 503 | 504:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import msgspec
@@ -13,7 +13,7 @@ from controlplane.names import GATEWAY_KIND, ROUTE_KIND, ObjectRef
 from controlplane.sources.base import Sink
 from controlplane.sources.kubernetes.client import Refused, Trouble
 from controlplane.sources.kubernetes.reflector import Reflector
-from controlplane.sources.kubernetes.specs import Documents
+from controlplane.sources.kubernetes.specs import Documents, Seen
 from controlplane.sources.kubernetes.watches import Watches, collection, named
 from controlplane.spec.gateway import API_VERSION
 
@@ -63,6 +63,14 @@ class SpecWatch:
                 documents.ask_again = reflector.list_again
                 documents.ask_definition = partial(self._ask, documents, plural, named(plural, scope))
                 self._documents.append((documents, reflector))
+
+    def seen(self, ref: ObjectRef) -> Seen | None:
+        """The object as the API server has it, or None."""
+        return next((found for documents, _ in self._documents if (found := documents.seen.get(ref))), None)
+
+    def refs(self) -> Iterator[ObjectRef]:
+        """Every object that exists."""
+        return (ref for documents, _ in self._documents for ref in documents.seen)
 
     def attend(self) -> None:
         """Called when the health of a reflector has changed."""

@@ -15,13 +15,14 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
-    """What every object has. `resource_version` grows with every change in the cluster."""
+    """What every object has. `resource_version` grows with every change in the cluster, `generation` with its spec."""
 
     name: str = ""
     namespace: str = ""
     uid: str = ""
     resource_version: str = ""
     creation_timestamp: str = ""
+    generation: int = 0
     labels: dict[str, str] | None = None
 
     @property

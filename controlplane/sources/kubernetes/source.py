@@ -23,6 +23,7 @@ from controlplane.sources.kubernetes.reflector import Health
 from controlplane.sources.kubernetes.secrets import SecretWatch
 from controlplane.sources.kubernetes.services import ServiceWatch
 from controlplane.sources.kubernetes.slices import Regions
+from controlplane.sources.kubernetes.specs import Seen
 from controlplane.sources.kubernetes.watches import Watches
 from controlplane.spec.codes import Code
 
@@ -98,6 +99,16 @@ class KubernetesSource:
     def kinds(self) -> dict[str, Health]:
         """How each kind that is watched is doing."""
         return self._watches.health if self._started else {}
+
+    # -- custom resources ----------------------------------------------------------------------------------------
+
+    def seen(self, ref: ObjectRef) -> Seen | None:
+        """A custom resource as the API server has it now, or None."""
+        return self._specs.seen(ref) if self._specs is not None else None
+
+    def refs(self) -> list[ObjectRef]:
+        """Every custom resource that exists."""
+        return list(self._specs.refs()) if self._specs is not None else []
 
     # -- running -------------------------------------------------------------------------------------------------
 

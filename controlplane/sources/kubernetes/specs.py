@@ -19,19 +19,32 @@ from controlplane.names import ObjectRef
 from controlplane.sources.base import Sink, SpecObject
 from controlplane.sources.kubernetes.objects import Metadata
 from controlplane.spec.codes import Code
-from controlplane.spec.gateway import API_VERSION
+from controlplane.spec.gateway import API_VERSION, Document
 from controlplane.spec.parse import Piece, parse_piece
-from controlplane.spec.rows import rows
+from controlplane.spec.rows import Row, RowKey, rows
 
 
 class _Written(msgspec.Struct, frozen=True):
-    """A custom resource: what people wrote, without its status and the API server's own fields."""
+    """A custom resource: what people wrote, and the status as bytes."""
 
     metadata: Metadata
     spec: Any = msgspec.UNSET
+    status: msgspec.Raw = msgspec.Raw(b"{}")
 
+
+CLAIM = "gatewayspec.dev/claim"
+"""How old an object's claims are, as an annotation of its text: a text from the state on disk says it too."""
 
 _decoder = msgspec.json.Decoder(_Written)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An object as the API server has it now: which one it is, how often its spec changed, and its status (JSON)."""
+
+    uid: str
+    generation: int
+    status: msgspec.Raw
 
 
 @dataclass(slots=True)
@@ -57,6 +70,8 @@ class Documents:
         """Called when a second list is to say whether objects are gone."""
         self.ask_definition: Callable[[], None] = lambda: None
         """Called when objects were seen deleted: `delete` or `hold` is the answer for those that are `doubted`."""
+        self.seen: dict[ObjectRef, Seen] = {}
+        """Every object that exists, whether it can be used or not."""
         self._source = source
         self._kind = kind
         self._sink = sink
@@ -98,6 +113,8 @@ class Documents:
         else:
             self._remove(certain)
         self.suspicious = False
+        for ref in self.seen.keys() - self._listed:
+            del self.seen[ref]
         self._read, self._listed = {}, set()
         if self._missing:
             self.ask_again()
@@ -112,6 +129,7 @@ class Documents:
     def deleted(self, data: msgspec.Raw) -> None:
         """An object is gone; whether that was meant is asked first."""
         ref, _ = self._text(data)
+        del self.seen[ref]
         if (known := self._objects.get(ref)) is not None:
             known.deleted = True
             self.ask_definition()
@@ -176,12 +194,14 @@ class Documents:
         written = _decoder.decode(data)
         metadata = written.metadata
         shown: dict[str, Any] = {"name": metadata.name, "namespace": metadata.namespace}
+        shown["annotations"] = {CLAIM: f"{metadata.creation_timestamp}/{metadata.uid}"}
         if metadata.labels:
             shown["labels"] = metadata.labels
         document: dict[str, Any] = {"apiVersion": API_VERSION, "kind": self._kind, "metadata": shown}
         if written.spec is not msgspec.UNSET:
             document["spec"] = written.spec
         ref = ObjectRef(self._source, self._kind, metadata.namespace, metadata.name)
+        self.seen[ref] = Seen(metadata.uid, metadata.generation, written.status)
         return ref, json.dumps(document, ensure_ascii=False)
 
     def _put(self, ref: ObjectRef, text: str) -> None:
@@ -192,12 +212,12 @@ class Documents:
         self._held.discard(ref)
         self._missing.discard(ref)
         if parsed.document is not None:
-            spec = SpecObject(ref, rows(ref, parsed.document), text, place.file, 0)
+            spec = SpecObject(ref, _rows(ref, parsed.document), text, place.file, 0)
             self._sink.put(spec)
         elif spec is None and (good := self._last_good.get(ref)) is not None and good != text:
             restored = parse_piece(Piece(good, 0), place.file, self._source)
             if restored.document is not None:
-                spec = SpecObject(ref, rows(ref, restored.document), good, place.file, 0)
+                spec = SpecObject(ref, _rows(ref, restored.document), good, place.file, 0)
                 self._sink.put(spec)
         self._last_good.pop(ref, None)
         self._objects[ref] = _Object(text, spec)
@@ -213,3 +233,7 @@ class Documents:
             self._sink.problems(self._source, subject, diagnostics)
             self._dirty = True
         (self._said.add if diagnostics else self._said.discard)(subject)
+
+
+def _rows(ref: ObjectRef, document: Document) -> dict[RowKey, Row]:
+    return rows(ref, document, document.metadata.annotations.get(CLAIM, ""))

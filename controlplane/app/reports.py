@@ -1,0 +1,157 @@
+"""What the custom resources are told of themselves: gathered from the running parts when their status is written.
+
+Told by the intake, by commits and by the fleet that something may be otherwise now; asked by the writers, one for each cluster
+with specs, what is known of an object. It changes nothing that is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from controlplane.app.problems import Problems
+from controlplane.app.rollcall import gateways_of
+from controlplane.compile import codes
+from controlplane.names import GATEWAY_KIND, GatewayName, ObjectRef, parts_of
+from controlplane.snapshot.store import Store
+from controlplane.sources.base import SpecObject
+from controlplane.spec.rows import Element
+from controlplane.status.standing import Proxies, Standing
+from controlplane.xds.observer import State
+from controlplane.xds.server import XdsServer
+
+COUNTED_SECONDS = 0.1
+"""How old counts of proxies may be: they are counted once for all objects that are written together."""
+
+
+class Writer(Protocol):
+    """Writes the statuses of one cluster."""
+
+    def touch(self, refs: Iterable[ObjectRef]) -> None:
+        """Something about these may be otherwise now."""
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """The proxies of one gateway: up to which publication each has everything, sorted, and how many refuse something."""
+
+    settled: list[int] = field(default_factory=list)
+    nacked: int = 0
+
+
+class Reports:
+    """Knows where each object stands. Without writers it does nothing."""
+
+    def __init__(self, register: Problems, store: Store, server: XdsServer) -> None:
+        self.writers: dict[str, Writer] = {}
+        """By source."""
+        self._register = register
+        self._store = store
+        self._server = server
+        self._uncommitted: set[ObjectRef] = set()
+        self._published: dict[ObjectRef, int] = {}
+        self._gateways: set[ObjectRef] = set()
+        self._counted: dict[GatewayName, _Counted] = {}
+        self._counted_at = float("-inf")
+        register.changed = self._said
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """The tasks of all writers."""
+        return [
+            asyncio.create_task(writer.run(), name=f"status of {name}") for name, writer in sorted(self.writers.items())
+        ]
+
+    # -- what may be otherwise -----------------------------------------------------------------------------------
+
+    def put(self, ref: ObjectRef) -> None:
+        """An object is about to be compiled."""
+        if ref.source in self.writers:
+            self._uncommitted.add(ref)
+            if ref.kind == GATEWAY_KIND:
+                self._gateways.add(ref)
+
+    def removed(self, ref: ObjectRef) -> None:
+        """An object is gone."""
+        self._uncommitted.discard(ref)
+        self._gateways.discard(ref)
+        self._published.pop(ref, None)
+
+    def committed(self, edits: Collection[Hashable], sequence: int) -> None:
+        """A commit with these edits is published."""
+        if not self.writers:
+            return
+        done = self._uncommitted.intersection(edits)
+        self._uncommitted -= done
+        self._published.update(dict.fromkeys(done, sequence))
+        self._touch(done | self._gateways)
+
+    def fleet_changed(self) -> None:
+        """Proxies came, went, or took something over."""
+        self._touch(self._gateways)
+
+    def _said(self, subjects: Iterable[str]) -> None:
+        """Something else is wrong with these objects now."""
+        for subject in subjects:
+            kind, _, full_name = subject.partition(" ")
+            namespace, slash, name = full_name.partition("/")
+            if slash:
+                for source, writer in self.writers.items():
+                    writer.touch([ObjectRef(source, kind, namespace, name)])
+
+    def _touch(self, refs: Iterable[ObjectRef]) -> None:
+        for ref in refs:
+            if (writer := self.writers.get(ref.source)) is not None:
+                writer.touch((ref,))
+
+    # -- what is known -------------------------------------------------------------------------------------------
+
+    def standing(self, ref: ObjectRef, generation: int) -> Standing | None:
+        """Where an object stands; None while its newest version is not compiled."""
+        if ref in self._uncommitted:
+            return None
+        diagnostics = self._register.of(str(ref))
+        spec = self._register.object_of(ref)
+        gateway = _gateway(spec) if spec is not None else None
+        is_gateway = ref.kind == GATEWAY_KIND
+        proxies = Proxies()
+        if gateway is not None:
+            refused = is_gateway or any(one.code == codes.REJECTED for one in diagnostics)
+            proxies = self._proxies(gateway, self._published.get(ref, 0), refused=refused)
+        snapshot = self._store.view(parts_of((gateway,))).version() if is_gateway and gateway is not None else ""
+        return Standing(generation, diagnostics, proxies, snapshot, counts=is_gateway)
+
+    def _proxies(self, gateway: GatewayName, sequence: int, *, refused: bool) -> Proxies:
+        if time.monotonic() - self._counted_at > COUNTED_SECONDS:
+            self._count()
+        counted = self._counted.get(gateway)
+        if counted is None:
+            return Proxies()
+        matched = len(counted.settled)
+        nacked = counted.nacked if refused else 0
+        synced = matched - bisect_left(counted.settled, sequence)
+        return Proxies(matched, min(synced, matched - nacked), nacked)
+
+    def _count(self) -> None:
+        self._counted = {}
+        for stream in self._server.nodes():
+            for gateway in gateways_of(stream):
+                counted = self._counted.setdefault(GatewayName(gateway), _Counted())
+                counted.settled.append(stream.settled)
+                counted.nacked += any(one.state is State.NACK for one in stream.types)
+        for counted in self._counted.values():
+            counted.settled.sort()
+        self._counted_at = time.monotonic()
+
+
+def _gateway(spec: SpecObject) -> GatewayName | None:
+    """The gateway that an object is, or is attached to."""
+    if spec.ref.kind == GATEWAY_KIND:
+        return GatewayName(spec.ref.full_name)
+    return next((row.gateway for row in spec.rows.values() if isinstance(row, Element)), None)

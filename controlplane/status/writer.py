@@ -1,0 +1,172 @@
+"""Writes the status of the custom resources of one cluster: what changed, gathered, bounded in rate, and never twice.
+
+By server-side apply of the status alone, so that nothing of anybody else is touched. What is in the cluster already is
+compared first: nothing is written when nothing changed, also after a restart. The source ignores statuses: a write starts
+nothing anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import structlog
+
+from controlplane.names import ObjectRef
+from controlplane.sources.kubernetes.access import Access
+from controlplane.sources.kubernetes.client import Client, Refused, Trouble
+from controlplane.sources.kubernetes.specs import Seen
+from controlplane.spec.gateway import API_VERSION
+from controlplane.status.lease import Lease
+from controlplane.status.standing import Standing, status
+
+log = structlog.get_logger(__name__)
+
+GATHER_SECONDS = 0.25
+"""How long a first change waits for more: most proxies have acknowledged by then, and one write says everything."""
+INTERVAL_SECONDS = 2.0
+"""An object is written at most once in this time."""
+RETRY_SECONDS = 5.0
+AT_ONCE = 16
+"""Writes under way; an API server takes some 10 ms for each."""
+MANAGER = "controlplane-status"
+
+
+class Resources(Protocol):
+    """The custom resources of a cluster, as its source sees them."""
+
+    def seen(self, ref: ObjectRef) -> Seen | None:
+        """One of them, or None when there is none."""
+
+    def refs(self) -> Iterable[ObjectRef]:
+        """All of them."""
+
+
+class Writer:
+    """The status of one cluster's objects. `touch` is called from the event loop and returns at once."""
+
+    def __init__(
+        self,
+        access: Access,
+        resources: Resources,
+        standing: Callable[[ObjectRef, Seen], Standing | None],
+        *,
+        namespace: str,
+        identity: str,
+    ) -> None:
+        """`standing` says what is known of an object (None: not looked at yet); the lease is in `namespace`."""
+        self._access = access
+        self._resources = resources
+        self._standing = standing
+        self._namespace = namespace
+        self._identity = identity
+        self._due: dict[ObjectRef, float] = {}
+        self._written: dict[ObjectRef, tuple[str, dict[str, Any], float]] = {}
+        self._wake = asyncio.Event()
+        self._lease: Lease
+        self.writes = 0
+        """How many were made."""
+        self.failure: str | None = None
+        """Why the last one failed, until one succeeds."""
+
+    def touch(self, refs: Iterable[ObjectRef]) -> None:
+        """Something about these may be otherwise now."""
+        now = time.monotonic()
+        for ref in refs:
+            if ref not in self._due:
+                last = self._written[ref][2] if ref in self._written else float("-inf")
+                self._due[ref] = max(now + GATHER_SECONDS, last + INTERVAL_SECONDS)
+                self._wake.set()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        async with Client(self._access) as client:
+            self._lease = Lease(client, self._namespace, "controlplane-status", self._identity, self._led)
+            lease = asyncio.create_task(self._lease.run())
+            try:
+                await self._write_what_is_due(client)
+            finally:
+                lease.cancel()
+                await asyncio.gather(lease, return_exceptions=True)
+
+    def _led(self) -> None:
+        """This process writes from now on: whatever others wrote is compared with what is known here."""
+        self._written.clear()
+        if self._lease.holds:
+            self.touch(self._resources.refs())
+
+    async def _write_what_is_due(self, client: Client) -> None:
+        while True:
+            self._wake.clear()
+            now = time.monotonic()
+            due = [ref for ref, at in self._due.items() if at <= now]
+            if due:
+                for ref in due:
+                    del self._due[ref]
+                if self._lease.holds:
+                    await self._write_all(client, due)
+                continue
+            wait = min(self._due.values(), default=now + 3600) - now
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _write_all(self, client: Client, refs: Iterable[ObjectRef]) -> None:
+        waiting = iter(sorted(refs))
+
+        async def work() -> None:
+            for ref in waiting:
+                await self._write(client, ref)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(AT_ONCE):
+                group.create_task(work())
+
+    async def _write(self, client: Client, ref: ObjectRef) -> None:
+        seen = self._resources.seen(ref)
+        standing = self._standing(ref, seen) if seen is not None else None
+        if seen is None or standing is None:
+            self._written.pop(ref, None)
+            return
+        uid, before, _ = self._written.get(ref, ("", {}, 0.0))
+        if uid != seen.uid:
+            before = _decoded(seen)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        made = status(standing, before, now)
+        if made == before:
+            return
+        body = {
+            "apiVersion": API_VERSION,
+            "kind": ref.kind,
+            "metadata": {"name": ref.name, "namespace": ref.namespace, "uid": seen.uid},
+            "status": made,
+        }
+        path = f"/apis/{API_VERSION}/namespaces/{ref.namespace}/{ref.kind.lower()}s/{ref.name}/status"
+        parameters = {"fieldManager": MANAGER, "force": "true"}
+        try:
+            await client.send("PATCH", path, json.dumps(body).encode(), "application/apply-patch+yaml", parameters)
+        except Refused as refused:
+            if refused.trouble in {Trouble.NOT_FOUND, Trouble.CONFLICT}:
+                return  # gone, or another object of this name by now: that one is touched by itself
+            if self.failure is None:
+                log.warning("status cannot be written", object=str(ref), reason=str(refused))
+            self.failure = str(refused)
+            self._due[ref] = time.monotonic() + max(RETRY_SECONDS, refused.retry_after)
+            return
+        self.writes += 1
+        self.failure = None
+        self._written[ref] = (seen.uid, made, time.monotonic())
+
+
+def _decoded(seen: Seen) -> dict[str, Any]:
+    try:
+        found = json.loads(bytes(seen.status))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

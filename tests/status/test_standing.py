@@ -1,0 +1,82 @@
+"""What a custom resource is told of itself: bounded, the worst first, and equal when nothing changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controlplane.errors import Diagnostic, Severity
+from controlplane.status.standing import MAX_MESSAGE, Proxies, Standing, status
+
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+
+
+def said(
+    *diagnostics: Diagnostic, proxies: Proxies | None = None, before: Any = None, now: str = NOW
+) -> dict[str, Any]:
+    return status(Standing(3, diagnostics, proxies or Proxies()), before or {}, now)
+
+
+def condition(found: dict[str, Any], kind: str) -> tuple[str, str]:
+    (one,) = (one for one in found["conditions"] if one["type"] == kind)
+    return one["status"], one["reason"]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("GW0101", "Invalid"),
+        ("GW0005", "Invalid"),
+        ("GW0202", "Unresolved"),
+        ("GW0213", "Conflict"),
+        ("GW0220", "NotGranted"),
+        ("GW0217", "RefusedByProxy"),
+    ],
+)
+def test_an_error_says_what_kind_it_is(code: str, reason: str) -> None:
+    found = said(Diagnostic(code, "no", "spec.routes[web]"))
+    assert condition(found, "Compiled") == ("False", reason)
+    assert found["lastError"]["path"] == "spec.routes[web]"
+    assert found["errors"] == 1
+
+
+def test_what_disables_the_whole_object_is_the_worst() -> None:
+    found = said(Diagnostic("GW0202", "no backend"), Diagnostic("GW0103", "not a number", "spec.x"))
+    assert found["lastError"]["code"] == "GW0103"
+    assert found["errors"] == 2
+
+
+def test_warnings_are_no_errors() -> None:
+    found = said(Diagnostic("GW0212", "shadowed", severity=Severity.WARNING))
+    assert condition(found, "Compiled") == ("True", "Compiled")
+    assert "lastError" not in found
+
+
+@pytest.mark.parametrize(
+    ("proxies", "expected"),
+    [
+        (Proxies(), ("True", "NoProxies")),
+        (Proxies(3, 3), ("True", "Programmed")),
+        (Proxies(3, 2), ("False", "Pending")),
+        (Proxies(3, 2, 1), ("False", "Refused")),
+    ],
+)
+def test_programmed_is_what_every_proxy_has(proxies: Proxies, expected: tuple[str, str]) -> None:
+    assert condition(said(proxies=proxies), "Programmed") == expected
+
+
+def test_equal_standings_are_equal_statuses_and_only_a_turn_moves_the_time() -> None:
+    first = said()
+    assert said(before=first, now=LATER) == first
+    turned = said(Diagnostic("GW0202", "no backend"), before=first, now=LATER)
+    times = {one["type"]: one["lastTransitionTime"] for one in turned["conditions"]}
+    assert times == {"Compiled": LATER, "Programmed": NOW}
+
+
+def test_it_is_bounded() -> None:
+    """The API server refuses a status that is too large, and then nobody learns anything."""
+    found = said(*(Diagnostic("GW0202", "x" * 10_000, "p" * 5_000, "h" * 5_000) for _ in range(300)))
+    assert len(found["lastError"]["message"]) == MAX_MESSAGE
+    assert all(len(one["message"]) <= MAX_MESSAGE for one in found["conditions"])
+    assert len(str(found)) < 12_000
