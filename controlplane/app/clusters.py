@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
+from controlplane.app.reports import Reports
 from controlplane.config import KubernetesCluster
-from controlplane.names import ObjectRef
+from controlplane.names import ObjectRef, kubernetes_source
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.source import KubernetesSource, Watched
+from controlplane.status.writer import Writer
+
+
+def status_writers(
+    clusters: Iterable[KubernetesCluster], sources: Iterable[object], reports: Reports, identity: str
+) -> dict[str, Writer]:
+    """A writer of statuses for each cluster whose specs are served, by source. `identity` is this process's own."""
+    by_name = {source.name: source for source in sources if isinstance(source, KubernetesSource)}
+    return {
+        name: Writer(
+            Access(cluster.kubeconfig, cluster.context),
+            by_name[name],
+            lambda ref, seen: reports.standing(ref, seen.generation),
+            partial(reports.said, name),
+            namespace=cluster.lease_namespace,
+            identity=identity,
+        )
+        for cluster in clusters
+        if cluster.specs and cluster.status
+        for name in (kubernetes_source(cluster.name),)
+    }
 
 
 def kubernetes_sources(

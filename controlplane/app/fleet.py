@@ -60,6 +60,8 @@ class Fleet:
         self.gone = Gone()
         self.explain: Callable[[Resource, Resource | None, str], tuple[Diagnostic, ...]] = lambda *_: ()
         """What a refused resource means for the specs; set once all parts are there."""
+        self.moved: Callable[[], None] = lambda: None
+        """Called when a proxy came, went, or has taken something over."""
         self._store = store
         self._metrics = metrics
         self._trust = trust
@@ -155,6 +157,7 @@ class Fleet:
         self.gone.back(node)
         self._had_a_view[node.id] = self._had_a_view.get(node.id, 0) + 1
         self._metrics.nodes.set(len(self._streams))
+        self.moved()
 
     def disconnected(self, stream: int, node: Node) -> None:
         """A stream has ended."""
@@ -167,6 +170,7 @@ class Fleet:
         else:
             self.gone.left(node)
         self._without(stream, None)
+        self.moved()
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:
         """A response was sent."""
@@ -204,6 +208,7 @@ class Fleet:
     def settled(self, stream: int, sequence: int) -> None:
         """A stream has everything up to a sequence number."""
         self._without(stream, sequence)
+        self.moved()
 
 
 def _label(type_url: str) -> str:

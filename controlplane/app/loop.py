@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +36,9 @@ class CommitLoop:
         self._quiet = quiet
         self._longest = longest
         self._edits: dict[Hashable, Edit] = {}
+        self.taken: Collection[Hashable] = ()
+        """The keys of the edits of the commit that is under way, or was handed on last."""
+        self._sweeping = False
         self._oldest: float | None = None
         self._latest = 0.0
         self._woken = asyncio.Event()
@@ -49,6 +52,10 @@ class CommitLoop:
         """Do this in the next commit, instead of an earlier edit with the same key."""
         self._edits.pop(key, None)
         self._edits[key] = edit
+
+    def waits(self, key: Hashable) -> bool:
+        """Whether an edit with this key is not committed yet."""
+        return key in self._edits or (self._sweeping and key in self.taken)
 
     def flush(self, event_time: float) -> None:
         """A consistent batch of edits ends here; `event_time` is when the cause of the oldest was noticed."""
@@ -82,8 +89,9 @@ class CommitLoop:
             edits, self._edits = self._edits, {}
             event_time, self._oldest = self._oldest or time.monotonic(), None
             began = time.monotonic()
+            self.taken, self._sweeping = edits.keys(), True
             commit = await self._commit(edits)
-            self._ended = time.monotonic()
+            self._ended, self._sweeping = time.monotonic(), False
             self._on_commit(commit, event_time, self._ended - began)
             if not self._woken.is_set():
                 self._idle.set()

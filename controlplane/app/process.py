@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import structlog
 
@@ -28,6 +29,7 @@ from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
 from controlplane.app.problems import Problems
 from controlplane.app.refusals import Refusals
+from controlplane.app.reports import Reports
 from controlplane.app.rollcall import Rollcall
 from controlplane.app.services import Services
 from controlplane.app.sources import discoveries, make_sources, waited_for
@@ -117,6 +119,12 @@ class ControlPlane:
         self._refusals = Refusals(self.intake.register, self._store, self._server.holds, self._metrics)
         self._fleet.explain = self._refusals.held
         self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals)
+        self._reports = Reports(self.intake.register, self._loop, self._store, self._server)
+        self._fleet.moved = self._reports.fleet_moved
+        if clusters := configuration.sources.kubernetes:
+            from controlplane.app.clusters import status_writers
+
+            self._reports.writers |= status_writers(clusters, self._sources, self._reports, f"{identifier}/{uuid4()}")
         self._answered = asyncio.Event()
         self._runners: list[Any] = []
         self._observe()
@@ -134,6 +142,7 @@ class ControlPlane:
         tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
         tasks.append(asyncio.create_task(self._remember_served(), name="manifest"))
         tasks.append(asyncio.create_task(self._watch_ages(), name="ages"))
+        tasks += self._reports.start()
         if self._trust is not None:
             said = partial(self.intake.register.say, "trust")
             tasks.append(asyncio.create_task(self._trust.watch(self._server.review, said), name="trust"))
@@ -290,6 +299,7 @@ class ControlPlane:
         self._memory.write()
         self.intake.register.say_all(dict(commit.issues))
         self._looked_at(commit.publication, sequence)
+        self._reports.committed(self._loop.taken, sequence)
         if commit.publication:
             changed = sum(map(len, commit.publication.values()))
             log.info("published", sequence=sequence, resources=changed, build_ms=round(build_seconds * 1000, 2))

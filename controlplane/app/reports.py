@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
 from controlplane.app.rollcall import gateways_of
 from controlplane.compile import codes
+from controlplane.errors import Diagnostic, Severity
 from controlplane.names import GATEWAY_KIND, GatewayName, ObjectRef, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.sources.base import SpecObject
+from controlplane.spec.codes import Code
 from controlplane.spec.rows import Element
 from controlplane.status.standing import Proxies, Standing
 from controlplane.xds.observer import State
@@ -26,6 +29,8 @@ from controlplane.xds.server import XdsServer
 
 COUNTED_SECONDS = 0.1
 """How old counts of proxies may be: they are counted once for all objects that are written together."""
+
+MOVED_SECONDS = 0.5
 
 
 class Writer(Protocol):
@@ -49,17 +54,18 @@ class _Counted:
 class Reports:
     """Knows where each object stands. Without writers it does nothing."""
 
-    def __init__(self, register: Problems, store: Store, server: XdsServer) -> None:
+    def __init__(self, register: Problems, loop: CommitLoop, store: Store, server: XdsServer) -> None:
         self.writers: dict[str, Writer] = {}
         """By source."""
         self._register = register
+        self._loop = loop
         self._store = store
         self._server = server
-        self._uncommitted: set[ObjectRef] = set()
         self._published: dict[ObjectRef, int] = {}
         self._gateways: set[ObjectRef] = set()
         self._counted: dict[GatewayName, _Counted] = {}
         self._counted_at = float("-inf")
+        self._moving = False
         register.changed = self._said
 
     def start(self) -> list[asyncio.Task[None]]:
@@ -70,31 +76,38 @@ class Reports:
 
     # -- what may be otherwise -----------------------------------------------------------------------------------
 
-    def put(self, ref: ObjectRef) -> None:
-        """An object is about to be compiled."""
-        if ref.source in self.writers:
-            self._uncommitted.add(ref)
-            if ref.kind == GATEWAY_KIND:
-                self._gateways.add(ref)
-
-    def removed(self, ref: ObjectRef) -> None:
-        """An object is gone."""
-        self._uncommitted.discard(ref)
-        self._gateways.discard(ref)
-        self._published.pop(ref, None)
-
-    def committed(self, edits: Collection[Hashable], sequence: int) -> None:
+    def committed(self, edits: Iterable[Hashable], sequence: int) -> None:
         """A commit with these edits is published."""
         if not self.writers:
             return
-        done = self._uncommitted.intersection(edits)
-        self._uncommitted -= done
-        self._published.update(dict.fromkeys(done, sequence))
-        self._touch(done | self._gateways)
+        for ref in [key for key in edits if isinstance(key, ObjectRef) and key.source in self.writers]:
+            if self._register.object_of(ref) is None:
+                self._gateways.discard(ref)
+                self._published.pop(ref, None)
+                self._touch((ref,))
+                continue
+            self._published[ref] = sequence
+            if ref.kind == GATEWAY_KIND:
+                self._gateways.add(ref)
+            self._touch((ref,))
+        self.fleet_moved()
 
-    def fleet_changed(self) -> None:
-        """Proxies came, went, or took something over."""
+    def fleet_moved(self) -> None:
+        """A proxy came, went or took something over, or may have to: gateways say so a moment later, once for many."""
+        if self._gateways and not self._moving:
+            self._moving = True
+            asyncio.get_running_loop().call_later(MOVED_SECONDS, self._moved)
+
+    def _moved(self) -> None:
+        self._moving = False
         self._touch(self._gateways)
+
+    def said(self, source: str, reason: str | None) -> None:
+        """Why the statuses of a cluster cannot be written; None when they can."""
+        help = "manifests/rbac/status.yaml has the rights that it needs; or set status: false for this cluster"
+        message = f"{source}: the status of specs cannot be written: {reason}"
+        said = [Diagnostic(Code.STATUS_NOT_WRITTEN, message, help=help, severity=Severity.WARNING)] if reason else []
+        self._register.say(("status", source), said)
 
     def _said(self, subjects: Iterable[str]) -> None:
         """Something else is wrong with these objects now."""
@@ -114,7 +127,7 @@ class Reports:
 
     def standing(self, ref: ObjectRef, generation: int) -> Standing | None:
         """Where an object stands; None while its newest version is not compiled."""
-        if ref in self._uncommitted:
+        if self._loop.waits(ref):
             return None
         diagnostics = self._register.of(str(ref))
         spec = self._register.object_of(ref)

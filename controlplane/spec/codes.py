@@ -47,6 +47,7 @@ class Code(StrEnum):
     TRUST_STALE = "GW0306"
     NOT_WATCHED = "GW0309"
     UNUSABLE_INSTANCE = "GW0310"
+    STATUS_NOT_WRITTEN = "GW0313"
 
 
 MEANINGS: dict[Code, str] = {
@@ -84,4 +85,5 @@ MEANINGS: dict[Code, str] = {
     "stays in force",
     Code.NOT_WATCHED: "a spec refers to a part of a source that the configuration leaves out",
     Code.UNUSABLE_INSTANCE: "an instance of a discovered service has no address and port that an endpoint can have",
+    Code.STATUS_NOT_WRITTEN: "the status of custom resources cannot be written; what they declare is served all the same",
 }

@@ -90,7 +90,7 @@ def _columns(kind: str) -> Iterator[dict[str, Any]]:
 
     if kind == "RouteSpec":
         yield {"name": "Gateway", "type": "string", "jsonPath": ".spec.gateway"}
-    yield {"name": "Accepted", "type": "string", "jsonPath": condition("Accepted")}
+    yield {"name": "Compiled", "type": "string", "jsonPath": condition("Compiled")}
     yield {"name": "Programmed", "type": "string", "jsonPath": condition("Programmed")}
     if kind == "GatewaySpec":
         yield {"name": "Proxies", "type": "integer", "jsonPath": ".status.fleet.matched"}

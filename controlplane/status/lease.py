@@ -45,21 +45,24 @@ class Lease:
         name: str,
         identity: str,
         changed: Callable[[], None],
+        failed: Callable[[str | None], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`identity` names this process among all that want the lease; `changed` is called when `holds` has."""
+        """`identity` names this process among all that want the lease; `changed` is called when `holds` has.
+
+        `failed` is told why the lease cannot be had when that is not because somebody else has it, and None when it can.
+        """
         self._client = client
         self._path = f"{_API}/{namespace}/leases"
         self._namespace = namespace
         self._name = name
         self._identity = identity
         self._changed = changed
+        self._failed = failed
         self._clock = clock
         self._until = float("-inf")
         self._known: _Known | None = None
         self._held = False
-        self.trouble: str | None = None
-        """Why the lease cannot be had, when that is not because somebody else has it."""
 
     @property
     def holds(self) -> bool:
@@ -72,9 +75,10 @@ class Lease:
             while True:
                 try:
                     await self._try()
-                    self.trouble = None
+                    self._failed(None)
                 except Refused as refused:
-                    self.trouble = None if refused.trouble is Trouble.CONFLICT else str(refused)
+                    if refused.trouble is not Trouble.CONFLICT:
+                        self._failed(str(refused))
                 if self.holds != self._held:
                     self._held = self.holds
                     log.info("status is written by this process" if self._held else "status is written by another")

@@ -12,9 +12,8 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
-
-import structlog
 
 from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes.access import Access
@@ -23,8 +22,6 @@ from controlplane.sources.kubernetes.specs import Seen
 from controlplane.spec.gateway import API_VERSION
 from controlplane.status.lease import Lease
 from controlplane.status.standing import Standing, status
-
-log = structlog.get_logger(__name__)
 
 GATHER_SECONDS = 0.25
 """How long a first change waits for more: most proxies have acknowledged by then, and one write says everything."""
@@ -54,14 +51,19 @@ class Writer:
         access: Access,
         resources: Resources,
         standing: Callable[[ObjectRef, Seen], Standing | None],
+        failed: Callable[[str | None], None],
         *,
         namespace: str,
         identity: str,
     ) -> None:
-        """`standing` says what is known of an object (None: not looked at yet); the lease is in `namespace`."""
+        """`standing` says what is known of an object (None: not looked at yet); the lease is in `namespace`.
+
+        `failed` is told why nothing can be written, and None when that has changed.
+        """
         self._access = access
         self._resources = resources
         self._standing = standing
+        self._failed = failed
         self._namespace = namespace
         self._identity = identity
         self._due: dict[ObjectRef, float] = {}
@@ -70,8 +72,7 @@ class Writer:
         self._lease: Lease
         self.writes = 0
         """How many were made."""
-        self.failure: str | None = None
-        """Why the last one failed, until one succeeds."""
+        self._reasons: dict[str, str | None] = {}
 
     def touch(self, refs: Iterable[ObjectRef]) -> None:
         """Something about these may be otherwise now."""
@@ -85,7 +86,9 @@ class Writer:
     async def run(self) -> None:
         """Write until cancelled."""
         async with Client(self._access) as client:
-            self._lease = Lease(client, self._namespace, "controlplane-status", self._identity, self._led)
+            self._lease = Lease(
+                client, self._namespace, "controlplane-status", self._identity, self._led, partial(self._fail, "lease")
+            )
             lease = asyncio.create_task(self._lease.run())
             try:
                 await self._write_what_is_due(client)
@@ -98,6 +101,12 @@ class Writer:
         self._written.clear()
         if self._lease.holds:
             self.touch(self._resources.refs())
+
+    def _fail(self, what: str, reason: str | None) -> None:
+        """What cannot be done, the lease or a write; what can be is told with None."""
+        if reason != self._reasons.get(what):
+            self._reasons[what] = reason
+            self._failed(next(filter(None, self._reasons.values()), None))
 
     async def _write_what_is_due(self, client: Client) -> None:
         while True:
@@ -139,6 +148,8 @@ class Writer:
             before = _decoded(seen)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         made = status(standing, before, now)
+        if standing.proxies.pending:
+            self._due[ref] = time.monotonic() + INTERVAL_SECONDS  # nobody says when they have it
         if made == before:
             return
         body = {
@@ -154,13 +165,11 @@ class Writer:
         except Refused as refused:
             if refused.trouble in {Trouble.NOT_FOUND, Trouble.CONFLICT}:
                 return  # gone, or another object of this name by now: that one is touched by itself
-            if self.failure is None:
-                log.warning("status cannot be written", object=str(ref), reason=str(refused))
-            self.failure = str(refused)
+            self._fail("write", str(refused))
             self._due[ref] = time.monotonic() + max(RETRY_SECONDS, refused.retry_after)
             return
         self.writes += 1
-        self.failure = None
+        self._fail("write", None)
         self._written[ref] = (seen.uid, made, time.monotonic())
 
 
