@@ -62,6 +62,8 @@ class Fleet:
         """What a refused resource means for the specs; set once all parts are there."""
         self.moved: Callable[[], None] = lambda: None
         """Called when a proxy came, went, or has taken something over."""
+        self.near: Callable[[View, Node, Family], list[tuple[str, ...]]] = lambda *_: []
+        """The parts that hold what nodes in the place of this one get in another order than others."""
         self._store = store
         self._metrics = metrics
         self._trust = trust
@@ -85,7 +87,7 @@ class Fleet:
             self._demand(gateways, family)
             return None
         self._had_a_view.setdefault(node.id, 0)
-        return self._store.view(parts_of(gateways, family))
+        return self._store.view([*self.near(gateways, node, family), *parts_of(gateways, family)])
 
     def gateways(self, proven: Mapping[str, str], said: Mapping[str, str]) -> View:
         """The gateways whose selectors match what is proven, and what the node says when it says anything."""

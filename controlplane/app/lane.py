@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from controlplane.compile.endpoints import ABSENT, Endpoints, Touched
 from controlplane.model.endpoint import Locality, Service
-from controlplane.names import ServiceRef
+from controlplane.names import Family, ServiceRef
 
 
 class Timer(Protocol):
@@ -62,10 +62,13 @@ class EndpointLane:
         self.endpoints.lost(stale)
         self.flush(event_time)
 
-    def add_class(self, place: Locality) -> None:
-        """Proxies in this place exist: what they get is there when this returns."""
-        self.endpoints.add_class(place)
-        self._commit()
+    def near(self, gateways: Iterable[str], place: Locality, family: Family) -> list[tuple[str, ...]]:
+        """The parts for nodes in a place; what is in those of a new place follows at once, in a turn of its own."""
+        found = self.endpoints.near(gateways, place, family)
+        if found and not self.endpoints.has_class(place):
+            self.endpoints.add_class(place)
+            self._later(0.0, self._commit)
+        return found
 
     def flush(self, event_time: float) -> None:
         """A consistent batch ends here; `event_time` is when the cause of the oldest change was noticed."""

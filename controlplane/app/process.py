@@ -39,7 +39,7 @@ from controlplane.compile.compiler import Commit, Compiler, Publication, issues_
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 from controlplane.config import Configuration, Endpoint
 from controlplane.errors import ConfigurationError, Severity
-from controlplane.model.endpoint import Service
+from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, GatewayName, ServiceRef, View, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.sources.guard import Limits as RemovalLimits
@@ -110,6 +110,9 @@ class ControlPlane:
             self._metrics,
             trust=self._trust,
             demand=self._demand,
+        )
+        self._fleet.near = lambda gateways, node, family: self._lane.near(
+            gateways, Locality(node.locality.region, node.locality.zone), family
         )
         replica = configuration.identity.replica
         identifier = f"{configuration.identity.cluster}/{socket.gethostname() if replica == 'auto' else replica}"

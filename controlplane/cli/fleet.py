@@ -26,6 +26,9 @@ _PAINTS = {
     "held": Paint.ERROR,
     "stale": Paint.WARNING,
     "gone": Paint.WARNING,
+    "works": Paint.GOOD,
+    "waiting": Paint.WARNING,
+    "failed": Paint.ERROR,
 }
 
 

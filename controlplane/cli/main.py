@@ -29,6 +29,7 @@ COMMANDS = {
     "schema": "controlplane.cli.schema",
     "serve": "controlplane.cli.serve",
     "fleet": "controlplane.cli.fleet",
+    "sources": "controlplane.cli.sources",
     "bootstrap": "controlplane.cli.bootstrap",
     "pki": "controlplane.cli.pki",
     "version": "controlplane.cli.version",

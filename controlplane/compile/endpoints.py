@@ -32,6 +32,9 @@ ABSENT = Service()
 SLICE = 16
 """Pools that are handed over at a time."""
 
+MAX_CLASSES = 256
+"""Places of nodes that get an order of their own: nodes say where they are, and nobody proves it."""
+
 Touched = dict[ResourceKey, None]
 """The load assignments that are others now."""
 
@@ -54,6 +57,7 @@ class EndpointTables:
         self.pools: Input[ResourceKey, Pool] = Input("pools")
         self.pools_by_service = Index("pools by service", self.pools, lambda _, pool: pool.services)
         self.pools_by_keeping = Index("pools by keeping", self.pools, _keeping)
+        self.pools_by_place = Index("pools by place", self.pools, lambda key, pool: key.part if pool.within else ())
         self.assignments: Derived[ResourceKey, Pool, ResourceKey, Resource] = Derived(
             "assignments", self.pools, self._assignments
         )
@@ -190,8 +194,19 @@ class Endpoints:
         """The sources, and for how long some pool keeps their endpoints."""
         return self.tables.pools_by_keeping.members.keys()
 
+    def near(self, gateways: Iterable[str], place: Locality, family: Family) -> list[tuple[str, ...]]:
+        """The parts of a snapshot in which nodes of this place find what is ordered by nearness; they come first."""
+        if not place.region:
+            return []
+        ordered = self.tables.pools_by_place.members
+        return [near_part(gateway, place, family) for gateway in gateways if gateway in ordered]
+
+    def has_class(self, place: Locality) -> bool:
+        """Whether there is nothing to do for a node in this place: it is known, or there are too many places."""
+        return place in self.tables.classes.rows or len(self.tables.classes.rows) >= MAX_CLASSES
+
     def add_class(self, place: Locality) -> None:
-        """Proxies in this place exist."""
+        """Nodes in this place exist."""
         self.tables.graph.set(self.tables.classes, place, True)
 
     def follow(self, gateways: Iterable[str]) -> None:

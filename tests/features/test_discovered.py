@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.backends import HttpBackend
 from tests.support.client import Connection, Response
@@ -361,3 +364,49 @@ def test_members_of_one_priority_share_by_their_weights(shop: Discovered) -> Non
     shop.becomes("a", "b", "c", "d")
     counts = shop.counts(400)
     assert 240 <= counts["d"] <= 360, counts
+
+
+def test_near_endpoints_come_first(shop: Discovered) -> None:
+    """`failover.within`: the proxy's own zone, then its region, then the rest; for each proxy its own order."""
+    places = {"a": ("here", "one"), "b": ("here", "two"), "c": ("there", "one")}
+
+    def service(*names: str) -> dict[str, Any]:
+        found = shop.service(*names)
+        for endpoint, name in zip(found["endpoints"], names, strict=True):
+            endpoint["region"], endpoint["zone"] = places[name]
+        return found
+
+    shop.plane.world[EU] = {"shop/catalog": service("a", "b", "c")}
+    shop.write(more="      failover: {within: [zone, region]}\n")
+    shop.plane.start()
+    content = yaml.safe_load(shop.plane.bootstrap("edge-1", {"role": "edge"}))
+    content["node"]["locality"] = {"region": "here", "zone": "one"}
+    shop._envoy = Envoy(content).ready()
+    with shop.steady() as load:
+        shop.becomes("a")
+        shop.plane.tell(EU, services={"shop/catalog": service("b", "c")}, sure=True)
+        shop.becomes("b")
+        shop.plane.tell(EU, services={"shop/catalog": service("c")}, sure=True)
+        shop.becomes("c")
+        shop.plane.tell(EU, services={"shop/catalog": service("a", "b", "c")}, sure=True)
+        shop.becomes("a")
+        shop.write()  # without an order by place, all are used
+        shop.becomes("a", "b", "c")
+        load.during(20)
+
+
+def test_sources_are_shown(shop: Discovered) -> None:
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b")}
+    shop.write()
+    shop.plane.start()
+    shop.plane.tell(US, fail="connection refused")
+    command = [sys.executable, "-m", "controlplane", "sources", "--admin", shop.plane.admin_address]
+
+    def shown() -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+
+    text = until(lambda: found if "connection refused" in (found := shown()) else "", "the failure is shown")
+    rows = {line.split()[0]: line.split() for line in text.splitlines()}
+    assert rows["files"][1] == "works"
+    assert rows[EU][1:2] + rows[EU][3:7] == ["works", "0", "1", "2", "0"]
+    assert rows[US][1] == "failed"

@@ -1,0 +1,57 @@
+"""`controlplane sources`: where specs, secrets and endpoints come from, and how old the word of each is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from controlplane.cli.admin import admin, ask
+from controlplane.cli.exit import Exit
+from controlplane.cli.fleet import age, table
+from controlplane.cli.options import examples, output, speaking
+from controlplane.cli.terminal import Terminal
+
+
+@click.command(
+    name="sources",
+    epilog=examples(
+        "controlplane sources",
+        "controlplane sources -o json",
+    ),
+)
+@admin
+@output("table", "json", "yaml")
+@speaking
+def command(terminal: Terminal, admin: str, output_format: str) -> int:
+    """One row for each source: its state, and what it delivers.
+
+    works: it can be read. waiting: it has not said everything yet. failed: it cannot be read; what it said last is in
+    force. AGE is how long ago it could be read. HELD counts specs and endpoints that are gone, and stay until that is
+    confirmed or the guard's time is over. The exit code is 1 when a source has failed.
+    """
+    answer = ask(admin, "/v1/sources")
+    sources: list[dict[str, Any]] = answer["sources"]
+    if output_format == "table":
+        header = ("SOURCE", "STATE", "AGE", "OBJECTS", "SERVICES", "ENDPOINTS", "HELD", "FAILURE")
+        terminal.data(table(header, [_cells(one) for one in sources], terminal, painted=1))
+    else:
+        from controlplane.cli.documents import structured
+
+        terminal.data(structured(answer, output_format))
+    return Exit.PROBLEMS if any(one["failure"] for one in sources) else Exit.OK
+
+
+def _cells(one: dict[str, Any]) -> tuple[str, ...]:
+    state = "failed" if one["failure"] else "works" if one["synced"] and one.get("caughtUp", True) else "waiting"
+    lost = one["lostSeconds"]
+    return (
+        one["name"],
+        state,
+        age(one["ageSeconds"] if lost is None else lost),
+        str(one["objects"]),
+        str(one.get("services", "-")),
+        str(one.get("endpoints", "-")),
+        str(one["heldObjects"] + one.get("heldEndpoints", 0)),
+        one["failure"] or "-",
+    )
