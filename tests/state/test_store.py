@@ -290,3 +290,37 @@ def test_two_processes_make_one_key(tmp_path: Path) -> None:
     again = State.open(tmp_path)
     assert set(again.load().secrets) == {secret_ref("a"), secret_ref("b")}
     again.close()
+
+
+def test_services_and_when_sources_were_seen_come_back(tmp_path: Path) -> None:
+    """A service and a secret of the same names are different things."""
+    name = ServiceRef("files", "shop", "one")
+    service = Service((ServicePort("http", 80),), (Endpoint("10.0.0.1", (("http", 80),), Health.DRAINING),))
+    with closing(State.open(tmp_path)) as state:
+        state.write(StateChanges(services={name: service}, secrets={secret_ref("one"): secret()}, seen={"files": 12.5}))
+        assert state.flush(WAIT)
+    with closing(State.open(tmp_path)) as state:
+        loaded = state.load()
+        assert loaded.services == {name: service}
+        assert loaded.secrets == {secret_ref("one"): secret()}
+        assert loaded.seen == {"files": 12.5}
+        assert not loaded.problems
+        state.write(StateChanges(services={name: None}))
+        assert state.flush(WAIT)
+    with closing(State.open(tmp_path)) as state:
+        assert not state.load().services
+
+
+def test_a_state_of_a_version_without_services_is_read_and_extended(tmp_path: Path) -> None:
+    with closing(State.open(tmp_path)) as state:
+        state.write(objects(one="text"))
+        assert state.flush(WAIT)
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as connection:
+        connection.executescript("DROP TABLE service; DROP TABLE source;")
+    name = ServiceRef("kubernetes/eu", "shop", "a")
+    with closing(State.open(tmp_path)) as state:
+        assert state.load().objects == {ref("one"): stored("text")}
+        state.write(StateChanges(services={name: Service()}))
+        assert state.flush(WAIT)
+    with closing(State.open(tmp_path)) as state:
+        assert state.load().services == {name: Service()}

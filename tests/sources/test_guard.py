@@ -1,0 +1,106 @@
+"""The guard against mass removal, on a clock of its own."""
+
+from __future__ import annotations
+
+from controlplane.model.endpoint import Service
+from controlplane.names import ServiceRef
+from controlplane.sources.guard import WINDOW, EndpointGuard, Limits, ObjectGuard
+from tests.support.services import service
+
+LIMITS = Limits(share=0.5, hold=600, minimum=3)
+A, B = ServiceRef("kubernetes/eu", "shop", "a"), ServiceRef("kubernetes/eu", "shop", "b")
+
+
+def of(*numbers: int) -> Service:
+    return service({"ports": {"http": 80}, "endpoints": [f"10.0.0.{number}" for number in numbers]})
+
+
+def guard(**services: Service) -> EndpointGuard:
+    made = EndpointGuard(LIMITS)
+    for name, found in services.items():
+        made.restore(ServiceRef("kubernetes/eu", "shop", name), found)
+    return made
+
+
+def test_additions_and_small_removals_are_believed_at_once() -> None:
+    made = guard(a=of(1, 2, 3, 4))
+    assert made.judge({A: (of(1, 2, 5), False)}, 0) == {A: of(1, 2, 5)}
+    assert not made.held
+
+
+def test_what_is_new_is_used_while_what_is_gone_is_held() -> None:
+    made = guard(a=of(1, 2, 3, 4))
+    assert made.judge({A: (of(1, 9), False)}, 0) == {A: of(1, 2, 3, 4, 9)}
+    assert made.held[A].gone == 3
+    assert not made.due(599)
+    assert made.due(600) == {A: of(1, 9)}
+    assert not made.held
+
+
+def test_a_sure_word_lifts_it() -> None:
+    made = guard(a=of(1, 2, 3, 4))
+    made.judge({A: (None, False)}, 0)
+    assert made.judge({A: (None, True)}, 1) == {A: None}
+    assert not made.held
+
+
+def test_it_came_back() -> None:
+    made = guard(a=of(1, 2, 3, 4))
+    made.judge({A: (of(), False)}, 0)
+    assert made.judge({A: (of(1, 2, 3), False)}, 1) == {A: of(1, 2, 3)}
+    assert not made.held
+
+
+def test_repeating_it_does_not_start_the_time_again() -> None:
+    made = guard(a=of(1, 2, 3, 4))
+    made.judge({A: (of(), False)}, 0)
+    made.judge({A: (of(), False)}, 500)
+    assert made.due(600) == {A: of()}
+
+
+def test_deleting_them_one_by_one_is_ordinary() -> None:
+    made = guard(a=of(1, 2, 3, 4))
+    for left in ((1, 2, 3), (1, 2), (1,), ()):
+        assert made.judge({A: (of(*left), True)}, 0) == {A: of(*left)}
+
+
+def test_a_source_that_loses_many_small_services_at_once() -> None:
+    """None of them is large enough by itself; together they are most of what the source had."""
+    made = guard(a=of(1, 2), b=of(3, 4), c=of(5))
+    found = made.judge({A: (None, False), B: (None, False)}, 0)
+    assert found == {A: of(1, 2), B: of(3, 4)}
+    assert set(made.held) == {A, B}
+
+
+def test_a_source_that_loses_them_one_after_the_other() -> None:
+    """Not every source says all at once."""
+    made = guard(a=of(1, 2), b=of(3, 4))
+    assert made.judge({A: (None, False)}, 0) == {A: None}
+    assert made.judge({B: (None, False)}, 1) == {B: of(3, 4)}
+    other = guard(a=of(1, 2), b=of(3, 4))
+    other.judge({A: (None, False)}, 0)
+    assert other.judge({B: (None, False)}, WINDOW + 1) == {B: None}, "two are below the minimum"
+
+
+def test_endpoints_that_are_not_ready_are_not_gone() -> None:
+    made = guard(a=of(1, 2, 3, 4))
+    unready = service(
+        {"ports": {"http": 80}, "endpoints": [{"address": f"10.0.0.{n}", "health": "unhealthy"} for n in (1, 2, 3, 4)]}
+    )
+    assert made.judge({A: (unready, False)}, 0) == {A: unready}
+
+
+def test_objects() -> None:
+    made: ObjectGuard[str] = ObjectGuard(LIMITS)
+    assert made.judge("files", {"a": False}, 4, 0) == ["a"]
+    assert made.judge("other", {"a": False, "b": False, "c": False}, 4, 0) == []
+    assert set(made.held) == {"a", "b", "c"}
+    made.back("b")
+    assert made.judge("other", {"a": True}, 4, 1) == ["a"]
+    assert made.due(600) == ["c"]
+    assert not made.held
+
+
+def test_half_is_not_more_than_half() -> None:
+    made: ObjectGuard[str] = ObjectGuard(LIMITS)
+    assert made.judge("files", dict.fromkeys("abc", False), 6, 0) == ["a", "b", "c"]
