@@ -106,7 +106,7 @@ class Intake:
         self._unconfirmed.discard(spec.ref)
         self.register.know(spec.ref)
         self.services.refer(spec.ref, spec.rows)
-        self._loop.edit(spec.ref, lambda compiler: compiler.put(spec.ref, spec.rows))
+        self._loop.edit(spec.ref, lambda compiler: compiler.putting(spec.ref, spec.rows))
         self._keep(spec)
 
     def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:

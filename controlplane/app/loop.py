@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -18,7 +18,8 @@ from controlplane.compile.compiler import Commit, Compiler
 
 log = structlog.get_logger(__name__)
 
-Edit = Callable[[Compiler], None]
+Edit = Callable[[Compiler], Iterable[None] | None]
+"""Changes the compiler; a large one in steps."""
 
 SLICE_SECONDS = 0.004
 """How long compiling may hold the event loop at a time."""
@@ -117,10 +118,10 @@ class CommitLoop:
     async def _commit(self, edits: dict[Hashable, Edit]) -> Commit:
         until = time.monotonic() + SLICE_SECONDS
         for edit in edits.values():
-            edit(self.compiler)
-            if time.monotonic() > until:
-                await asyncio.sleep(0)
-                until = time.monotonic() + SLICE_SECONDS
+            for _ in edit(self.compiler) or (None,):
+                if time.monotonic() > until:
+                    await asyncio.sleep(0)
+                    until = time.monotonic() + SLICE_SECONDS
         steps: Any = self.compiler.commit()
         while True:
             try:

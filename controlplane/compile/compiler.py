@@ -40,6 +40,10 @@ class Commit:
     """Whether gateways, their selectors, or the views that are compiled may be others now."""
 
 
+_BATCH = 512
+"""Rows that are written, or gathered, in one step: the endpoint lane commits between any two."""
+
+
 @dataclass(slots=True)
 class Compiler:
     """Holds the tables of both lanes, and the rows of each object, to compare the next version with."""
@@ -52,15 +56,22 @@ class Compiler:
 
     def put(self, ref: ObjectRef, rows: Mapping[RowKey, Row]) -> None:
         """The object as it is now."""
+        for _ in self.putting(ref, rows):
+            pass
+
+    def putting(self, ref: ObjectRef, rows: Mapping[RowKey, Row]) -> Generator[None]:
+        """The same in steps: an object may have 20,000 rows."""
         before = self.objects.get(ref, {})
         if before is rows:
             return
+        self.objects[ref] = rows
         for key in before.keys() - rows.keys():
             self._delete(key)
-        for key, row in rows.items():
+        for number, (key, row) in enumerate(rows.items()):
             if before.get(key) != row:
                 self._set(key, row)
-        self.objects[ref] = rows
+            if number % _BATCH == _BATCH - 1:
+                yield
 
     def remove(self, ref: ObjectRef) -> None:
         """The object is gone."""
@@ -127,7 +138,7 @@ class Compiler:
             noted |= issues_of(second.graph)
             touched |= _touched(second.resources, followed)
             fleet_changed |= second.views.name in followed
-        publication = self._publication(touched)
+        publication = yield from self._publication(touched)
         assigned = yield from self.endpoints.take_over(changes.get(self.tables.pools.name, {}))
         for part, of_part in self.endpoints.publication(assigned).items():
             publication.setdefault(part, []).extend(of_part)
@@ -183,10 +194,12 @@ class Compiler:
         """The tables of the configuration graphs whose rows are resources."""
         return self.tables.resources if self.grpc is None else (*self.tables.resources, *self.grpc.tables.resources)
 
-    def _publication(self, touched: Iterable[ResourceKey]) -> Publication:
+    def _publication(self, touched: Iterable[ResourceKey]) -> Generator[None, None, Publication]:
         publication: Publication = {}
         tables = self._resources()
-        for key in touched:
+        for number, key in enumerate(touched):
+            if number % _BATCH == _BATCH - 1:
+                yield
             # Several tables may give one resource (a secret that a listener and a backend use): gone is gone from all.
             rows = (table.rows.get(key) for table in tables)
             resource = next((row for row in rows if row is not None), None)

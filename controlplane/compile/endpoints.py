@@ -222,7 +222,7 @@ class Endpoints:
     def take_over(self, pools: Mapping[ResourceKey, tuple[Pool | None, Pool | None]]) -> Generator[None, None, Touched]:
         """Take over what a configuration commit changed, in slices: endpoints change in between."""
         touched: Touched = {}
-        for number, (key, (_, pool)) in enumerate(sorted(pools.items(), key=lambda item: item[0]), 1):
+        for number, (key, (_, pool)) in enumerate(pools.items(), 1):
             self._waiting.pop(key, None)
             before = self.tables.pools.rows.get(key)
             if pool is None:

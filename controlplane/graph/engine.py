@@ -27,6 +27,10 @@ PV = TypeVar("PV")
 G = TypeVar("G", bound=Hashable)
 
 
+_BATCH = 512
+"""Keys that are put in order at a time, and rows that are looked at: no step of a commit may take long."""
+
+
 class WiringError(Exception):
     """A table reads or derives from one that is declared after it: a mistake of the programmer, never of a row."""
 
@@ -245,13 +249,22 @@ class Graph:
         the next one.
         """
         for table in self._computed():
-            for key in sorted(table.dirty):
-                table.dirty.discard(key)
-                self._run(table, key)
-                yield
+            keys = list(table.dirty)
+            for start in range(0, len(keys), _BATCH):
+                for key in sorted(keys[start : start + _BATCH]):
+                    table.dirty.discard(key)
+                    self._run(table, key)
+                    yield
             table.dirty.clear()  # nothing is left in it, but a set that was large stays slow to go through
-        changes, self._changes = self._changes, {}
-        return {name: kept for name, rows in changes.items() if (kept := _really_changed(rows))}
+        changes: dict[str, dict[Any, tuple[Any, Any]]] = {}
+        for name, rows in self._changes.items():
+            for number, (key, pair) in enumerate(rows.items()):
+                if pair[0] != pair[1]:  # some come back to where they were within one commit
+                    changes.setdefault(name, {})[key] = pair
+                if number % _BATCH == _BATCH - 1:
+                    yield
+        self._changes = {}
+        return changes
 
     def commit_now(self) -> Changes:
         """Sweep to the end in one go."""
@@ -357,11 +370,6 @@ class Graph:
         _wake(table.all_readers, None)
         for index in table.indexes:
             _reindex(index, key, former, value)
-
-
-def _really_changed(rows: dict[Any, tuple[Any, Any]]) -> dict[Any, tuple[Any, Any]]:
-    """Without the rows that came back to where they were within one commit."""
-    return {key: pair for key, pair in rows.items() if pair[0] != pair[1]}
 
 
 def _reindex(index: Index[Any, Any, Any], key: Any, former: Any, value: Any) -> None:

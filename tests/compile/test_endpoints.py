@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -213,6 +215,8 @@ def test_an_edit_that_names_an_unknown_service_leaves_what_works() -> None:
 
 def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None:
     """The lane commits between any two steps of the other, and does no more than its own work."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 50)
     compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
     live = {"name": "live", "members": [{"kubernetes": {"cluster": "eu", "service": "shop/a", "port": 8080}}]}
     compiler.endpoints.put(SERVICES[0], service({"ports": {"http": 8080}, "endpoints": ["10.0.0.1"]}))
@@ -222,8 +226,11 @@ def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None
         {"name": f"b{number}", "members": [{"static": {"address": "10.9.0.1", "port": 1 + number}}]}
         for number in range(5_000)
     ]
-    compiler.put(OBJECT, document([live, *many]))
-    steps, graph = compiler.commit(), compiler.endpoints.tables.graph
+    edited = document([live, *many])
+    gc.collect()
+    gc.freeze()  # as the process does: what is loaded stays, and is not looked through in the midst of a commit
+    graph = compiler.endpoints.tables.graph
+    steps = chain(compiler.putting(OBJECT, edited), compiler.commit())
     count, changed, slowest, longest, last = 0, 0, 0.0, 0.0, time.process_time()
     while True:
         try:
@@ -242,6 +249,7 @@ def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None
             assert graph.runs <= runs + 2  # the load assignment, and the same for gRPC
             changed += 1
         last = time.process_time()
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
     assert changed >= 100
-    print(f"slowest change {slowest * 1000:.2f} ms, longest step of the commit {longest * 1000:.2f} ms")
-    assert slowest < 0.02
+    assert longest + slowest < 0.02, f"{longest * 1000:.1f} ms until a change may begin, {slowest * 1000:.1f} ms for it"

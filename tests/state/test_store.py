@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.errors import ConfigurationError
+from controlplane.model.endpoint import Endpoint, Health, Service, ServicePort
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.state.content import StateChanges, StoredObject
 from controlplane.state.store import State
 from tests.state.kept import CANARY, WAIT, fill, objects, ref, secret, secret_ref, stored
