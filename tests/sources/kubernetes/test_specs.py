@@ -68,7 +68,9 @@ def test_documents_arrive_and_follow(cluster: Kubernetes, namespace: str, kubeco
             assert set(sink.objects) == {route_ref(namespace, "a")}
             (written,) = parse_text(valid(namespace, "a"), "spec.yaml", SOURCE)
             (arrived,) = parse_text(sink.objects[route_ref(namespace, "a")].text, "object", SOURCE)
-            assert (arrived.document, arrived.ref) == (written.document, written.ref)
+            assert arrived.document is not None
+            assert written.document is not None
+            assert (arrived.document.spec, arrived.ref) == (written.document.spec, written.ref)
 
             await asyncio.to_thread(cluster.spec, valid(namespace, "b"))
             await sink.until(lambda: route_ref(namespace, "b") in sink.objects)
