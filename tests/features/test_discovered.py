@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -410,3 +411,37 @@ def test_sources_are_shown(shop: Discovered) -> None:
     assert rows["files"][1] == "works"
     assert rows[EU][1:2] + rows[EU][3:7] == ["works", "0", "1", "2", "0"]
     assert rows[US][1] == "failed"
+
+
+@pytest.mark.parametrize("how", ["emptied", "replaced"])
+def test_an_empty_folder_of_specs_is_doubted(tmp_path: Path, how: str) -> None:
+    """A mount that came back empty must not take down every gateway; what comes back is believed."""
+    shop = Discovered(tmp_path / "plane", {"guards": {"hold": "1h"}})
+    try:
+        shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+        shop.write()
+        for number in range(3):
+            other = GATEWAY.replace("name: shop, ", f"name: other-{number}, ").replace(
+                "shop.example.com", f"{number}.example.com"
+            )
+            shop.plane.write(f"{number}.yaml", other % {"port": shop.port, "members": IN_EU, "more": ""})
+        shop.start()
+        with shop.steady() as load:
+            shop.becomes("a")
+            away = tmp_path / "away"
+            if how == "replaced":
+                shop.plane.specs.rename(away)
+                shop.plane.specs.mkdir()
+            else:
+                shutil.copytree(shop.plane.specs, away)
+                for file in list(shop.plane.specs.iterdir()):
+                    file.unlink()
+            shop.plane.source_becomes("files", "the removal is held", heldObjects=4)
+            assert any(one["code"] == "GW0311" for one in shop.plane.json("/v1/problems")["problems"])
+            load.during(50)
+            for file in away.iterdir():
+                shutil.copy(file, shop.plane.specs / file.name)
+            shop.plane.source_becomes("files", "it is there again", heldObjects=0)
+            load.during(20)
+    finally:
+        shop.close()
