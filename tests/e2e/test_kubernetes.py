@@ -98,7 +98,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 @pytest.fixture
 def here(scene: Scene) -> Scene:
     """The scene as it began, entered."""
-    until(lambda: "Unreachable" not in scene.plane.get("/v1/sources")[1], "the cluster can be read")
+    until(lambda: scene.plane.metric('controlplane_source_up{source="kubernetes/one"}') == 1, "the cluster can be read")
     scene.pods(1, 2)
     scene.pods(name="web-2")
     until(lambda: scene.served() == {"pod-1", "pod-2"}, "both pods answer")

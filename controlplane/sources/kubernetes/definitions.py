@@ -61,6 +61,7 @@ class SpecWatch:
                 documents = Documents(source, kind, scope, last_good, sink)
                 reflector = watches.watch(named(plural, scope), collection(_GROUP, scope, plural), documents)
                 documents.ask_again = reflector.list_again
+                documents.ask_release = partial(self._hold, documents, named(plural, scope))
                 documents.ask_definition = partial(self._ask, documents, plural, named(plural, scope))
                 self._documents.append((documents, reflector))
 
@@ -83,9 +84,12 @@ class SpecWatch:
                 documents.flush(time.monotonic())
 
     def _ask(self, documents: Documents, plural: str, name: str) -> None:
-        self._watches.spawn(f"deleted {name}", self._settle(documents, plural, name))
+        self._watches.spawn(f"deleted {name}", self._settle(documents, plural))
 
-    async def _settle(self, documents: Documents, plural: str, name: str) -> None:
+    def _hold(self, documents: Documents, name: str) -> None:
+        self._watches.spawn(f"held {name}", self._release(documents))
+
+    async def _settle(self, documents: Documents, plural: str) -> None:
         """Objects were seen deleted: that counts if the definition of their kind stays."""
         wait = SETTLE_SECONDS
         while seen := documents.doubted:
@@ -98,7 +102,6 @@ class SpecWatch:
                 documents.delete(seen)
             else:
                 documents.hold(seen)
-                self._watches.spawn(f"held {name}", self._release(documents))
             documents.flush(time.monotonic())
 
     async def _release(self, documents: Documents) -> None:

@@ -70,6 +70,8 @@ class Documents:
         """Called when a second list is to say whether objects are gone."""
         self.ask_definition: Callable[[], None] = lambda: None
         """Called when objects were seen deleted: `delete` or `hold` is the answer for those that are `doubted`."""
+        self.ask_release: Callable[[], None] = lambda: None
+        """Called when objects are held: `release` them after a while."""
         self.seen: dict[ObjectRef, Seen] = {}
         """Every object that exists, whether it can be used or not."""
         self._source = source
@@ -103,16 +105,21 @@ class Documents:
 
     def end(self, version: int, *, rewound: bool) -> None:
         """The list is complete. What it lacks is gone when the next one lacks it too."""
+        # Objects that are still the same ones say that their definition was never away: an API server that starts answers
+        # 404 for a moment, too.
+        anew = self.suspicious and not any(
+            self.seen[ref].uid in known.text for ref, known in self._objects.items() if ref in self._listed
+        )
+        self.suspicious = False
         for ref, read in self._read.items():
             self._put(ref, read.text)
         lacking = (self._objects.keys() | self._last_good.keys()) - self._listed - self._held
+        if anew:
+            self._hold(lacking & self._objects.keys())
+            lacking -= self._held
         certain = lacking & self._missing
         self._missing = lacking - certain
-        if certain and self.suspicious:
-            self._hold(certain)
-        else:
-            self._remove(certain)
-        self.suspicious = False
+        self._remove(certain)
         for ref in self.seen.keys() - self._listed:
             del self.seen[ref]
         self._read, self._listed = {}, set()
@@ -175,6 +182,9 @@ class Documents:
             help = "in force for now; put it back, or delete it once the definition is there again"
             said = Diagnostic(Code.REMOVAL_HELD, message, "", help, Severity.WARNING, str(ref), self._place(ref))
             self._say(ref, (said,))
+            self._dirty = True
+        if refs:
+            self.ask_release()
 
     def _remove(self, refs: set[ObjectRef]) -> None:
         for ref in sorted(refs):

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes.access import Access
+from controlplane.sources.kubernetes.client import Trouble
 from controlplane.sources.kubernetes.source import KubernetesSource, Watched
 from controlplane.spec.parse import parse_text
-from tests.sources.kubernetes.rig import SOURCE, watching
+from tests.sources.kubernetes.relay import relayed
+from tests.sources.kubernetes.rig import SOURCE, eventually, watching
 from tests.support.kubernetes import Kubernetes, anything, kubernetes
 
 
@@ -146,6 +149,63 @@ def test_a_definition_that_is_removed_takes_nothing_away(cluster: Kubernetes, na
             await asyncio.to_thread(cluster.delete, "RouteSpec", "b", namespace)
             await sink.until(lambda: route_ref(namespace, "b") not in sink.objects)
             await sink.until(lambda: sink.state == "synced" and not source.kinds[f"routespecs in {namespace}"].trouble)
+
+    asyncio.run(scenario())
+
+
+def test_a_definition_that_was_removed_while_nobody_watched(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    """It is there again, without the objects: none of those that come is one of those that were."""
+
+    async def scenario() -> None:
+        cluster.spec(valid(namespace, "a"))
+        cluster.spec(valid(namespace, "b"))
+        async with relayed(cluster) as relay:
+            cluster.kubeconfig(kubeconfig, server=relay.url)
+            async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, source):
+                health = source.kinds[f"routespecs in {namespace}"]
+
+                async def gone(_: web.Request) -> web.StreamResponse:
+                    return web.Response(status=404)
+
+                relay.answer = gone
+                relay.cut()
+                await asyncio.to_thread(cluster.delete, "CustomResourceDefinition", "routespecs.gatewayspec.dev")
+                await asyncio.to_thread(cluster.define, anything("RouteSpec"))
+                await asyncio.to_thread(cluster.spec, valid(namespace, "b", 7777))
+                await eventually(lambda: health.trouble is Trouble.NOT_FOUND, "it is said")
+                relay.answer = None
+                await sink.until(
+                    lambda: sink.state == "synced" and "7777" in sink.objects[route_ref(namespace, "b")].text
+                )
+                assert set(sink.objects) == {route_ref(namespace, "a"), route_ref(namespace, "b")}
+                assert sink.codes == ["GW0305"]
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_starts_answers_404_and_removals_count_all_the_same(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    async def scenario() -> None:
+        cluster.spec(valid(namespace, "a"))
+        cluster.spec(valid(namespace, "b"))
+        async with relayed(cluster) as relay:
+            cluster.kubeconfig(kubeconfig, server=relay.url)
+            async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, source):
+                health = source.kinds[f"routespecs in {namespace}"]
+
+                async def starting(request: web.Request) -> web.StreamResponse:
+                    return web.Response(status=410 if "watch" in request.query else 404)
+
+                relay.answer = starting
+                relay.cut()
+                await asyncio.to_thread(cluster.delete, "RouteSpec", "a", namespace)
+                await eventually(lambda: health.trouble is Trouble.NOT_FOUND, "it is said")
+                relay.answer = None
+                await sink.until(lambda: set(sink.objects) == {route_ref(namespace, "b")})
+                assert sink.said == {}
 
     asyncio.run(scenario())
 
