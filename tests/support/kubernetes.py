@@ -367,6 +367,15 @@ class Kubernetes:
             path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
             until(lambda path=path: self._is_served(path), f"{path} is served", 60, 0.05)  # type: ignore[misc]
 
+    def undefine(self, kind: str) -> None:
+        """Remove the definition of a custom resource of gatewayspec.dev, and with it every object; wait until it is gone."""
+        name = f"{kind.lower()}s.gatewayspec.dev"
+        self.delete("CustomResourceDefinition", name)
+        until(
+            lambda: not self._is_served(f"{_PATHS['CustomResourceDefinition'][0]}/customresourcedefinitions/{name}"),
+            "gone",
+        )
+
     def _is_served(self, path: str) -> bool:
         try:
             return bool(self.call("GET", path))

@@ -107,6 +107,7 @@ class Reflector:
         self._accept_watch = _METADATA if metadata_only else _JSON
         self._version = ""
         self._highest = 0
+        self._listed_at = -LONGEST_DELAY
         self._again = asyncio.Event()
         self._broken = False
 
@@ -134,6 +135,8 @@ class Reflector:
                 delay = FIRST_DELAY
             except Refused as refused:
                 self._failed(refused)
+                if refused.trouble is Trouble.GONE and time.monotonic() - self._listed_at > LONGEST_DELAY:
+                    continue  # nothing has failed: it is only time for a list, and the last one was long ago
                 delay = FIRST_DELAY if time.monotonic() - began > LONGEST_DELAY else delay
                 await asyncio.sleep(pause(delay, refused.retry_after))
                 delay = min(delay * 2, LONGEST_DELAY)
@@ -148,7 +151,7 @@ class Reflector:
 
     async def _list(self) -> None:
         """Everything, page by page. A token that expires in the middle begins it again, in one piece."""
-        event_time = time.monotonic()
+        event_time = self._listed_at = time.monotonic()
         self._again.clear()
         try:
             version = await self._pages(PAGE)

@@ -137,8 +137,7 @@ def test_a_definition_that_is_removed_takes_nothing_away(cluster: Kubernetes, na
         cluster.spec(valid(namespace, "a"))
         cluster.spec(valid(namespace, "b"))
         async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, source):
-            definition = "routespecs.gatewayspec.dev"
-            await asyncio.to_thread(cluster.delete, "CustomResourceDefinition", definition)
+            await asyncio.to_thread(cluster.undefine, "RouteSpec")
             await sink.until(lambda: len(sink.said) == 2)
             assert set(sink.objects) == {route_ref(namespace, "a"), route_ref(namespace, "b")}
             assert {str(one.code) for said in sink.said.values() for one in said} == {"GW0305"}
@@ -171,7 +170,7 @@ def test_a_definition_that_was_removed_while_nobody_watched(
 
                 relay.answer = gone
                 relay.cut()
-                await asyncio.to_thread(cluster.delete, "CustomResourceDefinition", "routespecs.gatewayspec.dev")
+                await asyncio.to_thread(cluster.undefine, "RouteSpec")
                 await asyncio.to_thread(cluster.define, anything("RouteSpec"))
                 await asyncio.to_thread(cluster.spec, valid(namespace, "b", 7777))
                 await eventually(lambda: health.trouble is Trouble.NOT_FOUND, "it is said")
@@ -215,7 +214,7 @@ def test_what_was_held_goes_in_the_end(cluster: Kubernetes, namespace: str, kube
         cluster.spec(valid(namespace))
         source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), hold_seconds=0.2)
         async with watching(kubeconfig, source=source) as (sink, _):
-            await asyncio.to_thread(cluster.delete, "CustomResourceDefinition", "routespecs.gatewayspec.dev")
+            await asyncio.to_thread(cluster.undefine, "RouteSpec")
             await sink.until(lambda: not sink.objects)
             assert sink.said == {}
 
