@@ -25,6 +25,15 @@ SLICE_SECONDS = 0.004
 """How long compiling may hold the event loop at a time."""
 
 
+TURNS = 4
+"""Turns of the event loop between two slices: what a source reads takes some until it is on its way to proxies."""
+
+
+async def _give_way() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
+
 class CommitLoop:
     """Owns the compiler. Edits of the same key replace each other until they are committed: the newest counts."""
 
@@ -120,7 +129,7 @@ class CommitLoop:
         for edit in edits.values():
             for _ in edit(self.compiler) or (None,):
                 if time.monotonic() > until:
-                    await asyncio.sleep(0)
+                    await _give_way()
                     until = time.monotonic() + SLICE_SECONDS
         steps: Any = self.compiler.commit()
         while True:
@@ -130,5 +139,5 @@ class CommitLoop:
                 commit: Commit = done.value
                 return commit
             if time.monotonic() > until:
-                await asyncio.sleep(0)
+                await _give_way()
                 until = time.monotonic() + SLICE_SECONDS
