@@ -253,3 +253,13 @@ def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None
     gc.set_threshold(*thresholds)
     assert changed >= 100
     assert longest + slowest < 0.02, f"{longest * 1000:.1f} ms until a change may begin, {slowest * 1000:.1f} ms for it"
+
+
+def test_a_source_that_is_not_configured_is_named_with_those_that_are() -> None:
+    compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
+    member = {"kubernetes": {"cluster": "eur", "service": "shop/a", "port": 8080}}
+    compiler.put(OBJECT, document([{"name": "a", "members": [member]}]))
+    (said,) = [one for found in compiler.commit_now().issues.values() for one in found if one.code == "GW0221"]
+    assert said.path == "spec.backends[a].members[0].kubernetes.cluster"
+    assert said.message == 'no cluster "eur" is configured'
+    assert said.help == 'did you mean "eu"?'

@@ -1,0 +1,71 @@
+"""The endpoint lane gathers storms and nothing else, on a clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from controlplane.app.lane import EndpointLane
+from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
+
+
+class _Clock:
+    """A clock that goes when it is told to, and what was put off."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.waiting: list[tuple[float, Callable[[], None]]] = []
+
+    def later(self, delay: float, callback: Callable[[], None]) -> _Clock:
+        self.waiting.append((self.now + delay, callback))
+        return self
+
+    def cancel(self) -> None:
+        """Nobody cancels here."""
+
+    def go(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.waiting and min(self.waiting, key=lambda one: one[0])[0] <= end + 1e-9:
+            self.waiting.sort(key=lambda one: one[0])
+            self.now, callback = self.waiting.pop(0)
+            callback()
+        self.now = end
+
+
+def _lane() -> tuple[EndpointLane, _Clock, list[float]]:
+    clock, published = _Clock(), list[float]()
+
+    def publish(_: Touched, event_time: float) -> None:
+        published.append(event_time)
+
+    endpoints = Endpoints(EndpointTables(None))
+    lane = EndpointLane(endpoints, publish, quiet=0.005, longest=0.1, clock=lambda: clock.now, later=clock.later)
+    return lane, clock, published
+
+
+def test_the_first_change_after_quiet_goes_at_once() -> None:
+    lane, clock, published = _lane()
+    lane.flush(99.0)
+    assert published == [99.0]
+    clock.go(1)
+    lane.flush(100.5)
+    assert published == [99.0, 100.5]
+
+
+def test_a_storm_is_gathered_until_it_pauses() -> None:
+    lane, clock, published = _lane()
+    for _ in range(5):
+        lane.flush(clock.now)
+        clock.go(0.002)
+    assert published == [100.0]
+    clock.go(0.01)
+    assert published == [100.0, 100.002], "the oldest of them counts"
+    clock.go(1)
+    assert len(published) == 2
+
+
+def test_a_storm_without_a_pause_goes_out_all_the_same() -> None:
+    lane, clock, published = _lane()
+    for _ in range(250):
+        lane.flush(clock.now)
+        clock.go(0.002)
+    assert 5 <= len(published) <= 7
