@@ -13,7 +13,21 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.bench import compared, compiling, cpu, dataplane, fanout, floating, load, propagation, validate
+from tests.bench import (
+    compared,
+    compiling,
+    cpu,
+    datacenter,
+    dataplane,
+    endpoints,
+    fanout,
+    floating,
+    load,
+    propagation,
+    routes,
+    status,
+    validate,
+)
 from tests.bench.result import Bench, Plan, Result
 
 BENCHES: Mapping[str, Bench] = {
@@ -27,6 +41,11 @@ BENCHES: Mapping[str, Bench] = {
     "floating": floating.run,
     "fanout": fanout.run,
     "peers": compared.run,
+    "endpoints": endpoints.run,
+    "sync": endpoints.sync,
+    "routes": routes.run,
+    "status": status.run,
+    "consul": datacenter.run,
 }
 OUTPUT = Path("build/bench.json")
 

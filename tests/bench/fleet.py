@@ -27,16 +27,16 @@ static_resources:
                   virtual_hosts:
                     - name: all
                       domains: ["*"]
-                      routes: [{{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: app}}}}}}]
+                      routes: [{{match: {{prefix: /}}, direct_response: {{status: 200, body: {{inline_string: {says}}}}}}}]
                 http_filters:
                   - name: envoy.filters.http.router
                     typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
 """
 
 
-def backend(port: int, folder: Path) -> Envoy:
-    """A backend that answers 200 at once and costs little: Envoy again."""
-    return Envoy(_BACKEND.format(port=port), folder, "backend")
+def backend(port: int, folder: Path, says: str = "app") -> Envoy:
+    """A backend that answers 200 and this at once, and costs little: Envoy again."""
+    return Envoy(_BACKEND.format(port=port, says=says), folder, f"backend-{says}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.request import ProxyHandler, build_opener
 
 from controlplane.bootstrap import bootstrap, render
 from controlplane.cli.envoy import find
@@ -87,12 +88,14 @@ class Process:
 class ControlPlane(Process):
     """`controlplane serve` on free ports, with mutual TLS."""
 
-    def __init__(self, specs: Path, folder: Path) -> None:
+    def __init__(self, specs: Path, folder: Path, *flags: str) -> None:
         self.state = folder / "state"
         command = ["serve", "--specs", str(specs), "--state", str(self.state)]
         ports = ["--xds", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-        super().__init__([sys.executable, "-m", "controlplane", *command, *ports], folder, "controlplane")
-        self.xds: str = self._said("listening")["xds"]
+        super().__init__([sys.executable, "-m", "controlplane", *command, *ports, *flags], folder, "controlplane")
+        listening = self._said("listening")
+        self.xds: str = listening["xds"]
+        self.admin: str = listening["admin"]
 
     def _said(self, event: str) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
@@ -109,6 +112,11 @@ class ControlPlane(Process):
     def ready(self) -> None:
         """Wait for the first complete compile."""
         self._said("ready")
+
+    def asked(self, path: str) -> Any:
+        """A JSON answer of the admin API."""
+        with build_opener(ProxyHandler({})).open(f"{self.admin}{path}", timeout=30) as answer:
+            return json.load(answer)
 
 
 class Envoy(Process):

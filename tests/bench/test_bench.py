@@ -11,10 +11,12 @@ from tests.bench.__main__ import main
 from tests.bench.result import Result, exponent, percentile
 
 _FIELDS = {"bench", "size", "metric", "value", "unit", "goal", "holds"}
+_SERVERS = ("endpoints", "sync", "routes", "status", "consul")
+"""With a real API server or Consul; they say so when there is none."""
 
 
 @pytest.mark.envoy
-@pytest.mark.parametrize("name", ["propagation", "segments", "cpu", "load"])
+@pytest.mark.parametrize("name", ["propagation", "segments", "cpu", "load", *_SERVERS])
 def test_it_runs_with_a_real_envoy(name: str, tmp_path: Path) -> None:
     _runs(name, tmp_path / "bench.json")
 
