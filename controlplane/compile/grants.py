@@ -16,6 +16,7 @@ from controlplane.compile import codes
 from controlplane.compile.placement import covers
 from controlplane.compile.rows import Issue
 from controlplane.graph.engine import Read
+from controlplane.model import regex
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.backend import Backend, Member
 from controlplane.spec.delegation import Delegate
@@ -204,7 +205,7 @@ def within(prefix: str, path: PathMatch) -> bool:
 
 def _regex_literal(pattern: str) -> tuple[str, bool]:
     """The text that every match of a pattern begins with, and whether the pattern is nothing but that text."""
-    if _alternates(pattern):
+    if regex.alternates(pattern):
         return "", False
     found = _REGEX_LITERAL.match(pattern)
     assert found is not None
@@ -212,23 +213,6 @@ def _regex_literal(pattern: str) -> tuple[str, bool]:
     if rest[:1] in {"*", "?", "+", "{"} and literal:
         literal = literal[:-2] if literal[-2:-1] == "\\" else literal[:-1]
     return literal.replace("\\", ""), rest in {"", "$"}
-
-
-def _alternates(pattern: str) -> bool:
-    """Whether a bar stands outside of all groups and classes: then the pattern is several."""
-    depth, in_class, escaped = 0, False, False
-    for character in pattern:
-        if escaped or character == "\\":
-            escaped = not escaped
-        elif in_class:
-            in_class = character != "]"
-        elif character == "[":
-            in_class = True
-        elif character == "|" and depth == 0:
-            return True
-        else:
-            depth += (character == "(") - (character == ")")
-    return False
 
 
 def refusals_of_backend(

@@ -43,6 +43,13 @@ def check(text: str) -> int:
     return reader.groups
 
 
+def alternates(text: str) -> bool:
+    """Whether a pattern that `check` takes is several: a bar stands outside of all groups and classes."""
+    reader = _Reader(text)
+    reader.alternatives(0)
+    return reader.several
+
+
 class _Reader:
     """Reads a pattern once, from left to right; each method returns the size of what it read."""
 
@@ -50,6 +57,7 @@ class _Reader:
         self.text = text
         self.at = 0
         self.groups = 0
+        self.several = False
         self._names: set[str] = set()
         self._folds = False
         self._repeat = 1  # the largest product of nested repetitions in what was read last
@@ -76,6 +84,7 @@ class _Reader:
             raise self.error(f"more than {MAX_DEPTH} nested groups")
         size, repeat = self._sequence(depth), self._repeat
         while self._take("|"):
+            self.several |= depth == 0
             size += 1 + self._sequence(depth)
             repeat = max(repeat, self._repeat)
         self._repeat = repeat
