@@ -95,8 +95,7 @@ class Fleet:
         if (view := self._selected.get(key)) is None:
             if len(self._selected) > CACHED:
                 self._selected.clear()
-            found = (name for name, labels in self._selectors.items() if _matches(labels, proven))
-            view = self._selected[key] = tuple(sorted(found))
+            view = self._selected[key] = _selected(self._selectors, proven)
         if said and said != proven:
             view = tuple(name for name in view if _matches(self._selectors[name], said))
         return view
@@ -107,6 +106,12 @@ class Fleet:
             self._selectors = dict(selectors)
             self._selected.clear()
         self._compiled = compiled
+
+    def wanted(self, selectors: Mapping[GatewayName, Labels]) -> set[tuple[View, Family]]:
+        """The views that the nodes of now would have with other gateways."""
+        families = {family for _, family in self._compiled}
+        views = {_selected(selectors, dict(proven)) for proven in self._selected}
+        return {(view, family) for view in views if view for family in families}
 
     def _labels(self, node: Node, peer: Peer) -> Mapping[str, str]:
         if self._trust is None:
@@ -216,6 +221,10 @@ class Fleet:
 def _label(type_url: str) -> str:
     """What metrics may be labelled with: clients can ask for types that nobody knows, and for ever new ones."""
     return type_url if types.is_known(type_url) else "other"
+
+
+def _selected(selectors: Mapping[GatewayName, Labels], labels: Mapping[str, str]) -> View:
+    return tuple(sorted(name for name, selector in selectors.items() if _matches(selector, labels)))
 
 
 def _matches(selector: Labels, labels: Mapping[str, str]) -> bool:

@@ -20,7 +20,7 @@ import structlog
 
 from controlplane.admin.server import application, listen
 from controlplane.app.addresses import Addresses
-from controlplane.app.fleet import Fleet
+from controlplane.app.fleet import Fleet, Labels
 from controlplane.app.intake import Intake
 from controlplane.app.lane import EndpointLane
 from controlplane.app.listening import obstacle, reason
@@ -111,6 +111,7 @@ class ControlPlane:
             trust=self._trust,
             demand=self._demand,
         )
+        self._compiler.wanted = lambda: self._fleet.wanted(self._selectors())
         self._fleet.near = lambda gateways, node, family: self._lane.near(
             gateways, Locality(node.locality.region, node.locality.zone), family
         )
@@ -285,8 +286,7 @@ class ControlPlane:
         sequence = self._store.publish(commit.publication)
         tables = self._compiler.tables
         if commit.fleet_changed:
-            selectors = {gateway: row.labels for gateway, row in tables.gateways.rows.items()}
-            self._fleet.select(selectors, set(self._compiler.views()))
+            self._fleet.select(self._selectors(), set(self._compiler.views()))
         gone = [key for key in commit.requirements if key not in tables.requirements.rows]
         if self._fleet.ready and (gone or sequence != before):
             self._fleet.published(sequence, event_time, (lambda: self._release(gone)) if gone else None)
@@ -306,6 +306,9 @@ class ControlPlane:
         if commit.publication:
             changed = sum(map(len, commit.publication.values()))
             log.info("published", sequence=sequence, resources=changed, build_ms=round(build_seconds * 1000, 2))
+
+    def _selectors(self) -> dict[GatewayName, Labels]:
+        return {gateway: row.labels for gateway, row in self._compiler.tables.gateways.rows.items()}
 
     def _endpoints_changed(self, touched: Touched, event_time: float) -> None:
         """What the endpoint lane changed goes out at once."""

@@ -6,7 +6,7 @@ commits, and gathers what changed by part of a snapshot. `app` and the offline c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +53,9 @@ class Compiler:
     objects: dict[ObjectRef, Mapping[RowKey, Row]] = field(default_factory=dict)
     grpc: Followed | None = None
     """What gRPC nodes get; None while none has asked."""
+    wanted: Callable[[], Iterable[tuple[View, Family]]] = tuple
+    """The views that nodes have now that the gateways are others: compiled in the commit that changes them, so that what
+    a node loses and what it gains are one publication."""
 
     def put(self, ref: ObjectRef, rows: Mapping[RowKey, Row]) -> None:
         """The object as it is now."""
@@ -127,8 +130,14 @@ class Compiler:
 
         Endpoints may be committed at every step: they concern the pools that are taken over already.
         """
-        changes = yield from self.tables.graph.commit()
-        noted = issues_of(self.tables.graph)
+        graph = self.tables.graph
+        changes = yield from graph.commit()
+        noted = issues_of(graph)
+        if self.tables.gateways.name in changes and (missing := set(self.wanted()).difference(self.views())):
+            for view, family in sorted(missing):
+                self.add_view(view, family)
+            changes = _merged(changes, (yield from graph.commit()))
+            noted |= issues_of(graph)
         touched = _touched(self.tables.resources, changes)
         fleet_changed = self.tables.gateways.name in changes or self.tables.views.name in changes
         if self.grpc is not None:
@@ -205,6 +214,16 @@ class Compiler:
             resource = next((row for row in rows if row is not None), None)
             publication.setdefault(key.part, []).append((key.type_url, key.name, resource))
         return publication
+
+
+def _merged(first: Changes, second: Changes) -> Changes:
+    """The changes of two commits as if they were one."""
+    changes = {name: dict(rows) for name, rows in first.items()}
+    for name, rows in second.items():
+        before = changes.setdefault(name, {})
+        for key, (former, row) in rows.items():
+            before[key] = (before[key][0] if key in before else former, row)
+    return changes
 
 
 def _touched(tables: Iterable[Any], changes: Changes) -> dict[ResourceKey, None]:

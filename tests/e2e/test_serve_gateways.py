@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.plane import Plane, answers, ask, forward, gateway, respond
+from tests.support.client import Connection
+from tests.support.load import Load
 from tests.support.ports import free_port
 from tests.support.waiting import until
 
@@ -41,6 +43,29 @@ def test_gateways_share_a_port_and_a_host_belongs_to_the_first(plane: Plane) -> 
     plane.write(first, file="a.yaml")
     until(lambda: answers(port, "aa", host="x.example"), "the incumbent is back")
     assert answers(port, "own", host="b.example")
+
+
+def test_a_host_goes_to_another_gateway_and_back_without_a_refused_request(plane: Plane) -> None:
+    """The proxy's set of gateways changes each time: what it loses and what it gains are one publication."""
+    port = free_port()
+    first, second = (
+        gateway(name, port=port, routes=[respond("main", "/", name, ["x.example"])]) for name in ("aa", "bb")
+    )
+    plane.write(second, file="b.yaml")
+    plane.start().ready()
+    plane.envoy().ready()
+    until(lambda: answers(port, "bb", host="x.example"), "the proxy answers")
+
+    def asked(connection: Connection) -> None:
+        assert connection.request("/", "x.example").status == 200
+
+    with Load(lambda: Connection(port), asked) as load:
+        for _ in range(5):
+            plane.write(first, file="a.yaml")
+            until(lambda: answers(port, "aa", host="x.example"), "the challenger yields")
+            (plane.specs / "a.yaml").unlink()
+            until(lambda: answers(port, "bb", host="x.example"), "the challenger has it again")
+    assert load.failures == []
 
 
 @pytest.mark.parametrize(
