@@ -46,8 +46,9 @@ class Limits:
     """Responses without an ACK whose nonces are remembered, for each type."""
     streams: int = 10_000
     """Streams that the server holds; further ones are refused."""
-    identity_streams: int = 32
-    """Streams of one certificate or node: one, or one a type, twice while it restarts, with room to spare."""
+    identity_streams: int = 1_024
+    """Streams of one certificate or node. A proxy has one, or one a type, and twice that while it restarts; a fleet may
+    share an identity. Of all streams it is a tenth: nobody is kept out by one."""
     openings_burst: int = 3_000
     openings_per_second: float = 300.0
     """A fleet may come at once; what comes again and again is slowed down."""

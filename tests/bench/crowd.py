@@ -142,11 +142,11 @@ class _Crowd:
         else:
             channel = grpc.aio.insecure_channel(target, options)
         client = _Client(channel, channel.stream_stream(METHOD)())
-        client.task = asyncio.create_task(self._talk(client, request))
+        client.task = asyncio.create_task(self._talk(client, request, f"n{len(self._clients)}"))
         self._clients.append(client)
 
-    async def _talk(self, client: _Client, request: bytes) -> None:
-        node = discovery_pb2.DeltaDiscoveryRequest(node={"id": f"n{len(self._clients)}"}).SerializeToString()
+    async def _talk(self, client: _Client, request: bytes, node_id: str) -> None:
+        node = discovery_pb2.DeltaDiscoveryRequest(node={"id": node_id}).SerializeToString()
         await client.call.write(node + request)
         while (data := await client.call.read()) is not grpc.aio.EOF:
             client.bytes += len(data)
