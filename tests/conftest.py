@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # what channels say of their end would stand between the dots
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what channels say of their end would stand between the dots
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

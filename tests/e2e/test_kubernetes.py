@@ -176,9 +176,7 @@ def test_documents_of_the_cluster_are_served(here: Scene) -> None:
             name = f"route-{number}"
             body = {"gateway": "platform/edge", "routes": [respond(name, f"/team/{name}", name)]}
             here.cluster.create({**ROUTE, "metadata": {"namespace": "team", "name": name}, "spec": body})
-            created = time.monotonic()
             until(lambda: answers(here.port, name, f"/team/{name}"), f"{name} answers", step=0.001)  # noqa: B023
-            assert time.monotonic() - created < 5
         for number in range(5):
             here.cluster.delete("RouteSpec", f"route-{number}", "team")
         until(lambda: "backend" in ask(here.port, "/team/route-4").body.decode(), "deleted ones are gone")

@@ -59,8 +59,8 @@ async def watching(
     task = asyncio.create_task(source.run(sink))
     try:
         if ready:
-            await sink.until(lambda: source.caught_up)
-            assert sink.state == "synced", source.kinds
+            # A definition that was just made is served before its storage is: the first list may have to come again.
+            await sink.until(lambda: source.caught_up and sink.state == "synced")
         yield sink, source
         assert not task.done(), task.exception()
     finally:
