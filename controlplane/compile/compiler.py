@@ -16,6 +16,8 @@ from controlplane.compile.pipeline import Tables
 from controlplane.compile.proxyless.tables import Followed
 from controlplane.compile.rows import Issue, ResourceKey
 from controlplane.errors import Diagnostic, InvalidInput, Severity
+from controlplane.filters.jwt import compile as jwt
+from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.graph.engine import Changes, Graph
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
@@ -119,11 +121,29 @@ class Compiler:
 
     def keep_requirement(self, gateway: GatewayName, requirement: str, *, keep: bool) -> None:
         """Keep a JWT requirement in the filter while routes on some proxy may still name it."""
-        table, key = self.tables.kept_requirements, (gateway, requirement)
+        tables, key = self.tables, (gateway, requirement)
         if keep:
-            self.tables.graph.set(table, key, True)
-        else:
-            self.tables.graph.delete(table, key)
+            tables.graph.set(tables.kept_requirements, key, True)
+            return
+        tables.graph.delete(tables.kept_requirements, key)
+        for name in [name for name in tables.kept_providers.rows if not self._named_by_kept(name)]:
+            tables.graph.delete(tables.kept_providers, name)
+        if all(other != gateway for other, _ in tables.kept_requirements.rows):
+            tables.graph.delete(tables.kept_gateways, gateway)
+
+    def _named_by_kept(self, provider: str) -> bool:
+        return any(provider in jwt.providers_of(name) for _, name in self.tables.kept_requirements.rows)
+
+    def _keep_provider(self, element: ElementKey) -> None:
+        """A provider is about to go: routes on some proxy may still need it."""
+        tables = self.tables
+        row, state = tables.providers.rows.get(element), tables.provider_states.rows.get(element)
+        if row is None or state is None or state.problem is not None:
+            return
+        assert isinstance(row.part, JwtProvider)
+        name = jwt.provider_name(row.gateway, row.part.name)
+        if self._named_by_kept(name):
+            tables.graph.set(tables.kept_providers, name, (row.part, state.key_set))
 
     def commit(self) -> Generator[None, None, Commit]:
         """Sweep, yielding between rows; returns what changed, load assignments included.
@@ -185,6 +205,7 @@ class Compiler:
         if isinstance(row, GatewayRow):
             gateway = GatewayName(element.object.full_name)
             self.tables.graph.set(self.tables.gateways, gateway, row)
+            self.tables.graph.delete(self.tables.kept_gateways, gateway)
             self.add_view((gateway,))
         else:
             self.tables.graph.set(self.tables.input(kind), element, row)
@@ -193,10 +214,15 @@ class Compiler:
         kind, element = key
         if kind is Kind.GATEWAY:
             gateway = GatewayName(element.object.full_name)
+            row = self.tables.gateways.rows.get(gateway)
+            if row is not None and any(other == gateway for other, _ in self.tables.kept_requirements.rows):
+                self.tables.graph.set(self.tables.kept_gateways, gateway, row.labels)
             self.tables.graph.delete(self.tables.gateways, gateway)
             for view in [view for view in self.tables.views.rows if gateway in view]:
                 self.tables.graph.delete(self.tables.views, view)
         else:
+            if kind is Kind.PROVIDER:
+                self._keep_provider(element)
             self.tables.graph.delete(self.tables.input(kind), element)
 
     def _resources(self) -> tuple[Any, ...]:

@@ -82,7 +82,7 @@ def wildcard_of_claim(scope: Scope, claim: Claim) -> Iterator[GatewayName]:
         yield scope[0]
 
 
-def _excluded(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[str, str], ...]) -> bool:
+def excluded(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[str, str], ...]) -> bool:
     """Whether no node can carry the labels of both selectors."""
     other = dict(theirs)
     return any(other.get(key, value) != value for key, value in ours)
@@ -97,7 +97,7 @@ def claims(
     rows = ((gateway, read.get(tables.gateways, gateway)) for gateway in {key.gateway for key, _ in hosts})
     for _, gateway, row in sorted((row.claim, gateway, row) for gateway, row in rows if row is not None):
         own = [key for key, _ in hosts if key.gateway == gateway]
-        incumbent = next((name for name, labels in winners if not _excluded(labels, row.labels)), None)
+        incumbent = next((name for name, labels in winners if not excluded(labels, row.labels)), None)
         if incumbent is not None:
             yield (gateway, group, host), Claim(incumbent, "", redirect=False)
             continue

@@ -32,6 +32,7 @@ from controlplane.compile.rows import (
     Settings,
     ShardKey,
 )
+from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.graph.engine import Derived, Graph, Grouped, Index, Input
 from controlplane.model.endpoint import Service
@@ -39,6 +40,9 @@ from controlplane.model.secret import Secret
 from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, SecretRef, ServiceRef, View
 from controlplane.resources import Resource
 from controlplane.spec.rows import Element, GatewayRow, Kind
+
+Labels = tuple[tuple[str, str], ...]
+"""A selector."""
 
 Named = Index[ElementKey, Element, tuple[GatewayName, str]]
 
@@ -69,6 +73,9 @@ class Tables:
         self.views: Input[View, bool] = Input("views")
         # What history adds: requirements that routes on some proxy may still name. (decisions.md 1)
         self.kept_requirements: Input[tuple[GatewayName, str], bool] = Input("kept_requirements")
+        # The providers of these that are in no spec any more, by full name, and the selectors of gateways that are gone.
+        self.kept_providers: Input[str, tuple[JwtProvider, str | None]] = Input("kept_providers")
+        self.kept_gateways: Input[GatewayName, Labels] = Input("kept_gateways")
 
         self.listeners_by_name = _by_name("listeners", self.listeners)
         self.backends_by_name = _by_name("backends", self.backends)
@@ -84,6 +91,7 @@ class Tables:
             lambda key, element: [element.gateway] if key.object.kind == GATEWAY_KIND else [],
         )
         self.kept_by_gateway = Index("kept by gateway", self.kept_requirements, lambda key, _: [key[0]])
+        self.gone_gateways = Index("gone gateways", self.kept_gateways, lambda _, __: [True])
 
         # What is derived from one row, without the parts that change for other reasons.
         self.settings: Derived[Any, Any, GatewayName, Settings] = Derived(

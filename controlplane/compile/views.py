@@ -9,7 +9,7 @@ from envoy.config.core.v3 import extension_pb2
 
 from controlplane.compile import codes
 from controlplane.compile.checks import checked
-from controlplane.compile.hosts import wildcards
+from controlplane.compile.hosts import excluded, wildcards
 from controlplane.compile.listener import FilterChain, listener
 from controlplane.compile.rows import Chain, Issue, ResourceKey
 from controlplane.compile.xds_types import EXTENSION, LISTENER
@@ -198,20 +198,34 @@ def _extension(view: View, name: str, config: Any) -> tuple[ResourceKey, Resourc
 def _jwt(read: Read, tables: Tables, view: View) -> Any:
     providers: dict[str, Any] = {}
     requirements: set[str] = set()
+    declared: set[str] = set()
     for gateway in view:
         for key, element in read.find(tables.providers_by_gateway, gateway):
             state = read.get(tables.provider_states, key)
             assert isinstance(element.part, JwtProvider)
+            name = jwt.provider_name(gateway, element.part.name)
+            declared.add(name)
             if state is not None and state.problem is None:
                 cluster = jwks_cluster_name(gateway, element.part.name)
-                name = jwt.provider_name(gateway, element.part.name)
                 providers[name] = jwt.provider(element.part, state.key_set, cluster)
         for (_, requirement), _ in read.find(tables.requirements_by_gateway, gateway):
             requirements.add(requirement)
+    for gateway in (*view, *_gone(read, tables, view)):
         for (_, requirement), _ in read.find(tables.kept_by_gateway, gateway):
             requirements.add(requirement)
+            for name in jwt.providers_of(requirement):
+                # One whose keys are lost is declared, and stays closed.
+                if name not in declared and (kept := read.get(tables.kept_providers, name)) is not None:
+                    providers[name] = jwt.provider(*kept, jwks_cluster_name(gateway, kept[0].name))
     possible = [name for name in requirements if all(part in providers for part in jwt.providers_of(name))]
     return jwt.filter_config(providers, sorted(possible))
+
+
+def _gone(read: Read, tables: Tables, view: View) -> list[GatewayName]:
+    """Gateways that are gone, and that nodes of this view may have had until now."""
+    ours = [row.labels for row in (read.get(tables.gateways, gateway) for gateway in view) if row is not None]
+    gone = read.find(tables.gone_gateways, True)
+    return [gateway for gateway, labels in gone if not any(excluded(labels, own) for own in ours)]
 
 
 def _listener_limits(

@@ -308,6 +308,22 @@ def test_streams_survive_a_new_provider_and_rotated_keys(live: Live, backends: B
         assert not http2.going_away
 
 
+def test_a_provider_and_a_gateway_are_renamed_without_a_refused_request(live: Live) -> None:
+    """Routes and filter are two resources: the filter knows what routes name, until no proxy has those routes."""
+    authorization = f"Bearer {token()}"
+
+    def asked(connection: Connection) -> None:
+        answer = connection.request("/members", "steady.example.com", headers={"authorization": authorization})
+        assert answer.status == 200, answer
+
+    with Load(lambda: Connection(live.ports["http"]), asked) as load:
+        for number in range(6):
+            live.save(("name: corp,", f"name: corp{number},"), ("{jwt: corp}", f"{{jwt: corp{number}}}"))
+            load.during(40)
+            live.save((" shop,", f" shop{number},"))
+            load.during(40)
+
+
 def test_a_broken_save_changes_nothing_and_says_why(live: Live) -> None:
     published = live.plane.log().count('"published"')
     with steady(live) as load:
