@@ -29,6 +29,12 @@ MOVE_SECONDS = 0.1
 """An EndpointSlice that only loses endpoints in good health may be the first half of a move to another slice: so long
 they stay, unless they come back. Pods that end in order say so first (`terminating`), and are not held."""
 
+PUSH_SECONDS = 50e-6
+"""For each endpoint of a service, the least time between two pushes of it: those of ten thousand, which take some tenths
+of a second to work out and to send, are half a second apart, and hold up nobody else while they flap (faults F39, F41).
+The first change after quiet goes out at once."""
+LONGEST_PUSH_SECONDS = 0.5
+
 Key = tuple[str, str]
 """Namespace and name of a service."""
 
@@ -71,6 +77,10 @@ class Known:
     """What is still to be read a second time."""
     leaving: dict[str, tuple[Endpoint, float]] = field(default_factory=dict)
     """Endpoints that may come back in another slice, by address, and until when they stay."""
+    not_before: float = 0.0
+    """When it may be pushed again."""
+    waits: float | None = None
+    """When what waits for that was noticed; None when nothing does."""
 
 
 class Catalog:
@@ -207,14 +217,37 @@ class Catalog:
     # -- what is pushed ------------------------------------------------------------------------------------------
 
     def flush(self, event_time: float) -> bool:
-        """Push what has changed; whether anything was."""
+        """Push what has changed, unless it was pushed a moment ago; whether anything was."""
         if not self._dirty:
             return False
         dirty, self._dirty = self._dirty, {}
-        pushed = [self._push(key, known) for key in dirty if (known := self.known.get(key)) is not None]
-        if any(pushed):
+        pushed, now = False, time.monotonic()
+        for key in dirty:
+            if (known := self.known.get(key)) is None or self._put_off(key, known, event_time, now):
+                continue
+            if self._push(key, known):
+                pushed = True
+                many = len(known.said.endpoints) if isinstance(known.said, Service) else 0
+                known.not_before = now + min(PUSH_SECONDS * many, LONGEST_PUSH_SECONDS)
+        if pushed:
             self.sink.flush(event_time)
-        return any(pushed)
+        return pushed
+
+    def _put_off(self, key: Key, known: Known, event_time: float, now: float) -> bool:
+        """Whether it is too early for another push of this service, which then comes when it is time."""
+        if now >= known.not_before:
+            return False
+        if known.waits is None:
+            known.waits = event_time
+            asyncio.get_running_loop().call_later(known.not_before - now, self._due, key, known)
+        return True
+
+    def _due(self, key: Key, known: Known) -> None:
+        """It is time for what was put off."""
+        event_time, known.waits, known.not_before = known.waits, None, 0.0
+        if self.known.get(key) is known and event_time is not None:
+            self._dirty[key] = None
+            self.flush(event_time)
 
     def _push(self, key: Key, known: Known) -> bool:
         if known.unread:
