@@ -1,0 +1,229 @@
+"""Faults of clouds, seen from the requests of a backend that has members in four of them: none may fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import yaml
+
+from tests.e2e.clouds import CRDS, EU, PORT, SHOP, TEAM, US, Clouds, clouds
+from tests.e2e.plane import answers, respond
+from tests.support.client import Connection
+from tests.support.load import Load
+from tests.support.load import answers as always
+from tests.support.relay import Pace
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.envoy
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clouds]:
+    with clouds(tmp_path_factory.mktemp("clouds")) as found:
+        yield found
+
+
+@pytest.fixture
+def here(places: Clouds) -> Clouds:
+    places.healthy()
+    return places
+
+
+def test_one_place_after_the_other_and_back(here: Clouds) -> None:
+    """By health, by existence, by a check; the last level is a name that Envoy resolves."""
+    with here.load(SHOP) as load:
+        here.pods("eu", others=["eu-1", "eu-2"])
+        here.becomes("us-1", "us-2")
+        load.during(50)
+        here.pods("us", others=["us-1", "us-2"])
+        here.becomes("dc-1")
+        load.during(50)
+        here.consul.check("web", "dc-1", "critical")
+        here.becomes("dns")
+        load.during(50)
+        here.consul.check("web", "dc-1", "passing")
+        here.becomes("dc-1")
+        load.during(50)
+        here.pods("us", "us-1", "us-2")
+        here.becomes("us-1", "us-2")
+        load.during(50)
+        here.pods("eu", "eu-1", "eu-2")
+        here.becomes("eu-1", "eu-2")
+
+
+def test_endpoints_that_die_while_nobody_can_say_so(here: Clouds) -> None:
+    """A whole cloud is gone, pods and API server: what was known of it stays, and Envoy goes on to the next level."""
+    with here.load() as load:
+        here.eu.kill()
+        here.close("eu-1", "eu-2")
+        here.becomes("us-1", "us-2")
+        until(lambda: not here.up("kubernetes/eu"), "it is said")
+        load.during(100)
+        assert here.source("kubernetes/eu")["endpoints"] == 2
+        here.open("eu-1", "eu-2")
+        here.eu.start()
+        here.becomes("eu-1", "eu-2")
+
+
+def test_equal_names_are_different_services(here: Clouds) -> None:
+    with here.load(US) as load:
+        here.pods("eu", "eu-2")
+        here.becomes("eu-2", host=EU)
+        assert here.served(US) == {"us-1", "us-2"}
+        here.eu.delete("Service", "web", "shop")
+        here.eu.delete("EndpointSlice", "web-1", "shop")
+        here.becomes("503", host=EU)
+        here.becomes("us-1", "us-2")
+        load.during(50)
+
+
+def test_a_namespace_that_is_deleted_and_made_again(here: Clouds) -> None:
+    """Explicit deletions of a cluster that works are believed at once, however many; the next level has them all."""
+    with here.load() as load:
+        for kind in ("EndpointSlice", "Service"):
+            here.eu.delete_all(kind, "shop")
+        here.becomes("us-1", "us-2")
+        load.during(50)
+        here.eu.service("shop", "web")
+        here.pods("eu", "eu-1", "eu-2")  # other objects of the same names, with uids of their own
+        here.becomes("eu-1", "eu-2")
+
+
+def test_the_definition_of_specs_is_removed_and_made_again(here: Clouds) -> None:
+    """With it all its objects are gone at once. They stay in force until they are back, and then are what they are."""
+    route = {"apiVersion": "gatewayspec.dev/v1alpha1", "kind": "RouteSpec"}
+
+    def write(*names: str) -> None:
+        for name in names:
+            body = {"gateway": "platform/edge", "routes": [respond(name, f"/{name}", name, [TEAM])]}
+            here.eu.create({**route, "metadata": {"namespace": "team", "name": name}, "spec": body})
+
+    def answered(name: str) -> bool:
+        return answers(here.port, name, f"/{name}", host=TEAM)
+
+    write("a", "b")
+    until(lambda: answered("a") and answered("b"), "both answer")
+    with here.load() as load, Load(lambda: Connection(here.port), always("/a", TEAM), always("/b", TEAM)) as team:
+        here.eu.delete("CustomResourceDefinition", "routespecs.gatewayspec.dev")
+        here.plane.problem(lambda one: one["code"] == "GW0305", "it is said")
+        team.during(50)
+        here.eu.define(*(yaml.safe_load(file.read_text()) for file in CRDS.glob("*routespecs*")))
+        write("a", "b", "c")
+        until(lambda: answered("c"), "it goes on")
+        load.during(50)
+    here.eu.delete("RouteSpec", "a", "team")
+    until(lambda: answers(here.port, path="/a", status=404, host=TEAM), "a single deletion counts")
+    for name in "bc":
+        here.eu.delete("RouteSpec", name, "team")
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_server_that_dies_again_and_again_causes_no_push(here: Clouds, times: int) -> None:
+    """F25: as long as nothing has changed, proxies are told nothing."""
+    with here.load() as load:
+        pushes = here.settled()
+        for _ in range(times):
+            here.eu.kill()
+            until(lambda: not here.up("kubernetes/eu"), "it is said")
+            load.during(20)
+            here.eu.start()
+            until(lambda: here.up("kubernetes/eu"), "it is read again", 15)
+        assert here.pushes() == pushes
+        here.pods("eu", "eu-1")
+        here.becomes("eu-1")
+
+
+@pytest.mark.parametrize("pace", [Pace(5.0), Pace(1.0, 1)], ids=["5 s late", "1 byte/s"])
+def test_a_slow_source_holds_up_no_other(here: Clouds, pace: Pace) -> None:
+    """F41: changes of another cluster, and of Consul, take as long as before."""
+
+    with here.load(SHOP):
+        before = here.changing(8)
+        here.relay.slow_down(pace)
+        slow = here.changing(8)
+        here.consul.check("web", "dc-1", "warning")
+    assert slow < 3 * before + 0.1, (before, slow)
+
+
+def test_a_certificate_of_the_server_that_has_expired(here: Clouds) -> None:
+    with here.load() as load:
+        pushes = here.settled()
+        here.eu.kill()
+        here.eu.certify(here.eu.authority.leaf("127.0.0.1", "localhost", life=timedelta(hours=-1)))
+        here.eu.launch()
+        until(lambda: "expired" in (here.source("kubernetes/eu")["failure"] or ""), "it is said")
+        load.during(50)
+        here.eu.kill()
+        here.eu.certify()
+        here.eu.start()
+        until(lambda: here.up("kubernetes/eu"), "it is read again")
+        assert here.pushes() == pushes
+
+
+def test_the_control_plane_starts_while_a_place_is_gone(here: Clouds) -> None:
+    """What it has stored of that place counts; the others are read; then the place comes back, and is believed."""
+    here.pods("eu", "eu-2")
+    here.becomes("eu-2")
+    here.plane.kept()
+    with here.load() as load:
+        here.eu.kill()
+        here.plane.kill()
+        here.pods("us", "us-2")
+        here.plane.start().ready(60)
+        here.becomes("us-2", host=US)
+        assert here.served() == {"eu-2"}
+        assert here.source("kubernetes/eu")["endpoints"] == 1
+        load.during(50)
+        here.eu.start()
+        here.pods("eu", "eu-1", "eu-2")
+        here.becomes("eu-1", "eu-2")
+
+
+@pytest.mark.parametrize("size", [2_000, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_a_service_that_flaps_holds_up_no_other(here: Clouds, size: int) -> None:
+    """F39: half of so many endpoints come and go all the time, in slices of a hundred, as fast as they can be written."""
+    addresses = [f"10.201.{number // 250}.{number % 250 + 1}" for number in range(size)]
+
+    def write(number: int, *, all_of_it: bool) -> None:
+        listed = addresses[number * 100 : (number + 1) * 100]
+        here.eu.slice("many", f"crowd-{number}", "crowd", listed if all_of_it else listed[::2], {"http": PORT})
+
+    here.eu.service("many", "crowd")
+    for number in range(size // 100):
+        write(number, all_of_it=True)
+    here.plane.write(here.gateway(crowd=True))
+    until(lambda: here.source("kubernetes/eu")["endpoints"] == size + 2, "all of them are known", 60)
+    before = here.changing(8)
+
+    stop, written = threading.Event(), 0
+
+    def flap() -> None:
+        nonlocal written
+        while not stop.is_set():
+            write(written % (size // 100), all_of_it=bool(written // (size // 100) % 2))
+            written += 1
+
+    flapping = threading.Thread(target=flap)
+    with here.load():
+        flapping.start()
+        try:
+            began, pushes, used = time.monotonic(), here.eds(), here.cpu_seconds()
+            until(lambda: written >= 300, "much has happened", 60)
+            lasted, pushed, used = time.monotonic() - began, here.eds() - pushes, here.cpu_seconds() - used
+            during = here.changing(8)
+        finally:
+            stop.set()
+            flapping.join()
+    print(
+        f"{size} endpoints, {written} writes: {pushed / lasted:.1f} pushes/s, {used / lasted:.0%} of a core; "
+        f"another service: {before * 1e3:.1f} ms before, {during * 1e3:.1f} ms meanwhile"
+    )
+    here.plane.write(here.gateway())
+    here.eu.delete_all("EndpointSlice", "many")
+    assert pushed <= 1 + lasted * 20_000 / size
+    assert used / lasted < 0.8
+    assert during < 3 * before + 0.2, (before, during)
