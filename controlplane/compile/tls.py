@@ -87,7 +87,7 @@ def upstream(backend: Backend, namespace: tuple[str, str]) -> Any:
             for kind, matcher in _san_matchers(name)
         ]
     )
-    common = tls_pb2.CommonTlsContext(tls_params=parameters("1.2"))
+    common = tls_pb2.CommonTlsContext(tls_params=parameters("1.2"), alpn_protocols=spec.alpn)
     if spec.ca is not None:
         trust = SecretRef(*namespace, spec.ca.secret_ref)
         common.combined_validation_context.CopyFrom(

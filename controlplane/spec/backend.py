@@ -23,14 +23,22 @@ class BackendProtocol(StrEnum):
     GRPC = "GRPC"
 
 
+Alpn = Annotated[str, Field(pattern=r"^[!-~]{1,255}$", examples=["istio"])]
+"""The name of a protocol in a TLS handshake."""
+
+
 class BackendTls(Written):
-    """TLS to the backend. Its certificate is always verified: chain and name."""
+    """TLS to the backend. Its certificate is always verified: chain and name.
+
+    `alpn`: what is offered instead of the protocol that the backend speaks; which that is remains with `protocol`.
+    """
 
     mode: Literal["simple", "mutual"] = "simple"
     sni: Host | None = None
     ca: SecretKey | None = None
     client_certificate: SecretName | None = None
     san_match: tuple[NotEmpty, ...] = ()
+    alpn: Annotated[tuple[Alpn, ...], Field(max_length=8)] = ()
 
     @model_validator(mode="after")
     def _mutual_has_a_certificate(self) -> BackendTls:

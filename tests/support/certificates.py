@@ -55,7 +55,7 @@ class Authority:
     def leaf(
         self, *hosts: str, client: bool = False, groups: Sequence[str] = (), life: timedelta = timedelta(days=1)
     ) -> Pair:
-        """A certificate for these names (or addresses), for servers unless for a client; `groups` are organisations."""
+        """A certificate for these names (or addresses, or URIs), for servers unless for a client; `groups` are organisations."""
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         certificate = (
@@ -93,6 +93,8 @@ def _name(text: str, organisations: Sequence[str] = ()) -> x509.Name:
 
 
 def _general_name(host: str) -> x509.GeneralName:
+    if "://" in host:
+        return x509.UniformResourceIdentifier(host)
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
