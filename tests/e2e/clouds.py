@@ -114,7 +114,8 @@ class Clouds:
             routes=routes,
             backends=backends,
             delegates=delegates,
-            defaults={"retry": {"attempts": 3}},  # what becomes of connections to pods that die, before anybody knows
+            # For pods that die before anybody knows; all requests here are safe to repeat.
+            defaults={"retry": {"attempts": 3, "when": ["connect-failure", "refused-stream", "reset"]}},
         )
 
     # -- what happens in the places --------------------------------------------------------------------------------
