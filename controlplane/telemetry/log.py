@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import Processor
@@ -76,6 +77,24 @@ def _redact_traceback(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutab
     return event
 
 
+class _Lossy:
+    """A stream that loses what cannot be written: whoever logs goes on.
+
+    On a full disk, and into a pipe that nobody reads any more.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 def configure(*, verbosity: int = 0, stream: TextIO | None = None, color: bool | None = None) -> None:
     """Send all logs, ours and those of libraries, to `stream` (stderr).
 
@@ -83,6 +102,7 @@ def configure(*, verbosity: int = 0, stream: TextIO | None = None, color: bool |
     None means: as the stream is.
     """
     out = stream or sys.stderr
+    lossy = _Lossy(out)
     level = logging.WARNING if verbosity < 0 else logging.INFO if verbosity == 0 else logging.DEBUG
     people = out.isatty()
     first: list[Processor] = [
@@ -105,10 +125,10 @@ def configure(*, verbosity: int = 0, stream: TextIO | None = None, color: bool |
     structlog.configure(
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lossy)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(lossy)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *first],

@@ -49,6 +49,23 @@ def test_one_event_is_one_line_of_json(stream: io.StringIO) -> None:
     assert line["timestamp"].endswith("Z")
 
 
+def test_a_log_that_cannot_be_written_ends_nothing(stream: io.StringIO) -> None:
+    """A full disk, or a pipe whose reader is gone."""
+
+    class Full(io.StringIO):
+        def write(self, _: str = "") -> int:
+            raise OSError(28, "No space left on device")
+
+        flush = write  # type: ignore[assignment]
+
+    log.configure(stream=Full())
+    structlog.get_logger().info("pushed")
+    logging.getLogger("library").error("no room")
+    log.configure(stream=stream)
+    structlog.get_logger().info("pushed")
+    assert len(_lines(stream)) == 1
+
+
 def test_a_newline_in_a_field_does_not_forge_a_line(stream: io.StringIO) -> None:
     log.configure(stream=stream)
     structlog.get_logger().info("nack", detail='x\n{"message": "forged"}')
