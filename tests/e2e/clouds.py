@@ -38,6 +38,24 @@ SHOP, EU, US, TEAM = "shop.example.com", "eu.example.com", "us.example.com", "te
 """Hosts: all places in order; the service of the first cluster alone; that of the second; what is granted to a team."""
 
 
+_CLOCK = """\
+import datetime, os, pathlib, time
+
+_file, _time = pathlib.Path(os.environ["SHIFT"]), time.time
+time.time = lambda: _time() + float(_file.read_text())
+
+
+class Shifted(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(seconds=float(_file.read_text()))
+
+
+datetime.datetime = Shifted
+"""
+"""Read by Python when it starts: a wall clock that is wrong by what a file says. Others are not concerned."""
+
+
 class Clouds:
     """The places, a control plane that watches all of them, and a proxy."""
 
@@ -63,7 +81,20 @@ class Clouds:
         self.consul.until_ready()
         self.consul.register("web", ADDRESSES["dc-1"], PORT, node="dc-1")
         self.port = free_port()
-        self.plane = stack.enter_context(Plane(self._project(folder), "--config", str(folder / "controlplane.yaml")))
+        self._shift = folder / "shift"
+        self.jump(0)
+        clock = folder / "clock"
+        clock.mkdir()
+        (clock / "sitecustomize.py").write_text(_CLOCK)
+        self.plane = stack.enter_context(
+            Plane(
+                self._project(folder),
+                "--config",
+                str(folder / "controlplane.yaml"),
+                PYTHONPATH=str(clock),
+                SHIFT=str(self._shift),
+            )
+        )
         self.plane.write(self.gateway())
         self.plane.start().ready(60)
         self.plane.envoy().ready()
@@ -128,6 +159,12 @@ class Clouds:
             for name in names
         ]
         self.clusters[cluster].slice("shop", "web-1", "web", listed, {"http": PORT})
+
+    def jump(self, hours: int) -> None:
+        """The wall clock of the control plane is wrong by so much."""
+        beside = self._shift.with_suffix(".new")
+        beside.write_text(str(hours * 3600))
+        beside.rename(self._shift)
 
     def open(self, *names: str) -> None:
         """These backends listen."""

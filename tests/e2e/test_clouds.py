@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -227,3 +228,44 @@ def test_a_service_that_flaps_holds_up_no_other(here: Clouds, size: int) -> None
     assert pushed <= 1 + lasted * 20_000 / size
     assert used / lasted < 0.8
     assert during < 3 * before + 0.2, (before, during)
+
+
+def test_a_full_disk_stops_nothing(here: Clouds) -> None:
+    """F11: neither state nor log can be written. What happens is served from memory, and kept when there is room again."""
+    pid = here.plane.child.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    with here.load() as load:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, before[1]))
+        try:
+            here.pods("eu", "eu-2")
+            here.becomes("eu-2")
+            here.plane.write(here.gateway(crowd=True))
+            until(lambda: answers(here.port, status=503, host="crowd.example.com"), "an edit is served")
+            until(lambda: here.plane.json("/v1/sources")["state"]["degraded"], "it is said that it is not kept")
+            load.during(100)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        here.plane.write(here.gateway())
+        here.plane.kept()
+
+
+@pytest.mark.parametrize("hours", [48, -48])
+def test_a_clock_that_jumps_changes_nothing(here: Clouds, hours: int) -> None:
+    """Forward, as after a sleep, and back, as when somebody sets it right: ages and waits do not hang on it."""
+    with here.load() as load:
+        pushes = here.settled()
+        here.jump(hours)
+        try:
+            here.eu.kill()
+            until(lambda: not here.up("kubernetes/eu"), "a failure is noticed as always")
+            load.during(50)
+            assert 0 <= here.source("kubernetes/eu")["ageSeconds"] < 120
+            here.eu.start()
+            until(lambda: here.up("kubernetes/eu"), "and so is its end")
+            assert here.pushes() == pushes
+            here.pods("eu", "eu-1")
+            here.becomes("eu-1")
+        finally:
+            here.jump(0)
+        here.pods("eu", "eu-2")
+        here.becomes("eu-2")
