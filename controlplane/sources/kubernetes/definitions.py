@@ -101,7 +101,7 @@ class SpecWatch:
             if defined:
                 documents.delete(seen)
             else:
-                documents.hold(seen)
+                documents.hold()
             documents.flush(time.monotonic())
 
     async def _release(self, documents: Documents) -> None:

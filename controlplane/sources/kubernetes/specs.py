@@ -130,14 +130,23 @@ class Documents:
         """An object as it is now."""
         ref, text = self._text(data)
         known = self._objects.get(ref)
+        if known is None or ref in self._held:
+            self.suspicious = False  # while a definition goes, nothing is created
         if known is None or known.text != text or known.deleted or ref in self._held:
             self._put(ref, text)
 
     def deleted(self, data: msgspec.Raw) -> None:
-        """An object is gone; whether that was meant is asked first."""
+        """An object is gone; whether that was meant is asked first.
+
+        After the first one whose definition was seen to go there is nothing to ask: it may be back before the last one.
+        """
         ref, _ = self._text(data)
         del self.seen[ref]
-        if (known := self._objects.get(ref)) is not None:
+        if (known := self._objects.get(ref)) is None:
+            return
+        if self.suspicious:
+            self._hold({ref})
+        else:
             known.deleted = True
             self.ask_definition()
 
@@ -158,10 +167,10 @@ class Documents:
         """The definition is there: what was seen deleted was meant."""
         self._remove(seen & self.doubted)
 
-    def hold(self, seen: set[ObjectRef]) -> None:
-        """The definition is going or gone: everything stays, and says so."""
+    def hold(self) -> None:
+        """The definition is going or gone: everything that was seen deleted stays, and says so."""
         self.suspicious = True
-        self._hold(seen & self.doubted)
+        self._hold(self.doubted)
 
     def release(self) -> None:
         """What was held for long enough is gone."""

@@ -1,19 +1,24 @@
 """Gateway specs as custom resources of a real API server: what they say counts, what they lack is looked at twice."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 from aiohttp import web
 
 from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.client import Trouble
 from controlplane.sources.kubernetes.source import KubernetesSource, Watched
+from controlplane.sources.kubernetes.specs import Documents
 from controlplane.spec.parse import parse_text
 from tests.sources.kubernetes.relay import relayed
 from tests.sources.kubernetes.rig import SOURCE, eventually, watching
+from tests.sources.rig import Remembering
 from tests.support.kubernetes import Kubernetes, anything, kubernetes
 
 
@@ -150,6 +155,31 @@ def test_a_definition_that_is_removed_takes_nothing_away(cluster: Kubernetes, na
             await sink.until(lambda: sink.state == "synced" and not source.kinds[f"routespecs in {namespace}"].trouble)
 
     asyncio.run(scenario())
+
+
+def test_a_definition_that_is_back_before_the_last_object_was_seen_to_go() -> None:
+    """Asked then, the API server says that the kind is there: deletions after the first one that was none do not ask."""
+    sink = Remembering()
+    documents = Documents(SOURCE, "RouteSpec", None, {}, sink)
+
+    def written(name: str, uid: str) -> msgspec.Raw:
+        thing = yaml.safe_load(valid("shop", name))
+        thing["metadata"] |= {"uid": uid, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+        return msgspec.Raw(json.dumps(thing).encode())
+
+    documents.begin()
+    for name in "ab":
+        documents.item(written(name, "old"))
+    documents.end(1, rewound=False)
+    documents.deleted(written("a", "old"))
+    documents.hold()
+    documents.deleted(written("b", "old"))
+    assert documents.doubted == set()
+    documents.changed(written("a", "new"))
+    documents.deleted(written("a", "new"))
+    assert documents.doubted == {route_ref("shop", "a")}, "a single deletion is asked about as ever"
+    documents.delete(documents.doubted)
+    assert set(sink.objects) == {route_ref("shop", "b")}
 
 
 def test_a_definition_that_was_removed_while_nobody_watched(
