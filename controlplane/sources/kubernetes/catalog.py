@@ -29,10 +29,10 @@ MOVE_SECONDS = 0.1
 """An EndpointSlice that only loses endpoints in good health may be the first half of a move to another slice: so long
 they stay, unless they come back. Pods that end in order say so first (`terminating`), and are not held."""
 
-PUSH_SECONDS = 50e-6
-"""For each endpoint of a service, the least time between two pushes of it: those of ten thousand, which take some tenths
-of a second to work out and to send, are half a second apart, and hold up nobody else while they flap (faults F39, F41).
-The first change after quiet goes out at once."""
+PUSH_SECONDS = 100e-6
+"""For each endpoint of a service, the least time between two pushes of it: those of five thousand and more, which take some
+tenths of a second to work out and to send, are half a second apart, and hold up nobody else while they flap (faults F39,
+F41). The first change after quiet goes out at once."""
 LONGEST_PUSH_SECONDS = 0.5
 
 Key = tuple[str, str]
