@@ -20,6 +20,7 @@ import structlog
 
 from controlplane.admin.server import application, listen
 from controlplane.app.addresses import Addresses
+from controlplane.app.draining import Draining
 from controlplane.app.fleet import Fleet, Labels
 from controlplane.app.intake import Intake
 from controlplane.app.lane import EndpointLane
@@ -105,6 +106,7 @@ class ControlPlane:
             quiet=configuration.coalesce.quiet.total_seconds(),
             longest=configuration.coalesce.max.total_seconds(),
         )
+        self._draining = Draining(self._compiler, self._loop)
         self._fleet = Fleet(
             self._store,
             self._metrics,
@@ -269,6 +271,7 @@ class ControlPlane:
             await asyncio.sleep(AGE_SECONDS)
             self.intake.tick()
             now = time.monotonic()
+            self._draining.tick(now)
             before, over = over, stale(self.intake.sources, self._lane.endpoints.keepings(), now)
             if over != before:
                 self._lane.lost(over, now)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from controlplane.compile.rows import Chain
 from controlplane.graph.engine import Read
-from controlplane.names import ElementKey, SecretRef, group_of_chain, group_of_port
+from controlplane.names import ElementKey, GatewayName, SecretRef, group_of_chain, group_of_port
 from controlplane.spec.listener import Listener, Protocol
 from controlplane.spec.rows import Element
 
+if TYPE_CHECKING:
+    from controlplane.compile.pipeline import Tables
 
-def chains_of_listener(_: Read, key: ElementKey, element: Element) -> Iterator[tuple[tuple[ElementKey, str], Chain]]:
+
+def chains_of_listener(
+    _: Read | None, key: ElementKey, element: Element
+) -> Iterator[tuple[tuple[ElementKey, str], Chain]]:
     """The chains of one listener; tls entries that name the same secret are one chain."""
     listener = element.part
     assert isinstance(listener, Listener)
@@ -36,3 +43,26 @@ def chains_of_listener(_: Read, key: ElementKey, element: Element) -> Iterator[t
                 SecretRef(key.object.source, key.object.namespace, identity),
             ),
         )
+
+
+def chains_of_gateway(
+    read: Read, tables: Tables, gateway: GatewayName, members: tuple[tuple[tuple[ElementKey, str], Chain], ...]
+) -> Iterator[tuple[GatewayName, tuple[Chain, ...]]]:
+    """All chains of a gateway. Those that drain have routes for the hosts that their listener still is for."""
+    live = dict(members)
+    found = list(live.values())
+    for key, chain in read.find(tables.kept_chains_by_gateway, gateway):
+        served = {host for other in live.values() if other.listener == chain.listener for host in other.hosts}
+        if key not in live and (hosts := tuple(host for host in chain.hosts if host in served)):
+            found.append(replace(chain, hosts=hosts))
+    yield gateway, tuple(found)
+
+
+def given_up(key: ElementKey, before: Element, after: Element) -> Mapping[tuple[ElementKey, str], Chain]:
+    """The TLS chains of a listener that its next version does not have: proxies drain their connections."""
+    old, new = (dict(chains_of_listener(None, key, element)) for element in (before, after))
+    return {
+        name: replace(chain, draining=True)
+        for name, chain in old.items()
+        if name not in new and chain.protocol is Protocol.HTTPS
+    }

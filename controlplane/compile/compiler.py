@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from typing import Any
 
+from controlplane.compile.chains import given_up
 from controlplane.compile.codes import FAILED
 from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.compile.pipeline import Tables
@@ -23,7 +24,8 @@ from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ElementKey, Family, GatewayName, ObjectRef, SecretRef, ServiceRef, View, parts_of
 from controlplane.resources import Resource
-from controlplane.spec.rows import GatewayRow, Kind, Row, RowKey
+from controlplane.spec.listener import Listener
+from controlplane.spec.rows import Element, GatewayRow, Kind, Row, RowKey
 
 Publication = dict[Hashable, list[tuple[str, str, Resource | None]]]
 """By part: type URL, name, and the resource as it is now (None: gone)."""
@@ -42,6 +44,8 @@ class Commit:
     """Whether gateways, their selectors, or the views that are compiled may be others now."""
 
 
+MAX_DRAINING = 64
+"""Chains whose connections are drained: each has shards of its own for its hosts."""
 _BATCH = 512
 """Rows that are written, or gathered, in one step: the endpoint lane commits between any two."""
 
@@ -131,6 +135,20 @@ class Compiler:
         if all(other != gateway for other, _ in tables.kept_requirements.rows):
             tables.graph.delete(tables.kept_gateways, gateway)
 
+    def _keep_chains(self, listener: ElementKey, before: Element, after: Element) -> None:
+        """A listener is about to change: connections of the chains that it loses are open for a while."""
+        tables = self.tables
+        assert isinstance(after.part, Listener)
+        for entry in after.part.tls:
+            self.release_chain((listener, entry.identity))  # it is back
+        for key, chain in given_up(listener, before, after).items():
+            if len(tables.kept_chains.rows) < MAX_DRAINING:
+                tables.graph.set(tables.kept_chains, key, chain)
+
+    def release_chain(self, key: tuple[ElementKey, str]) -> None:
+        """The connections of a chain have ended."""
+        self.tables.graph.delete(self.tables.kept_chains, key)
+
     def _named_by_kept(self, provider: str) -> bool:
         return any(provider in jwt.providers_of(name) for _, name in self.tables.kept_requirements.rows)
 
@@ -208,6 +226,8 @@ class Compiler:
             self.tables.graph.delete(self.tables.kept_gateways, gateway)
             self.add_view((gateway,))
         else:
+            if kind is Kind.LISTENER and (before := self.tables.listeners.rows.get(element)) is not None:
+                self._keep_chains(element, before, row)
             self.tables.graph.set(self.tables.input(kind), element, row)
 
     def _delete(self, key: RowKey) -> None:
@@ -223,6 +243,9 @@ class Compiler:
         else:
             if kind is Kind.PROVIDER:
                 self._keep_provider(element)
+            elif kind is Kind.LISTENER:
+                for chain in [chain for chain in self.tables.kept_chains.rows if chain[0] == element]:
+                    self.release_chain(chain)
             self.tables.graph.delete(self.tables.input(kind), element)
 
     def _resources(self) -> tuple[Any, ...]:

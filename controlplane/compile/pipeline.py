@@ -77,6 +77,9 @@ class Tables:
         self.kept_providers: Input[str, tuple[JwtProvider, str | None]] = Input("kept_providers")
         self.kept_gateways: Input[GatewayName, Labels] = Input("kept_gateways")
 
+        # And the filter chains whose connections proxies are draining.
+        self.kept_chains: Input[tuple[ElementKey, str], Chain] = Input("kept_chains")
+
         self.listeners_by_name = _by_name("listeners", self.listeners)
         self.backends_by_name = _by_name("backends", self.backends)
         self.policies_by_name = _by_name("policies", self.policies)
@@ -91,6 +94,7 @@ class Tables:
             lambda key, element: [element.gateway] if key.object.kind == GATEWAY_KIND else [],
         )
         self.kept_by_gateway = Index("kept by gateway", self.kept_requirements, lambda key, _: [key[0]])
+        self.kept_chains_by_gateway = Index("kept chains", self.kept_chains, lambda _, chain: [chain.gateway])
         self.gone_gateways = Index("gone gateways", self.kept_gateways, lambda _, __: [True])
 
         # What is derived from one row, without the parts that change for other reasons.
@@ -117,7 +121,7 @@ class Tables:
         self.gateway_chains: Grouped[Any, Any, Any, GatewayName, tuple[Chain, ...]] = Grouped(
             "gateway_chains",
             self.chains_by_gateway,
-            lambda _, gateway, members: [(gateway, tuple(chain for _, chain in members))],
+            self._with(chains.chains_of_gateway),
         )
 
         self.shapes: Derived[Any, Any, ElementKey, Shape] = Derived(

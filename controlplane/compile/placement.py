@@ -39,8 +39,8 @@ def intersection(pattern: str, host: str) -> str | None:
 
 def _scopes(chains: Iterable[Chain], host: str) -> Iterator[tuple[Chain, str]]:
     """The chains that a client asking for the host can arrive on, each with the host cut to what the chain is for."""
-    by_listener = sorted(chains, key=lambda chain: (chain.listener, chain.group))
-    for _, group in groupby(by_listener, key=lambda chain: chain.listener):
+    by_listener = sorted(chains, key=lambda chain: (_entrance(chain), chain.group))
+    for _, group in groupby(by_listener, key=_entrance):
         listener_chains = list(group)
         patterns = {pattern: chain for chain in listener_chains for pattern in chain.hosts}
         # A client that asks for the host is served by the chain with its most specific pattern (SNI) ...
@@ -52,6 +52,11 @@ def _scopes(chains: Iterable[Chain], host: str) -> Iterator[tuple[Chain, str]]:
             for pattern, chain in sorted(patterns.items()):
                 if pattern not in {host, best} and covers(host, pattern):
                     yield chain, pattern
+
+
+def _entrance(chain: Chain) -> tuple[ElementKey, str]:
+    """Chains that a new connection chooses between; one that drains has none but its old ones."""
+    return chain.listener, chain.group if chain.draining else ""
 
 
 def placements(

@@ -32,6 +32,8 @@ class Chain:
     hosts: tuple[str, ...]
     redirect: ListenerRedirect | None
     certificate: SecretRef | None = None
+    draining: bool = False
+    """In no spec any more: only connections that were open before still use it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tupl
         for key, spec, gateway in sharing:
             settings = read.get(tables.settings, gateway)
             for chain in read.get(tables.gateway_chains, gateway) or ():
-                if chain.listener == key and settings is not None:
+                if chain.listener == key and settings is not None and not chain.draining:
                     min_tls = settings.guardrails.tls.min_version
                     if way_in := _way_in(read, tables, chain, spec, min_tls, taken):
                         ways_in.setdefault(way_in.group, way_in)

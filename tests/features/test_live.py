@@ -234,6 +234,27 @@ def test_a_certificate_rotates(live: Live) -> None:
             until(lambda serial=pair.serial: live.shown() == serial, "the new certificate")  # type: ignore[misc]
 
 
+def test_a_certificate_gets_another_name_and_open_connections_live_on(live: Live) -> None:
+    """Another filter chain: Envoy drains the old one, and what comes on its connections is answered until they end."""
+    authority().leaf("tls.example.com").write(live.plane.secrets, "other")
+    trust = trusting(authority().pem)
+
+    def connect() -> Connection:
+        return Connection(live.ports["https"], trust, "tls.example.com")
+
+    def anew(_: Connection) -> None:
+        with connect() as connection:
+            assert connection.request("/", "tls.example.com").status == 200
+
+    with Load(connect, answers("/", "tls.example.com"), anew) as load, connect() as before:
+        assert before.request("/", "tls.example.com").status == 200
+        first = live.shown()
+        live.save(("{secretRef: tls}", "{secretRef: other}"))
+        until(lambda: live.shown() not in {first, None}, "the other certificate")
+        load.during(40)
+        assert before.request("/", "tls.example.com").status == 200
+
+
 def test_a_certificate_is_added_to_the_listener(live: Live, backends: Backends) -> None:
     """Another filter chain: those that are there keep their connections."""
     authority().leaf("more.example.com").write(live.plane.secrets, "more")
