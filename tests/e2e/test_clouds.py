@@ -138,6 +138,24 @@ def test_a_server_that_dies_again_and_again_causes_no_push(here: Clouds, times: 
         here.becomes("eu-1")
 
 
+@pytest.mark.soak
+def test_a_server_that_is_frozen_for_minutes_causes_no_push(here: Clouds) -> None:
+    """Its connections stay open, and nothing comes: noticed by a deadline."""
+    with here.load():
+        pushes = here.settled()
+        here.eu.freeze()
+        try:
+            until(lambda: not here.up("kubernetes/eu"), "it is said", 60, 0.1)
+            end = time.monotonic() + 120
+            until(lambda: time.monotonic() > end, "two minutes pass", 130, 0.5)
+        finally:
+            here.eu.thaw()
+        until(lambda: here.up("kubernetes/eu"), "it is read again", 15)
+        assert here.pushes() == pushes
+        here.pods("eu", "eu-1")
+        here.becomes("eu-1")
+
+
 @pytest.mark.parametrize("pace", [Pace(5.0), Pace(1.0, 1)], ids=["5 s late", "1 byte/s"])
 def test_a_slow_source_holds_up_no_other(here: Clouds, pace: Pace) -> None:
     """F41: changes of another cluster, and of Consul, take as long as before."""
