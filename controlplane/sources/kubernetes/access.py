@@ -27,6 +27,8 @@ from controlplane.sources.reading import Signature
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_SECONDS = 30.0
 """How long a credential plugin may take."""
+PROVIDER_SECONDS = 300.0
+"""How long what an `auth-provider` gave is used before it is asked again; a refusal asks at once."""
 EARLY_SECONDS = 30.0
 """Credentials that expire sooner than this are renewed."""
 
@@ -140,7 +142,7 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
     server = cluster.get("server")
     if not isinstance(server, str) or not server.startswith(("https://", "http://")):
         raise NoAccess(f"{file}: the cluster of context {chosen!r} has no server")
-    if unsupported := [name for name in ("auth-provider", "as", "as-groups") if name in user]:
+    if unsupported := [name for name in ("as", "as-groups") if name in user]:
         raise NoAccess(f"{file}: {unsupported[0]} is not supported; use a token, a certificate or exec")
     headers: dict[str, str] = {}
     expires = float("inf")
@@ -154,6 +156,9 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
         if status.get("clientCertificateData"):
             certificate = status["clientCertificateData"].encode()
             key = str(status.get("clientKeyData", "")).encode()
+    elif "auth-provider" in user:
+        headers["Authorization"] = await asyncio.to_thread(_by_provider, file, str(chosen))
+        expires = time.time() + PROVIDER_SECONDS
     elif user.get("tokenFile"):
         headers["Authorization"] = f"Bearer {files.read(file.parent / str(user['tokenFile'])).decode().strip()}"
     elif user.get("token"):
@@ -169,6 +174,25 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
             tls.verify_mode = ssl.CERT_NONE
     proxy, name = cluster.get("proxy-url"), cluster.get("tls-server-name")
     return Credentials(server.rstrip("/"), tls, headers, name, proxy, expires)
+
+
+def _by_provider(file: Path, context: str) -> str:
+    """What to say of a user with an `auth-provider` (OpenID Connect and older ones), by the client library of Kubernetes.
+
+    It knows how each of them renews its token. It is loaded for these alone: it takes 100 MB.
+    """
+    from kubernetes.client import Configuration
+    from kubernetes.config import ConfigException, load_kube_config
+
+    configuration = Configuration()
+    try:
+        load_kube_config(str(file), context, configuration, persist_config=False)
+    except (ConfigException, LookupError, OSError, TypeError, ValueError) as error:
+        raise NoAccess(f"{file}: auth-provider: {error}") from None
+    said = configuration.api_key.get("BearerToken")
+    if not said:
+        raise NoAccess(f"{file}: auth-provider gave no token; use a token, a certificate or exec")
+    return str(said)
 
 
 def _load(file: Path, files: _Files) -> dict[str, Any]:

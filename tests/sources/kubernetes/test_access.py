@@ -189,7 +189,8 @@ def test_a_kubeconfig_that_makes_no_sense(tmp_path: Path, change: str, reason: s
         ({"client-certificate-data": "%"}, {}, "client-certificate-data is not base64"),
         ({"client-certificate-data": "YQ==", "client-key-data": "YQ=="}, {}, "cannot be used"),
         ({}, {"certificate-authority-data": "YQ=="}, "certificate authority is not PEM"),
-        ({"auth-provider": {"name": "gcp"}}, {}, "auth-provider is not supported"),
+        ({"auth-provider": {"name": "oidc", "config": {"id-token": "a.b"}}}, {}, "auth-provider gave no token"),
+        ({"auth-provider": {"name": "unheard of"}}, {}, "auth-provider gave no token"),
         ({"as": "somebody"}, {}, "as is not supported"),
         ({"tokenFile": 7}, {}, "7 cannot be read"),
         ({"exec": 7}, {}, "no kubeconfig of the known form"),
@@ -201,6 +202,18 @@ def test_credentials_that_make_no_sense(
 ) -> None:
     with pytest.raises(NoAccess, match=reason):
         authorization(Access(write(tmp_path, user, **cluster)))
+
+
+def test_an_openid_connect_provider_of_a_kubeconfig(tmp_path: Path) -> None:
+    """Read by the client library of Kubernetes, which renews such tokens; one that is still good is used as it is."""
+
+    def part(content: dict[str, Any]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
+
+    soon = (datetime.now(UTC) + timedelta(hours=1)).timestamp()
+    token = ".".join((part({"alg": "RS256"}), part({"exp": int(soon)}), "c2ln"))
+    user = {"auth-provider": {"name": "oidc", "config": {"id-token": token}}}
+    assert authorization(Access(write(tmp_path, user))) == f"Bearer {token}"
 
 
 def test_the_pod_s_own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
