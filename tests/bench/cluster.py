@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from tests.bench.processes import ControlPlane
+from tests.bench.processes import ControlPlane, until
 from tests.bench.result import Plan, Result
 from tests.bench.specs import LABELS
 from tests.support.kubernetes import ApiError, Kubernetes, Object
@@ -267,14 +267,21 @@ def version(answer: bytes) -> str:
     return str(json.loads(answer)["metadata"]["resourceVersion"])
 
 
-def seen_after(watcher: Beside, writes: dict[str, float]) -> list[float]:
-    """Seconds from each write, by resource version, to when the watcher had it; all of them are waited for."""
-    deadline = time.monotonic() + 10
-    seen: dict[str, float] = {}
-    while not writes.keys() <= seen.keys() and time.monotonic() < deadline:
-        seen |= dict(one for one in watcher.said() if one)
-        time.sleep(0.01)
-    return [seen[one] - at for one, at in writes.items()]
+class Sight:
+    """What a bare watcher saw, and when: to be looked at after every write, for a pipe holds little."""
+
+    def __init__(self, watcher: Beside) -> None:
+        self._watcher = watcher
+        self._seen: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Take what the watcher has said."""
+        self._seen |= dict(one for one in self._watcher.said() if one)
+
+    def after(self, writes: dict[str, float]) -> list[float]:
+        """Seconds from each write, by resource version, to when the watcher had it; all of them are waited for."""
+        until(lambda: self.look() or writes.keys() <= self._seen.keys(), "the bare watcher has all", 10)
+        return [self._seen[one] - at for one, at in writes.items()]
 
 
 def specs_folder(folder: Path, *documents: str) -> Path:

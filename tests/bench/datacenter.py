@@ -26,7 +26,9 @@ from tests.support.tools import tool
 
 SIZES, QUICK = (100,), (5,)
 BEYOND_GOAL_MS = 20.0
-PAUSES = (0.05, 0.15)
+PAUSES = (0.55, 0.7)
+"""Seconds between changes, at random: each is a first one after quiet. One that follows another of the same service within
+half a second waits until that is over, so that a service that flaps costs little."""
 
 _GATEWAY = """\
 apiVersion: gatewayspec.dev/v1alpha1
