@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,6 +49,10 @@ class Session:
         context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
         context.load_cert_chain(folder / "admin.pem")
         self._connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=60, context=context)
+
+    def close(self) -> None:
+        """No more."""
+        self._connection.close()
 
     def send(self, method: str, path: str, thing: Object | None = None, kind: str = "application/json") -> bytes:
         """The answer, as it came. Raises ApiError."""
@@ -109,10 +113,10 @@ class Cluster:
         failures: list[Exception] = []
 
         def work() -> None:
-            session = self.session()
             try:
-                for request in waiting:
-                    session.send(*request)
+                with closing(self.session()) as session:
+                    for request in waiting:
+                        session.send(*request)
             except (ApiError, OSError, http.client.HTTPException) as error:
                 failures.append(error)
 
@@ -252,6 +256,8 @@ class Beside:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.join()
+        self._process.close()
+        self.pipe.close()
 
 
 def bare_watch(pipe: Connection, folder: Path, port: int, path: str) -> None:

@@ -184,6 +184,7 @@ def _changes(
         body = f"turn-{turn}".encode()
         waited.append(wait_for(client, f"s{index}.example.com", "/", lambda got, body=body: got.body == body) - began)
         written[version(answer)] = began
+    session.close()
     return waited, written
 
 
@@ -206,6 +207,7 @@ def _cost(
         turns[index] = 1 - turns.get(index, 0)
         session.send("PUT", slice_path(index), slice_of(index, turns[index]))
         time.sleep(PAUSE)
+    session.close()
     time.sleep(0.5)  # what is written behind belongs to it
     return (control_plane.cpu_seconds() - before - idle * (time.monotonic() - began)) / count
 

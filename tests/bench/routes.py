@@ -11,7 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def _measure(api: Cluster, size: int, plan: Plan, medians: dict[int, float]) -> 
         others = stack.enter_context(Beside(changing, api.folder, api.api.port, size))
         watched = [(host(index), "/") for index in range(1, size, 2)]
         stop = stack.enter_context(bystander(port, watched[:: max(1, len(watched) // 200)]))
-        session = api.session()
+        session = stack.enter_context(closing(api.session()))
         for number in range(2 * -(-samples(plan) // BLOCK)):
             kind = (_QUIET, _LOADED)[number % 2]
             others.pipe.send(kind == _LOADED)
