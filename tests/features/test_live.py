@@ -345,15 +345,35 @@ def test_a_provider_and_a_gateway_are_renamed_without_a_refused_request(live: Li
             load.during(40)
 
 
-def test_a_broken_save_changes_nothing_and_says_why(live: Live) -> None:
-    published = live.plane.log().count('"published"')
-    with steady(live) as load:
-        for broken in ("spec: [", "kind: GatewaySpec\n", "", "\tx"):
-            live.plane.write("shop.yaml", filled(GATEWAY, live.ports).replace("spec:\n", broken + "\nnonsense: {\n", 1))
-            load.during(30)
-        assert live.ask().backend == "one"
-    assert live.plane.log().count('"published"') == published
-    assert "shop.yaml:" in live.plane.log()
+BROKEN = {
+    "spec: [": ["7:3 GW0005"],
+    "kind: GatewaySpec\n": ["4:1 GW0006", "8:3 GW0005"],
+    "": ["7:3 GW0005"],
+    "\tx": ["4:1 GW0013"],
+}
+"""What stands where `spec:` was, and what is said of it."""
+
+
+def test_a_broken_save_changes_nothing_and_says_why(ports: dict[str, int], backends: Backends, tmp_path: Path) -> None:
+    """Nothing at all is published, on a control plane where no edit before goes on: what was kept leaves when it may."""
+    shown = "/v1/gateways/platform/shop/snapshot"
+    with ControlPlane(tmp_path / "plane") as plane:
+        live = Live(plane, ports)
+
+        def said() -> list[str]:
+            found = plane.json("/v1/problems")["problems"]
+            assert all(one["file"].endswith("/shop.yaml") for one in found)
+            return [f"{one['line']}:{one['column']} {one['code']}" for one in found]
+
+        with live.envoy, steady(live) as load:
+            before = plane.json(shown)
+            for broken, problems in BROKEN.items():
+                text = GATEWAY.replace("spec:\n", f"{broken}\nnonsense: {{\n", 1)
+                plane.write("shop.yaml", filled(text, live.ports))
+                until(lambda problems=problems: said() == problems, f"problems of {broken!r}")  # type: ignore[misc]
+                load.during(30)
+            assert live.ask().backend == "one"
+            assert plane.json(shown) == before, "the sequence number is that of before, too"
 
 
 def test_one_bad_route_is_disabled_alone(live: Live) -> None:
