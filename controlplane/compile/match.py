@@ -137,6 +137,11 @@ def _methods(methods: tuple[str, ...], name: str = ":method") -> list[Any]:
     return [route_components_pb2.HeaderMatcher(name=name, string_match=text)]
 
 
+def _said(name: str) -> Any:
+    """The header is there, and says something."""
+    return route_components_pb2.HeaderMatcher(name=name, string_match=string_pb2.StringMatcher(safe_regex=_regex(".+")))
+
+
 def route_match(match: Match) -> Any:
     """All conditions of a match; conditions are sorted, since their order means nothing."""
     message = path_match(match.path)
@@ -149,14 +154,13 @@ def route_match(match: Match) -> Any:
 def preflight_match(match: Match) -> Any:
     """The CORS preflight requests for a match: OPTIONS for its path and query that ask for one of its methods.
 
-    Of its conditions on headers nothing can be known: the browser sends them with the request itself.
+    Of its conditions on headers nothing can be known: the browser sends them with the request itself. An origin or a
+    method that is empty makes no preflight for Envoy's filter, which would let the request pass.
     """
     message = path_match(match.path)
     message.headers.extend(_methods(("OPTIONS",)))
     asked = "access-control-request-method"
-    message.headers.extend(
-        _methods(match.methods, asked) or [route_components_pb2.HeaderMatcher(name=asked, present_match=True)]
-    )
-    message.headers.add(name="origin", present_match=True)
+    message.headers.extend(_methods(match.methods, asked) or [_said(asked)])
+    message.headers.append(_said("origin"))
     message.query_parameters.extend(_query(query) for query in sorted(match.query, key=repr))
     return message

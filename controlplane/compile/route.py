@@ -183,14 +183,15 @@ def _takes_preflights(match: Match) -> bool:
 def _preflight(key: ElementKey, claim: str, number: int, match: Match, resolved: Resolved) -> Entry:
     """The sibling that answers the browser's question for a match which OPTIONS requests do not reach.
 
-    The CORS filter acts on routes to a cluster alone, and answers every preflight itself: none is forwarded.
+    The CORS filter acts on routes to a cluster alone, and answers every preflight itself, before authentication. What
+    it takes for no preflight meets the authentication of the route.
     """
     assert resolved.cors is not None
     message = _base(key)
     message.match.CopyFrom(preflight_match(match))
     message.route.CopyFrom(forward(dict.fromkeys(sorted(resolved.clusters)[:1], 1)))
     message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
-    message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+    message.typed_per_filter_config[chain.JWT].CopyFrom(_authentication(resolved))
     # A sibling that asks for certain methods stands before one that asks for any.
     place = order(match, claim, key, number)._replace(no_methods=False, headers=-2 - bool(match.methods))
     asked = signature(match.model_copy(update={"headers": ()}))._replace(preflight=True)
@@ -260,10 +261,13 @@ def _act(
             rewrite_path(message.route, route.transform.request.path, match.path)
 
 
+def _authentication(resolved: Resolved) -> Any:
+    return jwt.per_route(resolved.requirement) if resolved.requirement else jwt.public()
+
+
 def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits: bool) -> None:
     """What each filter shall do on this route."""
-    requirement = jwt.per_route(resolved.requirement) if resolved.requirement else jwt.public()
-    configs[chain.JWT].CopyFrom(requirement)
+    configs[chain.JWT].CopyFrom(_authentication(resolved))
     if resolved.cors is not None:
         configs[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
     if resolved.limits and not shared_limits:
