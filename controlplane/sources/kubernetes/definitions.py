@@ -61,7 +61,7 @@ class SpecWatch:
                 documents = Documents(source, kind, scope, last_good, sink)
                 reflector = watches.watch(named(plural, scope), collection(_GROUP, scope, plural), documents)
                 documents.ask_again = reflector.list_again
-                documents.ask_release = partial(self._hold, documents, named(plural, scope))
+                documents.ask_release = partial(self._hold, documents, plural, named(plural, scope))
                 documents.ask_definition = partial(self._ask, documents, plural, named(plural, scope))
                 self._documents.append((documents, reflector))
 
@@ -86,13 +86,13 @@ class SpecWatch:
     def _ask(self, documents: Documents, plural: str, name: str) -> None:
         self._watches.spawn(f"deleted {name}", self._settle(documents, plural))
 
-    def _hold(self, documents: Documents, name: str) -> None:
-        self._watches.spawn(f"held {name}", self._release(documents))
+    def _hold(self, documents: Documents, plural: str, name: str) -> None:
+        self._watches.spawn(f"held {name}", self._release(documents, plural))
 
     async def _settle(self, documents: Documents, plural: str) -> None:
         """Objects were seen deleted: that counts if the definition of their kind stays."""
         wait = SETTLE_SECONDS
-        while seen := documents.doubted:
+        while seen := set(documents.doubted):
             await asyncio.sleep(wait)
             defined = await self._is_defined(plural)
             wait = SETTLE_SECONDS if defined is not None else ASK_SECONDS
@@ -104,8 +104,13 @@ class SpecWatch:
                 documents.hold()
             documents.flush(time.monotonic())
 
-    async def _release(self, documents: Documents) -> None:
-        await asyncio.sleep(self._hold_seconds)
+    async def _release(self, documents: Documents, plural: str) -> None:
+        """What is held goes in the end, or as soon as it proves to have been deleted while its definition was there."""
+        until = time.monotonic() + self._hold_seconds
+        while documents.held and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(ASK_SECONDS, left))
+            if documents.unjudged and await self._is_defined(plural):
+                documents.judge()
         documents.release()
         documents.flush(time.monotonic())
 

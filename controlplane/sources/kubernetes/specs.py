@@ -53,8 +53,6 @@ class _Object:
 
     text: str
     spec: SpecObject | None
-    deleted: bool = False
-    """Seen deleted, and not yet believed."""
 
 
 class Documents:
@@ -70,8 +68,10 @@ class Documents:
         """Called when a second list is to say whether objects are gone."""
         self.ask_definition: Callable[[], None] = lambda: None
         """Called when objects were seen deleted: `delete` or `hold` is the answer for those that are `doubted`."""
+        self.doubted: set[ObjectRef] = set()
+        """Objects that were seen deleted, or were missing twice, and are in force."""
         self.ask_release: Callable[[], None] = lambda: None
-        """Called when objects are held: `release` them after a while."""
+        """Called when objects are held: `release` them after a while, and `judge` them once their definition is there."""
         self.seen: dict[ObjectRef, Seen] = {}
         """Every object that exists, whether it can be used or not."""
         self._source = source
@@ -87,6 +87,9 @@ class Documents:
         self._read: dict[ObjectRef, _Object] = {}
         self._missing: set[ObjectRef] = set()
         self._held: set[ObjectRef] = set()
+        self._unjudged: set[ObjectRef] = set()
+        self._judging: set[ObjectRef] = set()
+        self._judged: set[ObjectRef] = set()
         self._said: set[str] = set()
         self._dirty = False
 
@@ -94,32 +97,36 @@ class Documents:
         """A list begins."""
         self._read = {}
         self._listed = set()
+        self._judged = set(self._judging)
 
     def item(self, data: msgspec.Raw) -> None:
         """An object of the list."""
         ref, text = self._text(data)
         self._listed.add(ref)
         known = self._objects.get(ref)
-        if known is None or known.text != text or known.deleted:
+        if known is None or known.text != text or ref in self.doubted or ref in self._held:
             self._read[ref] = _Object(text, None)
 
     def end(self, version: int, *, rewound: bool) -> None:
         """The list is complete. What it lacks is gone when the next one lacks it too."""
         # Objects that are still the same ones say that their definition was never away: an API server that starts answers
         # 404 for a moment, too.
-        anew = self.suspicious and not any(
-            self.seen[ref].uid in known.text for ref, known in self._objects.items() if ref in self._listed
-        )
+        same = any(self.seen[ref].uid in known.text for ref, known in self._objects.items() if ref in self._listed)
+        anew = self.suspicious and not same
         self.suspicious = False
         for ref, read in self._read.items():
             self._put(ref, read.text)
-        lacking = (self._objects.keys() | self._last_good.keys()) - self._listed - self._held
+        if same:
+            self._remove((self._judged & self._held) - self._listed)
+        self._judging -= self._judged
+        lacking = (self._objects.keys() | self._last_good.keys()) - self._listed - self._held - self.doubted
         if anew:
             self._hold(lacking & self._objects.keys())
             lacking -= self._held
         certain = lacking & self._missing
         self._missing = lacking - certain
-        self._remove(certain)
+        self._remove(certain - self._objects.keys())
+        self._doubt(certain & self._objects.keys())
         for ref in self.seen.keys() - self._listed:
             del self.seen[ref]
         self._read, self._listed = {}, set()
@@ -132,7 +139,7 @@ class Documents:
         known = self._objects.get(ref)
         if known is None or ref in self._held:
             self.suspicious = False  # while a definition goes, nothing is created
-        if known is None or known.text != text or known.deleted or ref in self._held:
+        if known is None or known.text != text or ref in self.doubted or ref in self._held:
             self._put(ref, text)
 
     def deleted(self, data: msgspec.Raw) -> None:
@@ -142,13 +149,12 @@ class Documents:
         """
         ref, _ = self._text(data)
         del self.seen[ref]
-        if (known := self._objects.get(ref)) is None:
+        if ref not in self._objects:
             return
         if self.suspicious:
             self._hold({ref})
         else:
-            known.deleted = True
-            self.ask_definition()
+            self._doubt({ref})
 
     def flush(self, event_time: float) -> None:
         """A batch ends."""
@@ -159,9 +165,14 @@ class Documents:
     # -- what becomes of deletions -------------------------------------------------------------------------------
 
     @property
-    def doubted(self) -> set[ObjectRef]:
-        """Objects that were seen deleted and are in force."""
-        return {ref for ref, known in self._objects.items() if known.deleted}
+    def unjudged(self) -> bool:
+        """Whether objects are held of which no list has been asked whether their definition was away at all."""
+        return bool(self._unjudged)
+
+    @property
+    def held(self) -> bool:
+        """Whether objects are held."""
+        return bool(self._held)
 
     def delete(self, seen: set[ObjectRef]) -> None:
         """The definition is there: what was seen deleted was meant."""
@@ -170,7 +181,16 @@ class Documents:
     def hold(self) -> None:
         """The definition is going or gone: everything that was seen deleted stays, and says so."""
         self.suspicious = True
-        self._hold(self.doubted)
+        self._hold(set(self.doubted))
+
+    def judge(self) -> None:
+        """The definition is there. When the next list has objects that are still the same ones, it was there all the time.
+
+        What it lacks of those that are held now was deleted one by one, then: while a definition goes, none is left out.
+        """
+        self._judging |= self._unjudged
+        self._unjudged = set()
+        self.ask_again()
 
     def release(self) -> None:
         """What was held for long enough is gone."""
@@ -182,11 +202,16 @@ class Documents:
             if ref not in self._objects:
                 self._put(ref, text)
 
+    def _doubt(self, refs: set[ObjectRef]) -> None:
+        self.doubted |= refs
+        if refs:
+            self.ask_definition()
+
     def _hold(self, refs: set[ObjectRef]) -> None:
+        self._held |= refs
+        self._unjudged |= refs
+        self.doubted -= refs
         for ref in refs:
-            self._held.add(ref)
-            if (known := self._objects.get(ref)) is not None:
-                known.deleted = False
             message = f"the definition of {self._kind} was removed from the cluster, and this object with it"
             help = "in force for now; put it back, or delete it once the definition is there again"
             said = Diagnostic(Code.REMOVAL_HELD, message, "", help, Severity.WARNING, str(ref), self._place(ref))
@@ -197,14 +222,18 @@ class Documents:
 
     def _remove(self, refs: set[ObjectRef]) -> None:
         for ref in sorted(refs):
-            self._held.discard(ref)
-            self._missing.discard(ref)
+            self._settled(ref)
             self._last_good.pop(ref, None)
             known = self._objects.pop(ref, None)
             if known is not None and known.spec is not None:
                 self._sink.remove(ref, sure=True)  # seen twice, or by its own deletion
             self._say(ref, ())
             self._dirty = True
+
+    def _settled(self, ref: ObjectRef) -> None:
+        """It is known what became of it."""
+        for unsure in (self.doubted, self._missing, self._held, self._unjudged, self._judging):
+            unsure.discard(ref)
 
     # -- objects -------------------------------------------------------------------------------------------------
 
@@ -228,8 +257,7 @@ class Documents:
         place = self._place(ref)
         parsed = parse_piece(Piece(text, 0), place.file, self._source)  # line 0: the places have none
         spec = before.spec if before is not None else None
-        self._held.discard(ref)
-        self._missing.discard(ref)
+        self._settled(ref)
         if parsed.document is not None:
             spec = SpecObject(ref, _rows(ref, parsed.document), text, place.file, 0)
             self._sink.put(spec)

@@ -162,15 +162,7 @@ def test_a_definition_that_is_back_before_the_last_object_was_seen_to_go() -> No
     sink = Remembering()
     documents = Documents(SOURCE, "RouteSpec", None, {}, sink)
 
-    def written(name: str, uid: str) -> msgspec.Raw:
-        thing = yaml.safe_load(valid("shop", name))
-        thing["metadata"] |= {"uid": uid, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
-        return msgspec.Raw(json.dumps(thing).encode())
-
-    documents.begin()
-    for name in "ab":
-        documents.item(written(name, "old"))
-    documents.end(1, rewound=False)
+    listed(documents, written("a", "old"), written("b", "old"))
     documents.deleted(written("a", "old"))
     documents.hold()
     documents.deleted(written("b", "old"))
@@ -214,20 +206,29 @@ def test_a_definition_that_was_removed_while_nobody_watched(
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("watched", [True, False], ids=["while-watched", "before-the-watch"])
 def test_a_server_that_starts_answers_404_and_removals_count_all_the_same(
-    cluster: Kubernetes, namespace: str, kubeconfig: Path
+    cluster: Kubernetes, namespace: str, kubeconfig: Path, watched: bool
 ) -> None:
+    """Whether a watch is to be resumed or was never there."""
+
     async def scenario() -> None:
         cluster.spec(valid(namespace, "a"))
         cluster.spec(valid(namespace, "b"))
         async with relayed(cluster) as relay:
             cluster.kubeconfig(kubeconfig, server=relay.url)
-            async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, source):
+
+            async def unwatched(request: web.Request) -> web.StreamResponse | None:
+                return web.Response(status=503) if "watch" in request.query else None
+
+            async def starting(request: web.Request) -> web.StreamResponse:
+                return web.Response(status=410 if "watch" in request.query else 404)
+
+            relay.answer = None if watched else unwatched
+            async with watching(kubeconfig, watched=specs_of(namespace), ready=watched) as (sink, source):
+                await sink.until(lambda: len(sink.objects) == 2)
                 health = source.kinds[f"routespecs in {namespace}"]
-
-                async def starting(request: web.Request) -> web.StreamResponse:
-                    return web.Response(status=410 if "watch" in request.query else 404)
-
+                await eventually(lambda: health.watches == 1 if watched else health.trouble is not None, "it is watched")
                 relay.answer = starting
                 relay.cut()
                 await asyncio.to_thread(cluster.delete, "RouteSpec", "a", namespace)
@@ -237,6 +238,86 @@ def test_a_server_that_starts_answers_404_and_removals_count_all_the_same(
                 assert sink.said == {}
 
     asyncio.run(scenario())
+
+
+def test_a_server_that_starts_beside_one_that_is_watched_holds_a_removal_until_both_agree(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    """Behind one address there are often several API servers: a watch on one lives while another says 404."""
+
+    async def scenario() -> None:
+        cluster.spec(valid(namespace, "a"))
+        cluster.spec(valid(namespace, "b"))
+        async with relayed(cluster) as relay:
+            cluster.kubeconfig(kubeconfig, server=relay.url)
+            async with watching(kubeconfig, watched=specs_of(namespace)) as (sink, source):
+                health = source.kinds[f"routespecs in {namespace}"]
+                await eventually(lambda: health.watches == 1, "it is watched")
+
+                async def starting(_: web.Request) -> web.StreamResponse:
+                    return web.Response(status=404)
+
+                relay.answer = starting
+                await asyncio.to_thread(cluster.delete, "RouteSpec", "a", namespace)
+                await sink.until(lambda: sink.codes == ["GW0305"])
+                assert len(sink.objects) == 2
+                relay.answer = None
+                await sink.until(lambda: set(sink.objects) == {route_ref(namespace, "b")})
+                assert sink.said == {}
+
+    asyncio.run(scenario())
+
+
+def written(name: str, uid: str) -> msgspec.Raw:
+    """`valid`, as an API server tells of it."""
+    thing = yaml.safe_load(valid("shop", name))
+    thing["metadata"] |= {"uid": uid, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return msgspec.Raw(json.dumps(thing).encode())
+
+
+def listed(documents: Documents, *objects: msgspec.Raw) -> None:
+    documents.begin()
+    for one in objects:
+        documents.item(one)
+    documents.end(1, rewound=False)
+
+
+@pytest.mark.parametrize(
+    ("there", "left"),
+    [
+        (("b", "old"), {"b"}),
+        (("b", "new"), {"a", "b"}),
+        (None, {"a", "b"}),
+    ],
+    ids=["the-same-object", "a-new-one", "none"],
+)
+def test_what_is_held_is_judged_by_a_list_that_began_after_the_definition_was_seen(
+    there: tuple[str, str] | None, left: set[str]
+) -> None:
+    sink = Remembering()
+    documents = Documents(SOURCE, "RouteSpec", None, {}, sink)
+    listed(documents, written("a", "old"), written("b", "old"))
+    documents.deleted(written("a", "old"))
+    documents.hold()
+    listed(documents, written("b", "old"))
+    assert len(sink.objects) == 2, "a definition that is going still lists what it has not deleted yet"
+    documents.judge()
+    listed(documents, *([written(*there)] if there is not None else []))
+    assert {ref.name for ref in sink.objects} == left
+    documents.release()
+    assert {ref.name for ref in sink.objects} == ({there[0]} if there is not None else {"b"})
+
+
+def test_a_definition_that_goes_while_objects_are_listed_twice_takes_nothing_away() -> None:
+    """Lists of a definition that is being removed lack more and more; that no 404 was seen says nothing."""
+    sink = Remembering()
+    documents = Documents(SOURCE, "RouteSpec", None, {}, sink)
+    listed(documents, written("a", "old"), written("b", "old"))
+    listed(documents, written("b", "old"))
+    listed(documents, written("b", "old"))
+    assert documents.doubted == {route_ref("shop", "a")}, "it is asked whether the definition is there to stay"
+    documents.hold()
+    assert len(sink.objects) == 2
 
 
 def test_what_was_held_goes_in_the_end(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
