@@ -148,7 +148,9 @@ class Reflector:
         elif self._broken or not self._version or refused.trouble not in _ONCE_IS_NOTHING:
             self._say(refused.trouble, str(refused))
         if refused.trouble is Trouble.NOT_FOUND:
-            self._version = ""  # whether the kind was away or the server was starting, a list tells and history does not
+            self._version = (
+                ""  # whether the kind was away or the server was starting, a list tells and history does not
+            )
         self._broken = True
 
     async def _list(self) -> None:

@@ -90,6 +90,8 @@ class Documents:
         self._unjudged: set[ObjectRef] = set()
         self._judging: set[ObjectRef] = set()
         self._judged: set[ObjectRef] = set()
+        self._newcomers: set[ObjectRef] = set()
+        """What was created since the oldest doubt that is open: it says nothing of the time before."""
         self._said: set[str] = set()
         self._dirty = False
 
@@ -111,7 +113,7 @@ class Documents:
         """The list is complete. What it lacks is gone when the next one lacks it too."""
         # Objects that are still the same ones say that their definition was never away: an API server that starts answers
         # 404 for a moment, too.
-        same = any(self.seen[ref].uid in known.text for ref, known in self._objects.items() if ref in self._listed)
+        same = any(self._is_same(ref) for ref in self._listed - self._newcomers)
         anew = self.suspicious and not same
         self.suspicious = False
         for ref, read in self._read.items():
@@ -122,6 +124,7 @@ class Documents:
         lacking = (self._objects.keys() | self._last_good.keys()) - self._listed - self._held - self.doubted
         if anew:
             self._hold(lacking & self._objects.keys())
+            self._newcomers |= self._listed
             lacking -= self._held
         certain = lacking & self._missing
         self._missing = lacking - certain
@@ -232,8 +235,15 @@ class Documents:
 
     def _settled(self, ref: ObjectRef) -> None:
         """It is known what became of it."""
-        for unsure in (self.doubted, self._missing, self._held, self._unjudged, self._judging):
+        for unsure in (self.doubted, self._missing, self._held, self._unjudged, self._judging, self._newcomers):
             unsure.discard(ref)
+        if not (self.doubted or self._held):
+            self._newcomers.clear()
+
+    def _is_same(self, ref: ObjectRef) -> bool:
+        """Whether the object is the one that was there before, whatever it says now; its text names its uid."""
+        known, seen = self._objects.get(ref), self.seen.get(ref)
+        return known is not None and seen is not None and seen.uid in known.text
 
     # -- objects -------------------------------------------------------------------------------------------------
 
@@ -257,7 +267,10 @@ class Documents:
         place = self._place(ref)
         parsed = parse_piece(Piece(text, 0), place.file, self._source)  # line 0: the places have none
         spec = before.spec if before is not None else None
+        same = self._is_same(ref) and ref not in self._newcomers
         self._settled(ref)
+        if not same and (self.doubted or self._held):
+            self._newcomers.add(ref)
         if parsed.document is not None:
             spec = SpecObject(ref, _rows(ref, parsed.document), text, place.file, 0)
             self._sink.put(spec)

@@ -228,7 +228,9 @@ def test_a_server_that_starts_answers_404_and_removals_count_all_the_same(
             async with watching(kubeconfig, watched=specs_of(namespace), ready=watched) as (sink, source):
                 await sink.until(lambda: len(sink.objects) == 2)
                 health = source.kinds[f"routespecs in {namespace}"]
-                await eventually(lambda: health.watches == 1 if watched else health.trouble is not None, "it is watched")
+                await eventually(
+                    lambda: health.watches == 1 if watched else health.trouble is not None, "it is watched"
+                )
                 relay.answer = starting
                 relay.cut()
                 await asyncio.to_thread(cluster.delete, "RouteSpec", "a", namespace)
@@ -306,6 +308,27 @@ def test_what_is_held_is_judged_by_a_list_that_began_after_the_definition_was_se
     assert {ref.name for ref in sink.objects} == left
     documents.release()
     assert {ref.name for ref in sink.objects} == ({there[0]} if there is not None else {"b"})
+
+
+@pytest.mark.parametrize("how", ["told", "listed"])
+def test_what_was_created_after_the_doubt_does_not_vouch_for_the_time_before(how: str) -> None:
+    sink = Remembering()
+    documents = Documents(SOURCE, "RouteSpec", None, {}, sink)
+    listed(documents, written("a", "old"), written("b", "old"))
+    if how == "told":
+        documents.deleted(written("a", "old"))
+        documents.deleted(written("b", "old"))
+        documents.hold()
+        documents.changed(written("b", "new"))
+    else:
+        documents.suspicious = True
+        listed(documents, written("b", "new"))
+    for _ in range(2):
+        documents.judge()
+        listed(documents, written("b", "new"))
+    assert {ref.name for ref in sink.objects} == {"a", "b"}
+    documents.release()
+    assert {ref.name for ref in sink.objects} == {"b"}
 
 
 def test_a_definition_that_goes_while_objects_are_listed_twice_takes_nothing_away() -> None:
