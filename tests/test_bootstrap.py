@@ -27,10 +27,10 @@ from controlplane.cli.envoy import find
 from controlplane.errors import ConfigurationError
 from controlplane.pki.authority import Authority
 from controlplane.pki.identity import Identity, identify
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "envoy" / "bootstrap.example.yaml"
-WAIT = 20.0
 
 LABELS = {"role": "edge", "region": "eu"}
 AWKWARD = {"y": "y", "n": "no", "0x10": "0x10", "1e3": "1e3", "null": "~", "oct": "010", "a": "é: #\n'\"\\", "": " "}
@@ -186,7 +186,7 @@ def envoy(folder: Path, made: dict[str, Any]) -> Iterator[str]:
     command = [find(), "-c", file, "-l", "off", "--admin-address-path", said, "--use-dynamic-base-id"]
     process = subprocess.Popen([*command, "--concurrency", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + PATIENCE
         while not (said.exists() and said.read_text()):
             assert process.poll() is None, "Envoy ended"
             assert time.monotonic() < deadline, "no admin listener"
@@ -194,12 +194,14 @@ def envoy(folder: Path, made: dict[str, Any]) -> Iterator[str]:
         yield said.read_text()
     finally:
         process.terminate()
-        process.wait(WAIT)
+        process.wait(PATIENCE)
 
 
 def status(admin: str, path: str, method: str = "GET") -> int:
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://{admin}{path}", method=method), timeout=WAIT) as ok:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"http://{admin}{path}", method=method), timeout=PATIENCE
+        ) as ok:
             return int(ok.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -226,7 +228,7 @@ def test_the_admin_listener_only_shows(tmp_path: Path, authority: Authority) -> 
             assert status(admin, path, "POST") == 403
         for path in ("/", "/drain_listeners", "/stats/../quitquitquit", "/stats/recentlookups", "/tap"):
             assert status(admin, path) == 403
-        with urllib.request.urlopen(f"http://{admin}/server_info", timeout=WAIT) as answer:
+        with urllib.request.urlopen(f"http://{admin}/server_info", timeout=PATIENCE) as answer:
             assert json.load(answer)["node"]["metadata"]["labels"] == AWKWARD
 
 
@@ -243,13 +245,13 @@ class Server:
         self._context.load_verify_locations(cadata=material.client_authorities.decode())
         self._context.set_alpn_protocols(["h2"])
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.settimeout(WAIT)
+        self._socket.settimeout(PATIENCE)
         self.port = self._socket.getsockname()[1]
 
     def accept(self) -> Identity | ssl.SSLError:
         """The identity of the next that connects, or why its handshake failed."""
         plain, _ = self._socket.accept()
-        plain.settimeout(WAIT)
+        plain.settimeout(PATIENCE)
         try:
             with self._context.wrap_socket(plain, server_side=True) as secured:
                 assert secured.selected_alpn_protocol() == "h2"

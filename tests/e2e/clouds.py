@@ -96,7 +96,7 @@ class Clouds:
             )
         )
         self.plane.write(self.gateway())
-        self.plane.start().ready(60)
+        self.plane.start().ready()
         self.plane.envoy().ready()
         self.becomes("eu-1", "eu-2")
 
@@ -180,7 +180,7 @@ class Clouds:
         """Every place as it was in the beginning."""
         self.relay.slow_down(None)
         for name, one in self.clusters.items():
-            until(lambda name=name: self.up(f"kubernetes/{name}"), f"{name} can be read", 40)  # type: ignore[misc]
+            until(lambda name=name: self.up(f"kubernetes/{name}"), f"{name} can be read")  # type: ignore[misc]
             one.service("shop", "web")
             self.pods(name, f"{name}-1", f"{name}-2")
         self.consul.check("web", "dc-1", "passing")
@@ -205,7 +205,7 @@ class Clouds:
 
     def becomes(self, *names: str, host: str = SHOP) -> None:
         """Wait until exactly these answer."""
-        until(lambda: self.served(host) == set(names), f"{', '.join(names)} answer for {host}", 30)
+        until(lambda: self.served(host) == set(names), f"{', '.join(names)} answer for {host}")
 
     def changing(self, times: int) -> float:
         """The median of the seconds that a change of the second cluster takes, from its being written to its use."""

@@ -19,7 +19,7 @@ from tests.support.children import Child
 from tests.support.client import Connection, Response
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 _http = build_opener(ProxyHandler({}))
 
@@ -100,13 +100,13 @@ class Plane:
         self._child = Child([*command, *self.flags, *flags], self.log, **self.environment)
         return self
 
-    def listening(self, seconds: float = 20.0) -> Self:
+    def listening(self, seconds: float = PATIENCE) -> Self:
         """Wait until it listens."""
         line = until(lambda: self.said("listening"), "it listens", seconds)[0]
         self.xds, self.admin = line["xds"], line["admin"].removeprefix("http://")
         return self
 
-    def ready(self, seconds: float = 20.0) -> Self:
+    def ready(self, seconds: float = PATIENCE) -> Self:
         """Wait until it serves."""
         self.listening(seconds)
         until(lambda: self.get("/readyz")[0] == 200, "it is ready", seconds)
@@ -117,7 +117,7 @@ class Plane:
         assert self._child is not None
         return self._child
 
-    def ended(self, seconds: float = 20.0) -> int:
+    def ended(self, seconds: float = PATIENCE) -> int:
         """Wait until it ends by itself; its exit code."""
         until(lambda: not self.child.running, "it ends", seconds)
         return self.child.stop()
@@ -177,7 +177,7 @@ class Plane:
         """Status and body of an answer of the admin API."""
         request = Request(f"http://{self.admin}{path}", method=method, headers={"Host": host} if host else {})
         try:
-            with _http.open(request, timeout=10) as answer:
+            with _http.open(request, timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             with error:

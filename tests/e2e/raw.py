@@ -23,9 +23,9 @@ from controlplane.pki.identity import ATTESTATION, DEFAULT_TRUST_DOMAIN, attesta
 from controlplane.xds import types
 from tests.e2e.plane import Plane
 from tests.support.certificates import Pair
+from tests.support.waiting import PATIENCE
 
 AGGREGATED = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
-PATIENCE = 10.0
 TRUST = DEFAULT_TRUST_DOMAIN
 GOOD = f"spiffe://{TRUST}/node/n1"
 HOUR = timedelta(hours=1)

@@ -132,7 +132,7 @@ def test_a_server_that_dies_again_and_again_causes_no_push(here: Clouds, times: 
             until(lambda: not here.up("kubernetes/eu"), "it is said")
             load.during(20)
             here.eu.start()
-            until(lambda: here.up("kubernetes/eu"), "it is read again", 15)
+            until(lambda: here.up("kubernetes/eu"), "it is read again")
         assert here.pushes() == pushes
         here.pods("eu", "eu-1")
         here.becomes("eu-1")
@@ -145,12 +145,12 @@ def test_a_server_that_is_frozen_for_minutes_causes_no_push(here: Clouds) -> Non
         pushes = here.settled()
         here.eu.freeze()
         try:
-            until(lambda: not here.up("kubernetes/eu"), "it is said", 60, 0.1)
+            until(lambda: not here.up("kubernetes/eu"), "it is said", step=0.1)
             end = time.monotonic() + 120
             until(lambda: time.monotonic() > end, "two minutes pass", 130, 0.5)
         finally:
             here.eu.thaw()
-        until(lambda: here.up("kubernetes/eu"), "it is read again", 15)
+        until(lambda: here.up("kubernetes/eu"), "it is read again")
         assert here.pushes() == pushes
         here.pods("eu", "eu-1")
         here.becomes("eu-1")
@@ -192,7 +192,7 @@ def test_the_control_plane_starts_while_a_place_is_gone(here: Clouds) -> None:
         here.eu.kill()
         here.plane.kill()
         here.pods("us", "us-2")
-        here.plane.start().ready(60)
+        here.plane.start().ready()
         here.becomes("us-2", host=US)
         assert here.served() == {"eu-2"}
         assert here.source("kubernetes/eu")["endpoints"] == 1
@@ -215,7 +215,7 @@ def test_a_service_that_flaps_holds_up_no_other(here: Clouds, size: int) -> None
     for number in range(size // 100):
         write(number, all_of_it=True)
     here.plane.write(here.gateway(crowd=True))
-    until(lambda: here.source("kubernetes/eu")["endpoints"] == size + 2, "all of them are known", 60)
+    until(lambda: here.source("kubernetes/eu")["endpoints"] == size + 2, "all of them are known")
     before = here.changing(8)
 
     stop, written = threading.Event(), 0
@@ -231,7 +231,7 @@ def test_a_service_that_flaps_holds_up_no_other(here: Clouds, size: int) -> None
         flapping.start()
         try:
             began, pushes, used = time.monotonic(), here.eds(), here.cpu_seconds()
-            until(lambda: written >= 300, "much has happened", 60)
+            until(lambda: written >= 300, "much has happened")
             lasted, pushed, used = time.monotonic() - began, here.eds() - pushes, here.cpu_seconds() - used
             during = here.changing(8)
         finally:

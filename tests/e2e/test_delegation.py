@@ -56,7 +56,7 @@ class Company:
             yaml.safe_dump({"sources": {"kubernetes": [{"name": "one", "kubeconfig": str(kubeconfig), "specs": True}]}})
         )
         self.plane = stack.enter_context(Plane(project, "--config", str(config)))
-        self.plane.start().ready(60)
+        self.plane.start().ready()
         self.plane.envoy().ready()
         until(lambda: self.body("/") == "platform", "the gateway answers")
 
@@ -94,7 +94,7 @@ class Company:
             reasons = {one["type"]: one["reason"] for one in status.get("conditions", ())}
             return dict(status) if current and reasons.get("Compiled") == reason else None
 
-        return until(said, f"{namespace} is told {reason}", 30, 0.05)
+        return until(said, f"{namespace} is told {reason}", step=0.05)
 
     def load(self, path: str, body: str) -> Load:
         """Constant load: every request has this answer."""
@@ -182,13 +182,13 @@ def test_who_came_first_keeps_the_path_whatever_happens(here: Company) -> None:
 
         here.plane.kept()
         here.plane.kill()
-        here.plane.start().ready(60)
+        here.plane.start().ready()
         load.during(100)
         assert here.plane.version() == before
 
         here.plane.kill()
         here.cluster.kill()
-        here.plane.start().ready(60)
+        here.plane.start().ready()
         load.during(100)
         assert here.body("/cart") == "aardvark"
         assert here.plane.version() == before
@@ -241,4 +241,4 @@ def test_of_two_of_one_age_the_smaller_uid_has_it(here: Company) -> None:
     here.plane.kept()
     with here.load("/pay", first):
         here.plane.kill()
-        here.plane.start().ready(60)
+        here.plane.start().ready()

@@ -61,7 +61,7 @@ class Scene:
         )
         self.plane = stack.enter_context(Plane(folder / "project", "--config", str(config)))
         self.plane.write(self.gateway)
-        self.plane.start().ready(60)
+        self.plane.start().ready()
         self.envoy = self.plane.envoy()
         self.envoy.ready()
         until(lambda: self.served() == {"pod-1", "pod-2"}, "both pods answer")
@@ -165,7 +165,7 @@ def test_the_api_server_dies_and_comes_back_under_load(here: Scene) -> None:
         load.during(100)
         here.cluster.start()
         here.pods(1, 3)
-        until(lambda: here.served() == {"pod-1", "pod-3"}, "what changed meanwhile arrives", 30)
+        until(lambda: here.served() == {"pod-1", "pod-3"}, "what changed meanwhile arrives")
     assert load.failures == []
 
 
@@ -189,9 +189,9 @@ def test_a_control_plane_that_starts_without_the_cluster_serves_what_was(here: S
     with here.load() as load:
         here.cluster.kill()
         here.plane.kill()
-        here.plane.start().ready(60)
+        here.plane.start().ready()
         load.during(100)
         here.cluster.start()
         here.pods(2, 4)
-        until(lambda: here.served() == {"pod-2", "pod-4"}, "it goes on", 30)
+        until(lambda: here.served() == {"pod-2", "pod-4"}, "it goes on")
     assert load.failures == []

@@ -89,7 +89,7 @@ def test_a_proxy_that_moves_receives_nothing_that_it_has(planes: tuple[Plane, Pl
                     before = pushed(here, delta)
                     updates = changes(envoy)
                     relay.flip(port_of(here))
-                    until(lambda plane=here: nodes(plane), "it is at the other", 40)
+                    until(lambda plane=here: nodes(plane), "it is at the other")
                     until(lambda plane=there: not nodes(plane), "it has left")
                     settled(here)
                     assert pushed(here, delta) == before
@@ -99,7 +99,7 @@ def test_a_proxy_that_moves_receives_nothing_that_it_has(planes: tuple[Plane, Pl
                     plane.write(documents(port, backend.port, "second"))
                     plane.barrier()
                 relay.flip(port_of(two))
-                until(lambda: answers(port, "second"), "it has what changed", 40)
+                until(lambda: answers(port, "second"), "it has what changed")
 
 
 def through(bootstrap: str, plane: Plane, relay: Relay) -> str:

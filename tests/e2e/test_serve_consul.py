@@ -127,7 +127,7 @@ def test_a_process_that_starts_while_consul_is_gone_serves_what_was_known(site: 
     site.plane.kill()
     site.consul.kill()
     with Load(site.connect, always("/", HOST)) as load:
-        site.plane.start().ready(60)
+        site.plane.start().ready()
         load.during(200)
     assert site.answer("a", "b")
 

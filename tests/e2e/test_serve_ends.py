@@ -81,7 +81,7 @@ def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane, crashes: 
             plane.kill()
             plane.start().ready()
         version = plane.version()
-        until(lambda: [one["settled"] for one in plane.json("/v1/nodes")["nodes"]], "the proxy is back", 40)
+        until(lambda: [one["settled"] for one in plane.json("/v1/nodes")["nodes"]], "the proxy is back")
         before = load.answered
         until(lambda: load.answered > before + 20, "the load goes on")
     assert load.failures == []
@@ -150,7 +150,7 @@ def test_a_proxy_that_was_there_first_is_served_once_there_is_something(plane: P
     until(lambda: _refused(envoy), "its stream is refused")
     assert envoy.admin("/listeners") == ""
     plane.write(gateway(port=port, routes=[respond("main", "/", "first")]))
-    until(lambda: answers(port, "first"), "it answers", 40)
+    until(lambda: answers(port, "first"), "it answers")
 
 
 def _refused(envoy: Envoy) -> bool:

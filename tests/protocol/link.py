@@ -22,8 +22,8 @@ from controlplane.xds.server import _AGGREGATED, _SERVICES, XdsServer
 from controlplane.xds.session import Session
 from controlplane.xds.stream import Stream
 from controlplane.xds.wire import Encoder
+from tests.support.waiting import PATIENCE
 
-PATIENCE = 10.0
 IDENTIFIER = "replica-1"
 
 Admit = Callable[[Node], View | None]

@@ -15,8 +15,7 @@ from controlplane.xds.nodes import Node, Peer
 from controlplane.xds.server import XdsServer
 from tests.protocol.dialogue import Recorder
 from tests.protocol.keys import Pair
-
-PATIENCE = 10.0
+from tests.support.waiting import PATIENCE
 
 AGGREGATED = "/envoy.service.discovery.v3.AggregatedDiscoveryService/"
 DELTA = AGGREGATED + "DeltaAggregatedResources"
@@ -113,4 +112,4 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), 3 * PATIENCE))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(test(), 2 * PATIENCE))  # type: ignore[arg-type]

@@ -17,8 +17,7 @@ from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import Sink, SpecObject
-
-DEADLINE_SECONDS = 20.0
+from tests.support.waiting import PATIENCE
 
 
 class Source(Protocol):
@@ -90,7 +89,7 @@ class Remembering:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait, flush by flush, until something holds."""
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(PATIENCE):
             while not (self.history and holds()):
                 waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 self._wake.add(waiting)

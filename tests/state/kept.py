@@ -8,10 +8,9 @@ from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef
 from controlplane.state.content import StateChanges, StoredObject
 from controlplane.state.store import State
+from tests.support.waiting import PATIENCE
 
 CANARY = b"canary-bird-7f3a"
-WAIT = 20.0
-"""Seconds until a wait is a failure."""
 
 
 def ref(name: str) -> ObjectRef:
@@ -42,6 +41,6 @@ def fill(folder: Path, count: int = 40) -> tuple[dict[ObjectRef, StoredObject], 
     secrets = {secret_ref(f"tls-{n}"): secret(n) for n in range(count)}
     state = State.open(folder)
     state.write(StateChanges(documents, secrets, {"shop/edge": "v1"}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     state.close()
     return documents, secrets

@@ -20,7 +20,8 @@ from structlog.testing import capture_logs
 from controlplane.state import database
 from controlplane.state.content import StateChanges
 from controlplane.state.store import State
-from tests.state.kept import WAIT, fill, objects, ref, secret, secret_ref, stored
+from tests.state.kept import fill, objects, ref, secret, secret_ref, stored
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +48,7 @@ for number in range(10**9):
     objects = {ObjectRef("files", "RouteSpec", "shop", f"r{n}"): StoredObject(text, "f", number) for n in range(20)}
     secrets = {SecretRef("files", "shop", f"s{n}"): Secret.of({"k": text.encode()}) for n in range(20)}
     state.write(StateChanges(objects, secrets))
-    assert state.flush(20)
+    assert state.flush(90)
     print(number, flush=True)
 """
 
@@ -63,7 +64,7 @@ def test_a_kill_loses_moments_and_never_half_a_transaction(tmp_path: Path, kille
             if confirmed >= killed_after:
                 break
         process.send_signal(signal.SIGKILL)  # it is in the middle of the next ones
-        process.wait(WAIT)
+        process.wait(PATIENCE)
     state = State.open(tmp_path)
     loaded = state.load()
     assert loaded.problems == []
@@ -80,7 +81,7 @@ def test_a_kill_loses_moments_and_never_half_a_transaction(tmp_path: Path, kille
 
 def works(state: State) -> None:
     state.write(objects(new="works"))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert state.status().degraded is None
 
 
@@ -175,7 +176,7 @@ def test_flipped_bits_never_give_a_wrong_document(tmp_path: Path) -> None:
         if len(loaded.objects) < len(documents) or len(loaded.secrets) < len(secrets):
             assert loaded.problems, position
         state.write(objects(new="x"))
-        assert state.flush(WAIT) or state.status().degraded
+        assert state.flush(PATIENCE) or state.status().degraded
         state.close()
 
 
@@ -188,7 +189,7 @@ def test_damage_while_it_runs_is_mended(tmp_path: Path) -> None:
     changed = {name: stored(value.text + "more") for name, value in documents.items()}
     with capture_logs() as said:
         state.write(StateChanges(changed))
-        assert state.flush(WAIT)
+        assert state.flush(PATIENCE)
         state.close()
     assert [entry["event"] for entry in said].count("state damaged") == 1
     assert (tmp_path / "state.sqlite.damaged").exists()
@@ -207,7 +208,7 @@ def test_what_damage_took_while_it_runs_stays_in_the_status(tmp_path: Path) -> N
         file.seek(3 * 4096)
         file.write(os.urandom(40 * 4096))
     state.write(StateChanges({ref("route-1"): stored("new")}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert "rows are missing until they change or a restart" in (state.status().degraded or "")
     state.close()
 
@@ -228,7 +229,7 @@ def test_a_newer_schema_is_left_alone(tmp_path: Path, version: int, age: str) ->
     assert len(loaded.problems) == 1
     assert f"written by a {age} version of this program (schema {version}, this one knows 1)" in loaded.problems[0]
     state.write(objects(a="1"))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert state.status().degraded == loaded.problems[0]
     assert state.status().pending == 0
     state.close()
@@ -254,7 +255,7 @@ def test_a_folder_that_cannot_be_made_is_memory_only(tmp_path: Path) -> None:
     state = State.open(tmp_path / "file" / "state")
     assert "cannot be opened" in state.load().problems[0]
     state.write(objects(a="1"))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert "cannot be opened" in (state.status().degraded or "")
     state.close()
 
@@ -271,7 +272,7 @@ if os.geteuid() == 0:  # may write anywhere, whatever the mode
 state = State.open(Path(sys.argv[1]))
 loaded = state.load()
 state.write(StateChanges({ObjectRef("files", "RouteSpec", "shop", "new"): StoredObject("x", "f", 1)}))
-state.flush(20)
+state.flush(90)
 print(json.dumps([len(loaded.objects), len(loaded.secrets), loaded.problems, state.status().degraded]))
 state.close()
 """
@@ -296,14 +297,14 @@ def test_a_read_only_folder_is_read(open_folder: Path, clean: bool) -> None:
             assert process.stdout
             process.stdout.readline()
             process.kill()
-            process.wait(WAIT)
+            process.wait(PATIENCE)
         assert (folder / "state.sqlite-wal").stat().st_size
         (folder / "state.sqlite-shm").unlink()
     for file in folder.iterdir():
         file.chmod(0o444)
     folder.chmod(0o555)
     arguments = [sys.executable, "-c", READER, str(folder)]
-    found = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    found = subprocess.run(arguments, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, check=False)
     assert found.returncode == 0, found.stderr
     documents, secrets, problems, degraded = json.loads(found.stdout.splitlines()[-1])
     assert (documents, secrets) == ((40, 40) if clean else (60, 60))
@@ -319,7 +320,7 @@ def test_without_room_what_fits_is_kept_and_the_rest_is_said_once(tmp_path: Path
     state.load()
     with capture_logs() as said:
         state.write(StateChanges({ref(f"r{n}"): stored("x" * 10_000) for n in range(100)}))
-        assert not state.flush(WAIT)
+        assert not state.flush(PATIENCE)
     status = state.status()
     assert status.degraded == "not written: database or disk is full"
     assert 0 < status.rows < 30
@@ -328,11 +329,11 @@ def test_without_room_what_fits_is_kept_and_the_rest_is_said_once(tmp_path: Path
     with capture_logs() as again_said:
         for _ in range(3):
             state.write(StateChanges({ref("r99"): stored("y" * 10_000)}))
-            assert not state.flush(WAIT)
+            assert not state.flush(PATIENCE)
     assert [entry["event"] for entry in said + again_said] == ["state not written"]
 
     state.write(StateChanges({ref(f"r{n}"): None for n in range(90)}))
-    assert state.flush(WAIT), "removals make room for what waits"
+    assert state.flush(PATIENCE), "removals make room for what waits"
     assert state.status().degraded is None
     assert state.status().rows == 10
     state.close()
@@ -347,10 +348,10 @@ def test_without_room_what_fits_is_kept_and_the_rest_is_said_once(tmp_path: Path
 def test_one_giant_does_not_keep_out_the_others(tmp_path: Path) -> None:
     state = State.open(tmp_path, max_bytes=200_000, retry_after=3600)
     state.write(StateChanges({ref("giant"): stored("x" * 1_000_000), ref("small"): stored("x")}))
-    assert not state.flush(WAIT)
+    assert not state.flush(PATIENCE)
     assert state.status().pending == 1
     state.write(StateChanges({ref("giant"): None}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     state.close()
     again = State.open(tmp_path)
     assert set(again.load().objects) == {ref("small")}
@@ -380,13 +381,13 @@ def test_a_disk_that_fails_and_comes_back(tmp_path: Path) -> None:
     state._database = disk  # type: ignore[assignment]  stands in for it
     disk.failure = "disk I/O error"
     state.write(StateChanges(objects(a="1").objects, {secret_ref("s"): secret()}))
-    assert not state.flush(WAIT)
+    assert not state.flush(PATIENCE)
     assert state.status().degraded == "not written: disk I/O error"
     state.write(objects(a="2", b="2"))
     disk.failure = ""
     with state._changed:
-        assert state._changed.wait_for(lambda: not state._pending, WAIT), "it tries again by itself"
-    assert state.flush(WAIT)
+        assert state._changed.wait_for(lambda: not state._pending, PATIENCE), "it tries again by itself"
+    assert state.flush(PATIENCE)
     assert state.status().degraded is None
     state.close()
     again = State.open(tmp_path)
@@ -399,7 +400,7 @@ def test_a_disk_that_fails_and_comes_back(tmp_path: Path) -> None:
 def test_the_end_does_not_wait_for_a_disk_that_fails(tmp_path: Path) -> None:
     state = State.open(tmp_path, max_bytes=100_000, retry_after=3600)
     state.write(StateChanges({ref("giant"): stored("x" * 1_000_000)}))
-    state.close(WAIT)
+    state.close(PATIENCE)
     assert not state._thread.is_alive()
 
 
@@ -408,7 +409,7 @@ def test_without_a_key_secrets_are_not_written_and_the_rest_is(tmp_path: Path) -
     state = State.open(tmp_path)
     assert "secrets are not kept" in state.load().problems[0]
     state.write(StateChanges(objects(a="1").objects, {secret_ref("s"): secret()}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert "secrets are not kept" in (state.status().degraded or "")
     assert state.status().rows == 1
     state.close()

@@ -19,7 +19,8 @@ from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.state.content import StateChanges, StoredObject
 from controlplane.state.store import State
-from tests.state.kept import CANARY, WAIT, fill, objects, ref, secret, secret_ref, stored
+from tests.state.kept import CANARY, fill, objects, ref, secret, secret_ref, stored
+from tests.support.waiting import PATIENCE
 
 
 def bytes_on_disk(folder: Path) -> bytes:
@@ -41,7 +42,7 @@ def test_a_new_folder_is_empty_and_its_owners_alone(tmp_path: Path) -> None:
     state = State.open(tmp_path / "deep" / "state")
     assert state.load().problems == []
     state.write(objects(a="1"))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "deep" / "state").iterdir()}
     state.close()
     assert modes.keys() >= {"key", "state.sqlite", "state.sqlite-wal"}
@@ -65,7 +66,7 @@ def test_what_is_removed_stays_away(tmp_path: Path) -> None:
     state = State.open(tmp_path)
     state.load()
     state.write(StateChanges(dict.fromkeys(documents), dict.fromkeys(secrets), {"shop/edge": None}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert state.status().rows == 0
     state.close()
     again = State.open(tmp_path)
@@ -82,11 +83,11 @@ def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
     state = State.open(tmp_path)
     state.load()
     state.write(StateChanges(documents, secrets, {"shop/edge": "v1"}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert state.status().last_write is None
     first = next(iter(documents))
     state.write(StateChanges({first: stored("new")}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert state.status().last_write is not None
     state.close()
 
@@ -94,7 +95,7 @@ def test_nothing_is_written_when_nothing_changed(tmp_path: Path) -> None:
 def test_where_a_document_stood_is_kept_too(tmp_path: Path) -> None:
     state = State.open(tmp_path)
     state.write(StateChanges({ref("a"): StoredObject("x", "old.yaml", 1)}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     moved = StoredObject("x", "new\udcff.yaml", 7)
     state.write(StateChanges({ref("a"): moved}))
     state.close()
@@ -119,8 +120,8 @@ def test_it_is_written_soon_without_being_asked(tmp_path: Path) -> None:
     state = State.open(tmp_path, linger=0.01)
     state.write(objects(a="1"))
     with state._changed:
-        assert state._changed.wait_for(lambda: not state._pending, WAIT)
-    assert state.flush(WAIT)
+        assert state._changed.wait_for(lambda: not state._pending, PATIENCE)
+    assert state.flush(PATIENCE)
     assert state.status().rows == 1
     state.close()
 
@@ -136,8 +137,8 @@ def test_writers_may_be_many(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(WAIT)
-    assert state.flush(WAIT)
+        thread.join(PATIENCE)
+    assert state.flush(PATIENCE)
     state.close()
     again = State.open(tmp_path)
     assert again.load().objects == {ref(f"w{w}-{n}"): stored(str(40 + n)) for w in range(4) for n in range(10)}
@@ -183,10 +184,10 @@ def test_a_secret_is_never_in_clear_in_any_file(tmp_path: Path) -> None:
     """Neither while it runs (the log), nor after, nor in the free pages of what was deleted."""
     state = State.open(tmp_path)
     state.write(StateChanges(secrets={secret_ref(f"tls-{n}"): secret(n) for n in range(30)}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert CANARY not in bytes_on_disk(tmp_path)
     state.write(StateChanges(secrets={secret_ref(f"tls-{n}"): None for n in range(15)}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     assert CANARY not in bytes_on_disk(tmp_path)
     state.close()
     assert CANARY not in bytes_on_disk(tmp_path)
@@ -264,7 +265,7 @@ def test_sealed_bytes_of_another_name_are_refused(tmp_path: Path) -> None:
     """Whoever can write the file must not be able to swap two secrets."""
     state = State.open(tmp_path)
     state.write(StateChanges(secrets={secret_ref("a"): secret(1)}))
-    assert state.flush(WAIT)
+    assert state.flush(PATIENCE)
     state.close()
     from controlplane.state import database, rows
 
@@ -284,8 +285,8 @@ def test_two_processes_make_one_key(tmp_path: Path) -> None:
     first, second = State.open(tmp_path), State.open(tmp_path)
     first.write(StateChanges(secrets={SecretRef("files", "shop", "a"): secret(1)}))
     second.write(StateChanges(secrets={SecretRef("files", "shop", "b"): secret(2)}))
-    assert first.flush(WAIT)
-    assert second.flush(WAIT)
+    assert first.flush(PATIENCE)
+    assert second.flush(PATIENCE)
     first.close()
     second.close()
     again = State.open(tmp_path)
@@ -299,7 +300,7 @@ def test_services_and_when_sources_were_seen_come_back(tmp_path: Path) -> None:
     service = Service((ServicePort("http", 80),), (Endpoint("10.0.0.1", (("http", 80),), Health.DRAINING),))
     with closing(State.open(tmp_path)) as state:
         state.write(StateChanges(services={name: service}, secrets={secret_ref("one"): secret()}, seen={"files": 12.5}))
-        assert state.flush(WAIT)
+        assert state.flush(PATIENCE)
     with closing(State.open(tmp_path)) as state:
         loaded = state.load()
         assert loaded.services == {name: service}
@@ -307,7 +308,7 @@ def test_services_and_when_sources_were_seen_come_back(tmp_path: Path) -> None:
         assert loaded.seen == {"files": 12.5}
         assert not loaded.problems
         state.write(StateChanges(services={name: None}))
-        assert state.flush(WAIT)
+        assert state.flush(PATIENCE)
     with closing(State.open(tmp_path)) as state:
         assert not state.load().services
 
@@ -315,13 +316,13 @@ def test_services_and_when_sources_were_seen_come_back(tmp_path: Path) -> None:
 def test_a_state_of_a_version_without_services_is_read_and_extended(tmp_path: Path) -> None:
     with closing(State.open(tmp_path)) as state:
         state.write(objects(one="text"))
-        assert state.flush(WAIT)
+        assert state.flush(PATIENCE)
     with closing(sqlite3.connect(tmp_path / "state.sqlite")) as connection:
         connection.executescript("DROP TABLE service; DROP TABLE source;")
     name = ServiceRef("kubernetes/eu", "shop", "a")
     with closing(State.open(tmp_path)) as state:
         assert state.load().objects == {ref("one"): stored("text")}
         state.write(StateChanges(services={name: Service()}))
-        assert state.flush(WAIT)
+        assert state.flush(PATIENCE)
     with closing(State.open(tmp_path)) as state:
         assert state.load().services == {name: Service()}

@@ -38,7 +38,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubernetes]:
 @pytest.fixture
 def plane(cluster: Kubernetes, tmp_path: Path) -> Iterator[Plane]:
     with replica(cluster, tmp_path) as made:
-        yield made.ready(60)
+        yield made.ready()
 
 
 def replica(cluster: Kubernetes, folder: Path) -> Plane:
@@ -87,7 +87,7 @@ def told(cluster: Kubernetes, kind: str, namespace: str, name: str, **expected: 
         current = found.get("status", {}).get("observedGeneration") == found["metadata"]["generation"]
         return found if current and conditions(found).items() >= expected.items() else None
 
-    return until(answer, f"{kind} {namespace}/{name} is told {expected}", 30, 0.05)
+    return until(answer, f"{kind} {namespace}/{name} is told {expected}", step=0.05)
 
 
 def writes(found: dict[str, Any]) -> set[str]:
@@ -163,7 +163,7 @@ def test_nothing_is_written_when_nothing_changed(cluster: Kubernetes, plane: Pla
     told(cluster, "RouteSpec", namespace, "other", Compiled=("True", "Compiled"))
     assert plane.stop() == 0
     with replica(cluster, tmp_path / "again") as again:
-        again.ready(60)
+        again.ready()
         cluster.spec(team(namespace, "third"))
         told(cluster, "RouteSpec", namespace, "third", Compiled=("True", "Compiled"))
         after = cluster.get("RouteSpec", "still", namespace)
@@ -176,7 +176,7 @@ def test_one_replica_writes_and_the_next_takes_over(cluster: Kubernetes, plane: 
     told(cluster, "GatewaySpec", namespace, "edge", Compiled=("True", "Compiled"))
     holder = _holder(cluster)
     with replica(cluster, tmp_path / "second") as second:
-        second.ready(60)
+        second.ready()
         assert _holder(cluster) == holder
         assert plane.stop() == 0
         cluster.spec(team(namespace, "later"))
@@ -204,7 +204,7 @@ def test_without_the_right_to_write_everything_else_goes_on(cluster: Kubernetes,
     clusters = [{"name": "test", "kubeconfig": str(kubeconfig), "specs": True}]
     config.write_text(json.dumps({"sources": {"kubernetes": clusters}}))
     with Plane(tmp_path, "--config", str(config)).start() as plane:
-        plane.ready(60)
+        plane.ready()
 
         def codes() -> list[str]:
             return [one["code"] for one in plane.json("/v1/problems")["problems"]]

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import PATIENCE
+
 LEASHED = """\
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -55,7 +57,7 @@ class Child:
         """Send it a signal."""
         self._process.send_signal(number)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 12.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = PATIENCE) -> int:
         """Ask it to end, and return its exit code; it is killed when it does not end in time."""
         if self.running:
             self._process.send_signal(number)

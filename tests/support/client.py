@@ -20,7 +20,7 @@ import h2.config
 import h2.connection
 import h2.events
 
-TIMEOUT = 15.0
+from tests.support.waiting import PATIENCE
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -72,7 +72,7 @@ def trusting(authority: bytes | None, *protocols: str) -> ssl.SSLContext:
 
 def dial(port: int, tls: ssl.SSLContext | None = None, sni: str | None = None, preface: bytes = b"") -> socket.socket:
     """A connection to loopback; `preface` is sent first (PROXY protocol)."""
-    plain = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+    plain = socket.create_connection(("127.0.0.1", port), PATIENCE)
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if preface:
@@ -90,7 +90,7 @@ class Connection:
         self, port: int, tls: ssl.SSLContext | None = None, sni: str | None = None, preface: bytes = b""
     ) -> None:
         self.socket = dial(port, tls, sni, preface)
-        self._http = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        self._http = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         self._http.sock = self.socket
 
     def request(

@@ -25,7 +25,7 @@ from tests.support.certificates import Authority
 from tests.support.children import Child
 from tests.support.ports import free_port
 from tests.support.tools import needs, tool
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 MANAGEMENT = "11111111-2222-3333-4444-555555555555"
 """The token of whoever may do everything; it exists on the loopback addresses of tests only."""
@@ -101,7 +101,7 @@ class Consul:
 
     def until_ready(self) -> None:
         """Wait until there is a leader that knows the management token."""
-        until(self._leads, f"{self.datacenter} leads", seconds=60, step=0.05)
+        until(self._leads, f"{self.datacenter} leads", step=0.05)
 
     def configure(self, **settings: Any) -> None:
         """Other settings for the next start."""
@@ -166,9 +166,9 @@ class Consul:
             if self.client is not None:
                 context.load_cert_chain(*self.client)
         connection: http.client.HTTPConnection = (
-            http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=context)
+            http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=context)
             if context
-            else http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            else http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         )
         try:
             content = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None

@@ -18,7 +18,7 @@ from urllib.request import ProxyHandler, build_opener
 from tests.support.children import Child
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 _http = build_opener(ProxyHandler({}))
 
@@ -80,7 +80,7 @@ class ControlPlane:
     def get(self, path: str) -> tuple[int, str]:
         """The answer of the admin API; status 0 when it does not listen."""
         try:
-            with _http.open(f"http://{self.admin_address}{path}", timeout=10) as answer:
+            with _http.open(f"http://{self.admin_address}{path}", timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except HTTPError as error:
             with error:
@@ -100,7 +100,9 @@ class ControlPlane:
         command += ["--node-id", node, "--node-cluster", "edge", *self._insecure]
         for key, value in labels.items():
             command += ["--label", f"{key}={value}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ})
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=PATIENCE, env={**os.environ}
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 from urllib.request import ProxyHandler, build_opener
 
 from tests.support.children import Child
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 _http = build_opener(ProxyHandler({}))
 
@@ -33,7 +33,7 @@ def validate(configuration: Mapping[str, Any], folder: Path) -> str | None:
     file = folder / "envoy.json"
     file.write_text(json.dumps(configuration))
     command = [str(binary()), "--mode", "validate", "-c", str(file), "-l", "warning", "--disable-hot-restart"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     said = done.stdout + done.stderr
     return said if done.returncode or "eprecated" in said else None
 
@@ -81,7 +81,7 @@ class Envoy:
         finally:
             self.send(signal.SIGCONT)
 
-    def ready(self, seconds: float = 20.0) -> Self:
+    def ready(self, seconds: float = PATIENCE) -> Self:
         """Wait until it serves: all that it was promised has arrived."""
         until(self._is_live, "Envoy is live", seconds)
         return self
@@ -96,7 +96,7 @@ class Envoy:
     def admin(self, path: str) -> str:
         """The answer of its admin page."""
         address = self._admin_file.read_text()
-        with _http.open(f"http://{address}{path}", timeout=10) as answer:
+        with _http.open(f"http://{address}{path}", timeout=PATIENCE) as answer:
             return str(answer.read().decode())
 
     def stats(self, pattern: str) -> dict[str, int]:

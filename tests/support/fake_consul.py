@@ -11,6 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.support.waiting import PATIENCE
+
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -50,7 +52,7 @@ class FakeConsul:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait, question by question, until something holds."""
-        async with asyncio.timeout(20), self._asked:
+        async with asyncio.timeout(PATIENCE), self._asked:
             await self._asked.wait_for(holds)
 
     async def until_asked(self, path: str, times: int = 1) -> None:

@@ -30,7 +30,7 @@ from tests.support.certificates import Authority, Pair
 from tests.support.children import Child
 from tests.support.ports import free_port
 from tests.support.tools import needs, tool
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 Object = dict[str, Any]
 
@@ -104,8 +104,8 @@ class Kubernetes:
 
     def wait(self) -> Kubernetes:
         """Wait until both serve."""
-        until(self._etcd_answers, "etcd is healthy", 60)
-        until(self._server_answers, "kube-apiserver is ready", 120, 0.05)
+        until(self._etcd_answers, "etcd is healthy")
+        until(self._server_answers, "kube-apiserver is ready", 2 * PATIENCE, 0.05)
         return self
 
     def _launch_etcd(self) -> None:
@@ -202,7 +202,7 @@ class Kubernetes:
             return False
 
     def _etcd_call(self, path: str, body: Object) -> Object:
-        connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=PATIENCE)
         return _call(connection, "POST", path, body)
 
     def _server_answers(self) -> bool:
@@ -276,7 +276,7 @@ class Kubernetes:
 
     def call(self, method: str, path: str, body: Object | None = None, content_type: str = "application/json") -> Any:
         """One request as the administrator. Raises ApiError."""
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=self.context)
         return _call(connection, method, path, body, content_type)
 
     def create(self, thing: Object) -> Object:
@@ -365,7 +365,7 @@ class Kubernetes:
             self.apply(definition)
             spec = definition["spec"]
             path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-            until(lambda path=path: self._is_served(path), f"{path} is served", 60, 0.05)  # type: ignore[misc]
+            until(lambda path=path: self._is_served(path), f"{path} is served", step=0.05)  # type: ignore[misc]
 
     def undefine(self, kind: str) -> None:
         """Remove the definition of a custom resource of gatewayspec.dev, and with it every object; wait until it is gone."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.client import Connection, Response
+from tests.support.waiting import PATIENCE
 
 PAUSE = 0.002
 """Between two requests of one connection; the machine has other things to do as well."""
@@ -43,7 +44,7 @@ class Load:
 
     def during(self, answers: int) -> None:
         """Wait for so many more answers."""
-        wanted, deadline = self.answers + answers, time.monotonic() + 20
+        wanted, deadline = self.answers + answers, time.monotonic() + PATIENCE
         while self.answers < wanted and not self.failures:
             assert time.monotonic() < deadline, "the load is stuck"
             time.sleep(PAUSE)

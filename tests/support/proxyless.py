@@ -17,9 +17,7 @@ from typing import Any, Self
 import grpc
 
 from tests.support.children import LEASHED, Child
-
-PATIENCE = 12.0
-"""Seconds for one call. gRPC takes a resource for missing after 15."""
+from tests.support.waiting import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class Client:
         self._process.stdin.close()
         self._process.stdout.close()
         try:
-            self._process.wait(10)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -139,7 +137,7 @@ class Backend:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._released.set()
-        self._server.stop(0).wait(10)
+        self._server.stop(0).wait(PATIENCE)
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
@@ -154,7 +152,7 @@ class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no typ
     def _answer(self, method: str, context: Any) -> bytes:
         self.calls[method] += 1
         if method.endswith("/Slow"):
-            self._released.wait(30)
+            self._released.wait(PATIENCE)
         if method.endswith("/Busy") and self.calls[method] % 3:
             context.abort(grpc.StatusCode.UNAVAILABLE, "busy twice of three times")
         if method.endswith("/Who"):

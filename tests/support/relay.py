@@ -57,6 +57,7 @@ class Relay:
         self._target: int | None = target
         self._pace: Pace | None = None
         self._links: list[_Link] = []
+        self._turn = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = int(self._listener.getsockname()[1])
         self.accepted = 0
@@ -69,30 +70,34 @@ class Relay:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            try:
-                if self._target is None:
-                    raise ConnectionRefusedError
-                far = socket.create_connection(("127.0.0.1", self._target), 5)
-                far.settimeout(None)
-            except OSError:
-                near.close()
-                continue
-            self.accepted += 1
-            self._links.append(_Link(near, far, self._pace))
+            with self._turn:  # a connection is one of before a change, and ends by it, or one of after it
+                try:
+                    if self._target is None:
+                        raise ConnectionRefusedError
+                    far = socket.create_connection(("127.0.0.1", self._target), 5)
+                    far.settimeout(None)
+                except OSError:
+                    near.close()
+                    continue
+                self.accepted += 1
+                self._links.append(_Link(near, far, self._pace))
 
     def flip(self, target: int | None) -> None:
         """New connections go to another port (None: nowhere), and those that there are end."""
-        self._target = target
+        with self._turn:
+            self._target = target
         self.cut()
 
     def slow_down(self, pace: Pace | None) -> None:
         """New connections are answered so (None: at once), and those that there are end."""
-        self._pace = pace
+        with self._turn:
+            self._pace = pace
         self.cut()
 
     def cut(self) -> None:
         """End every connection."""
-        links, self._links = self._links, []
+        with self._turn:
+            links, self._links = self._links, []
         for link in links:
             link.cut()
 

@@ -8,8 +8,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE = 90.0
+"""Seconds after which what has not come is a failure: so many that no machine, however busy, needs them."""
 
-def until(answer: Callable[[], T | None], what: str, seconds: float = 20.0, step: float = 0.01) -> T:
+
+def until(answer: Callable[[], T | None], what: str, seconds: float = PATIENCE, step: float = 0.01) -> T:
     """Ask until the answer is true, and return it. Raises TimeoutError that names what was waited for."""
     deadline = time.monotonic() + seconds
     while not (found := answer()):

@@ -12,6 +12,7 @@ from controlplane.names import SecretRef, ServiceRef
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.source import KubernetesSource, Watched
 from tests.sources.rig import Remembering
+from tests.support.waiting import PATIENCE
 
 SOURCE = "kubernetes/test"
 
@@ -32,7 +33,7 @@ def states(service: Service) -> dict[str, Health]:
     return {endpoint.address: endpoint.health for endpoint in service.endpoints}
 
 
-async def eventually(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+async def eventually(holds: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     """Ask until something holds that no flush tells of."""
     try:
         async with asyncio.timeout(seconds):
