@@ -87,7 +87,7 @@ def test_a_frozen_control_plane_fails_no_request_and_goes_on_where_it_was(plane:
         written(plane, port, "second")
         before, thaw = requests.answers, time.monotonic() + seconds
         until(lambda: time.monotonic() > thaw, "the time is over", seconds + 10)
-        assert requests.answers > before + 10 * seconds
+        assert requests.answers > before + seconds
         assert answers(port, "first")
         plane.child.send(signal.SIGCONT)
         until(lambda: answers(port, "second"), "it has what changed")

@@ -307,4 +307,4 @@ TestSotw.settings = settings(max_examples=100, stateful_step_count=20, deadline=
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", [DeltaClient, SotwClient])
 def test_clients_of_any_kind_for_long(kind: type[Client]) -> None:
-    run_state_machine_as_test(kind, settings=settings(max_examples=20_000, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(kind, settings=settings(max_examples=2_000, stateful_step_count=40, deadline=None))
