@@ -6,6 +6,7 @@ Shared by `validate` and `compile`. Nothing here stops at the first problem: a c
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,8 @@ def read(paths: Sequence[str]) -> Input:
     seen: set[str] = set()
     for path in paths:
         for file in _files(path, found):
-            identity = file if file == STDIN else str(Path(file).resolve())
+            # A circle of symlinks has some real path too: reading it says what is wrong.
+            identity = file if file == STDIN else os.path.realpath(file)
             if identity not in seen:
                 seen.add(identity)
                 _read_file(file, found, named=file == path)

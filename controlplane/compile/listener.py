@@ -23,6 +23,7 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 from controlplane.compile.access_log import access_log
 from controlplane.compile.assignment import socket_address
 from controlplane.compile.cluster import BUFFER_LIMIT
+from controlplane.compile.rows import DEFAULT_IDLE_TIMEOUT
 from controlplane.compile.tls import ads, downstream
 from controlplane.filters.chain import HttpFilter, http_filters
 from controlplane.filters.envoy import duration, packed
@@ -141,7 +142,7 @@ def connection_manager(listener: str, chain: FilterChain) -> Any:
         max_request_headers_kb=UInt32Value(value=60),
         request_headers_timeout=duration(timedelta(seconds=10)),
         request_timeout=duration(timedelta(seconds=300)),
-        stream_idle_timeout=duration(timedelta(seconds=300)),
+        stream_idle_timeout=duration(DEFAULT_IDLE_TIMEOUT),
         server_header_transformation=manager.PASS_THROUGH,
         forward_client_cert_details=manager.SANITIZE,
         upgrade_configs=[manager.UpgradeConfig(upgrade_type="websocket", enabled=BoolValue(value=False))],

@@ -108,11 +108,11 @@ class Tables:
         self.refused_backends: Derived[Any, Any, ElementKey, bool] = Derived(
             "refused_backends", self.backends, self._with(grants.refusals_of_backend)
         )
-        self.provider_states: Derived[Any, Any, ElementKey, ProviderStatus] = Derived(
-            "provider_states", self.providers, self._with(providers.provider_state)
-        )
         self.identity_headers: Grouped[Any, Any, Any, GatewayName, frozenset[str]] = Grouped(
             "identity_headers", self.providers_by_gateway, providers.identity_headers
+        )
+        self.provider_states: Derived[Any, Any, ElementKey, ProviderStatus] = Derived(
+            "provider_states", self.providers, self._with(providers.provider_state)
         )
         self.chains: Derived[Any, Any, tuple[ElementKey, str], Chain] = Derived(
             "chains", self.listeners, chains.chains_of_listener

@@ -23,7 +23,15 @@ def provider_state(
     """The state of one provider. Lost keys close its routes: authentication fails closed."""
     provider = element.part
     assert isinstance(provider, JwtProvider)
-    if provider.jwks.inline is not None:
+    set_here = read.get(tables.identity_headers, element.gateway) or frozenset()
+    if unreadable := [name for name in provider.token_headers() if name in set_here]:
+        taken = f'no token reaches it: "{unreadable[0]}" is a header of claimsToHeaders, which clients may not send'
+        help = "give the claim a header of its own; its routes answer 503 until then"
+        read.note(
+            Issue(key, "from" if provider.from_ else "", codes.IDENTITY_HEADER, taken, help, section="identity.jwt")
+        )
+        yield key, ProviderStatus(taken)
+    elif provider.jwks.inline is not None:
         yield key, ProviderStatus(None, provider.jwks.inline)
     elif provider.jwks.secret_ref is None:
         yield key, ProviderStatus(None)

@@ -29,6 +29,7 @@ from controlplane.compile.match import order, preflight_match, route_match, segm
 from controlplane.compile.placement import https_port, placements
 from controlplane.compile.references import Problems, Resolved, Surroundings, named_listeners, resolve, route_name
 from controlplane.compile.rows import (
+    DEFAULT_IDLE_TIMEOUT,
     DEFAULT_REQUEST_TIMEOUT,
     Chain,
     CompiledRoute,
@@ -218,9 +219,9 @@ def _effective(problems: Problems, route: Route, settings: Settings, https_port:
     attempts = route.retry.attempts if route.retry.attempts is not None else defaults.retry.attempts
     for name, value, ceiling in (
         ("request", request, guardrails.timeouts.request),
-        ("idle", idle, guardrails.timeouts.idle),
+        ("idle", DEFAULT_IDLE_TIMEOUT if idle is None else idle, guardrails.timeouts.idle),
     ):
-        if ceiling is None or (value is not None and timedelta(0) < value <= ceiling):
+        if ceiling is None or timedelta(0) < value <= ceiling:
             continue
         if getattr(route.timeouts, name) is not None:
             problems.warning(

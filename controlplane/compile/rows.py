@@ -195,3 +195,5 @@ class Issue(NamedTuple):
 
 
 DEFAULT_REQUEST_TIMEOUT = timedelta(seconds=15)
+DEFAULT_IDLE_TIMEOUT = timedelta(seconds=300)
+"""Of a route that says nothing, and that no guardrail cuts shorter: the listener's own."""

@@ -101,6 +101,15 @@ def test_a_link_to_nowhere_is_no_success(run: Run, specs: Path) -> None:
     assert run("validate", "specs").returncode == Exit.UNREADABLE
 
 
+def test_a_circle_of_links_is_no_success(run: Run, specs: Path) -> None:
+    (specs / "y.yaml").symlink_to("z.yaml")
+    (specs / "z.yaml").symlink_to("y.yaml")
+    for path in ("specs", "specs/z.yaml"):
+        result = run("validate", path)
+        assert result.returncode == Exit.UNREADABLE
+        assert "specs/z.yaml" in result.stderr
+
+
 def test_a_fifo_in_a_folder_is_named_and_not_waited_for(run: Run, specs: Path) -> None:
     os.mkfifo(specs / "z.yaml")
     result = run("validate", "specs")

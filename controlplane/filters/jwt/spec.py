@@ -117,6 +117,12 @@ class JwtProvider(Written):
             for place in self.from_
         ]
 
+    def token_headers(self) -> list[str]:
+        """The request headers that the token may stand in."""
+        if not self.from_:
+            return ["authorization"]
+        return [place.header or "cookie" for place in self.from_ if place.query is None]
+
     @model_validator(mode="after")
     def _skew_is_small(self) -> JwtProvider:
         if self.clock_skew is not None and self.clock_skew.total_seconds() > 300:
