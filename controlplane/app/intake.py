@@ -16,7 +16,7 @@ from controlplane.app.problems import Problems
 from controlplane.app.services import Services
 from controlplane.app.standing import SourceStatus
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
-from controlplane.compile.tls import certificate_status
+from controlplane.compile.tls import certificate_status, untimely
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
@@ -57,6 +57,7 @@ class Intake:
         register: Problems,
         limits: Limits = Limits(),  # noqa: B008  frozen
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         waited_for: Iterable[str] | None = None,
         objects_before: Mapping[ObjectRef, str],
         secrets_before: Mapping[SecretRef, Secret],
@@ -77,8 +78,10 @@ class Intake:
         self._keep = keep
         self._keep_secret = keep_secret
         self._secrets: dict[SecretRef, Secret] = dict(secrets_before)
+        self._early: dict[SecretRef, Secret] = {}  # with pairs that are not within their time
         self._lost: set[SecretRef] = set()
         self._clock = clock
+        self._wall_clock = wall_clock
         self._guard: ObjectGuard[ObjectRef] = ObjectGuard(limits)
         self._limits = limits
         self._gone: dict[ObjectRef, bool] = {}
@@ -134,13 +137,16 @@ class Intake:
         """A secret as it is now. A pair that cannot be used does not replace one that can."""
         self._unconfirmed.discard(ref)
         self._lost.discard(ref)
-        problem = certificate_status(secret).problem
+        self._early.pop(ref, None)
         before = self._secrets.get(ref)
-        if problem and before is not None and certificate_status(before).problem is None:
+        if before is not None and (problem := self._is_no_successor(before, secret)):
+            if certificate_status(secret).problem is None:
+                self._early[ref] = secret
             kept = {name: value for name in _PAIR if (value := before.get(name)) is not None}
             secret = Secret.of({**dict(secret.items), **kept})
             message = f'secret "{ref}" {problem}; its previous certificate stays in force'
-            said = [Diagnostic(UNUSABLE_SECRET, message, help="write tls.crt and tls.key that belong together")]
+            help = "write tls.crt and tls.key that belong together, and are within their time"
+            said = [Diagnostic(UNUSABLE_SECRET, message, help=help)]
         else:
             said = []
         self._secrets[ref] = secret
@@ -148,8 +154,18 @@ class Intake:
         self._keep_secret(ref, secret)
         self._say_lost(ref, said)
 
+    def _is_no_successor(self, before: Secret, secret: Secret) -> str | None:
+        """Why a pair does not replace the one in force; None when it does, or when that one is no better."""
+        if certificate_status(before).problem is not None:
+            return None
+        if problem := certificate_status(secret).problem:
+            return problem
+        now = self._wall_clock()
+        return None if untimely(before, now) else untimely(secret, now)
+
     def remove_secret(self, ref: SecretRef) -> None:
         """A secret is gone."""
+        self._early.pop(ref, None)
         before = self._secrets.pop(ref, None)
         kept = {name: value for name in _KEPT_FILES if before and (value := before.get(name)) is not None}
         if kept:
@@ -219,11 +235,20 @@ class Intake:
     def tick(self) -> None:
         """Time passes: what was held long enough is believed."""
         self.services.tick()
+        self._take_early()
         if due := self._guard.due(self._clock()):
             for ref in due:
                 self._remove(ref)
             for source in {ref.source for ref in due}:
                 self._say_held(source)
+            self.flush(self._clock())
+
+    def _take_early(self) -> None:
+        """Pairs whose time has come, or whose predecessors' time is over."""
+        due = [ref for ref, pair in self._early.items() if not self._is_no_successor(self._secrets[ref], pair)]
+        for ref in due:
+            self.put_secret(ref, self._early[ref])
+        if due:
             self.flush(self._clock())
 
     def held(self, source: str) -> int:

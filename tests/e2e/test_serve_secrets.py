@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import ssl
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,9 @@ def test_a_certificate_arrives_rotates_breaks_and_is_deleted(plane: Plane) -> No
     plane.problem(lambda one: one["code"] == "GW0218", "its end is reported")
     _generation(folder, "..1", second)
     until(lambda: shown(port, "a.example") == second.serial, "a mounted secret is shown")
-    _generation(folder, "..2", Pair(first.certificate, other.key))
+    _generation(folder, "..2", authority().leaf("a.example", life=timedelta(hours=-1)))
+    plane.problem(lambda one: "has expired" in one["message"], "the pair that is over is reported")
+    _generation(folder, "..3", Pair(first.certificate, other.key))
     plane.problem(lambda one: "does not belong" in one["message"], "the mismatch is reported")
     plane.barrier()
     assert shown(port, "a.example") == second.serial

@@ -53,13 +53,21 @@ class Authority:
         return self._certificate.public_bytes(Encoding.PEM)
 
     def leaf(
-        self, *hosts: str, client: bool = False, groups: Sequence[str] = (), life: timedelta = timedelta(days=1)
+        self,
+        *hosts: str,
+        client: bool = False,
+        groups: Sequence[str] = (),
+        life: timedelta = timedelta(days=1),
+        delay: timedelta = timedelta(),
     ) -> Pair:
-        """A certificate for these names (or addresses, or URIs), for servers unless for a client; `groups` are organisations."""
+        """A certificate for these names (or addresses, or URIs), for servers unless for a client, valid after `delay`.
+
+        `groups` are organisations.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         certificate = (
-            _builder(_name(hosts[0], groups), self._name, key, life)
+            _builder(_name(hosts[0], groups), self._name, key, life, delay)
             .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
@@ -116,9 +124,13 @@ def _usage(*, sign: bool) -> x509.KeyUsage:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: timedelta = timedelta(days=1)
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    life: timedelta = timedelta(days=1),
+    delay: timedelta = timedelta(),
 ) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
+    now = datetime.now(UTC) + delay
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
