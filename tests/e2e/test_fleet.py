@@ -51,7 +51,7 @@ def test_status_get_and_wait(plane: Plane) -> None:
 
     plane.envoy("envoy-1").ready()
     second = plane.envoy("envoy-2").ready()
-    assert fleet(plane, "wait", version(plane), "--timeout", "10s").returncode == 0
+    assert fleet(plane, "wait", version(plane), "--timeout", "90s").returncode == 0
     assert fleet(plane, "wait", version(plane)[:8], "-o", "json").returncode == 0
     found = rows(plane)
     assert {(row["node"], row["type"]) for row in found if row["state"] == "synced"} >= {
@@ -83,14 +83,14 @@ def test_status_get_and_wait(plane: Plane) -> None:
     assert row["at"][0].startswith(str(plane.specs / "gateway.yaml") + ":")
     assert "cannot bind" in row["detail"]
     assert "gateway.yaml:" in fleet(plane, "status").stdout
-    refused = fleet(plane, "wait", version(plane), "--timeout", "30s", "-o", "json")
+    refused = fleet(plane, "wait", version(plane), "--timeout", "90s", "-o", "json")
     assert refused.returncode == 79, refused.stderr
     assert json.loads(refused.stdout)["refusedBy"] == ["envoy-1"]
     assert version(plane) != before
 
     plane.write(gateway(listeners=[good], backends=[static("web", free_port())], routes=[respond("web", "/", "fixed")]))
     until(lambda: answers(port, "fixed"), "the edit arrives")
-    sequence = plane.json("/v1/nodes")["nodes"][0]["sequence"]
+    sequence = plane.json("/v1/nodes/status")["sequence"]
     assert fleet(plane, "wait", str(sequence), "--percent", "50").returncode == 0
     assert fleet(plane, "wait", str(sequence + 1), "--timeout", "100ms").returncode == 75
     assert fleet(plane, "wait", "no-such-version", "--timeout", "100ms").returncode == 75

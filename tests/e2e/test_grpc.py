@@ -17,7 +17,7 @@ from tests.e2e.plane import Plane, forward, gateway, static
 from tests.support.ports import free_port
 from tests.support.proxyless import Answer, Backend, Client, server
 from tests.support.tokens import ec_key, key_set
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 HOST = "shop.example.com"
 HOSTS = (HOST,)
@@ -125,7 +125,7 @@ def test_weights_of_members_divide_calls(
         for backend, weight in zip(backends, (1, 4), strict=True)
     ]
     write(route("all", "/"), backends=[{"name": "one", "protocol": "GRPC", "members": members}])
-    until(lambda: client.call(HOST).text == "two", "both are connected")
+    until(lambda: set(client.count(HOST, 20)) == {"one", "two"}, "both are connected")
     found = client.count(HOST, 400)
     assert 280 < found["two"] < 360  # 320 ± 5 standard deviations
     unrefused(plane)
@@ -166,12 +166,12 @@ def test_templates_and_regexes_match_whole_paths(plane: Plane, write: Callable[.
 
 
 def test_a_timeout_ends_a_call_and_never_early(plane: Plane, write: Callable[..., None], client: Client) -> None:
-    """The C core ends calls up to 2 s early: a timeout of 1 s would end all of them at once."""
-    write(route("all", "/", timeouts={"request": "1s"}))
+    """The C core ends calls up to 2 s early."""
+    write(route("all", "/", timeouts={"request": "3s"}))
     assert client.call(HOST).ok
     answer = client.call(HOST, "/a.A/Slow")
     assert answer.code == "DEADLINE_EXCEEDED"
-    assert 0.95 < answer.seconds < 4.0
+    assert 2.95 < answer.seconds < PATIENCE / 2, "by the timeout of the route"
     assert client.call(HOST).ok
     unrefused(plane)
 
@@ -308,7 +308,7 @@ def _called(port: int, authority: str, method: str, credentials: Any = None, **o
     )
     with made as channel:
         try:
-            return str(channel.unary_unary(method)(b"", timeout=10, wait_for_ready=True).decode())
+            return str(channel.unary_unary(method)(b"", timeout=PATIENCE, wait_for_ready=True).decode())
         except grpc.RpcError as error:
             return str(error.code().name)
 
@@ -393,7 +393,7 @@ def test_a_name_that_nobody_declares_is_not_there(mesh: Plane) -> None:
     """GRPC waits 15 s for a name that was not there before, whatever it is told."""
     serve(mesh, gateway(routes=[route("all", "/")], backends=[grpc_backend("one", 9)]))
     with Client(bootstrap(mesh)) as client:
-        answer = client.call("other.example.com", timeout=20.0)
+        answer = client.call("other.example.com")
     assert answer.code == "UNAVAILABLE"
     assert "does not exist" in answer.text
 
@@ -409,7 +409,7 @@ def test_a_control_plane_is_known_by_the_names_that_it_is_given(tmp_path: Path) 
         for address in ("127.0.0.2", "127.0.0.3"):
             plane.xds = f"{address}:{port}"
             with Client(bootstrap(plane, f"at-{address[-1]}")) as client:
-                found[address] = client.call(HOST, timeout=3.0).text
+                found[address] = client.call(HOST).text
     assert "Hostname Verification Check failed" in found["127.0.0.2"]
     assert found["127.0.0.3"].startswith("connections to all backends failing")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -18,7 +17,7 @@ from tests.e2e.raw import Client, Live
 from tests.support.client import Connection
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 DELTA = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 
@@ -64,7 +63,7 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(10)
+            thread.join()
 
 
 @pytest.mark.envoy
@@ -93,19 +92,18 @@ def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane, crashes: 
 
 
 @pytest.mark.envoy
-def test_sigterm_under_load_ends_within_10_s_and_fails_no_request(plane: Plane) -> None:
+def test_sigterm_under_load_ends_in_time_and_fails_no_request(plane: Plane) -> None:
     port = free_port()
     plane.write(gateway(port=port))
     plane.start().ready()
     plane.envoy().ready()
     until(lambda: answers(port, "edge"), "it answers")
     with Load(port) as load:
-        began = time.monotonic()
-        assert plane.stop() == 0
-        assert time.monotonic() - began < 10
+        assert plane.stop() == 0, "by itself"
         before = load.answered
         until(lambda: load.answered > before + 20, "the load goes on")
     assert load.failures == []
+    assert [line["seconds"] for line in plane.said("draining")] == [8.0]
     assert plane.said("stopped")
     assert "Traceback" not in plane.output()
 
@@ -119,9 +117,8 @@ def test_the_end_takes_as_long_as_is_configured_and_removes_nothing(tmp_path: Pa
         with Client(plane, None, labels={"role": "edge"}, tls=False) as client:
             live = Live(client)
             assert live.receive().resources
-            began = time.monotonic()
-            assert plane.stop() == 0
-            assert time.monotonic() - began < 2 + 1  # the interpreter has to end as well, on a machine that tests share
+            assert plane.stop() == 0, "though the client keeps its stream open"
+            assert [line["seconds"] for line in plane.said("draining")] == [1.6]
             with pytest.raises(StopIteration):  # nothing was said any more, and the end is a good one
                 live.next()
             assert live.ended()[0] is grpc.StatusCode.OK
@@ -133,7 +130,7 @@ def test_nothing_is_served_before_everything_was_compiled_once(plane: Plane) -> 
     with grpc.insecure_channel(plane.xds) as channel:
         assert plane.get("/readyz")[0] == 503
         request = discovery_pb2.DeltaDiscoveryRequest(type_url=types.LISTENER, node={"id": "n"})
-        call = channel.stream_stream(DELTA)(iter([request.SerializeToString()]), timeout=10)
+        call = channel.stream_stream(DELTA)(iter([request.SerializeToString()]), timeout=PATIENCE)
         with pytest.raises(grpc.RpcError) as refused:
             next(call)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE

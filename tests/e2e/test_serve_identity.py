@@ -181,6 +181,11 @@ def test_tls_1_2_is_not_spoken(plane: Plane, tmp_path: Path) -> None:
     assert not speaks(ssl.TLSVersion.TLSv1_2)
 
 
+def nodes(plane: Plane) -> set[str]:
+    """Who is connected."""
+    return {one["id"] for one in plane.json("/v1/nodes")["nodes"]}
+
+
 @pytest.mark.envoy
 def test_the_authority_rotates_while_proxies_are_connected(plane: Plane) -> None:
     """Who is connected stays, who was issued a certificate before may come, and who has a new bootstrap too."""
@@ -200,11 +205,12 @@ def test_the_authority_rotates_while_proxies_are_connected(plane: Plane) -> None
     plane.envoy("new", role="three").ready()
     with Envoy(before) as envoy:
         envoy.ready()
-        assert {one["id"] for one in plane.json("/v1/nodes")["nodes"]} == {"connected", "new", "old"}
+        until(lambda: nodes(plane) == {"connected", "new", "old"}, "these are connected")
     assert len(plane.said("node connected", node="connected")) == 1
 
+    until(lambda: nodes(plane) == {"connected", "new"}, "it has left")
     assert controlplane("pki", "rotate", "--state", str(plane.state), "--distrust", old).returncode == 0
     with Envoy(before):
         until(lambda: plane.get("/healthz")[0] == 200, "it lives")
         plane.envoy("newest", role="three").ready()  # started later, and let in
-        assert "old" not in {one["id"] for one in plane.json("/v1/nodes")["nodes"]}
+        assert "old" not in nodes(plane)

@@ -22,7 +22,7 @@ from tests.support.load import Load
 from tests.support.load import answers as answered
 from tests.support.ports import free_port
 from tests.support.relay import Relay
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def test_a_frozen_control_plane_fails_no_request_and_goes_on_where_it_was(plane:
     with load(port) as requests:
         plane.child.send(signal.SIGSTOP)
         written(plane, port, "second")
-        before, thaw = requests.answers, time.monotonic() + seconds
-        until(lambda: time.monotonic() > thaw, "the time is over", seconds + 10)
-        assert requests.answers > before + seconds
+        thaw = time.monotonic() + seconds
+        until(lambda: time.monotonic() > thaw, "the time is over", seconds + PATIENCE)
+        requests.during(100)
         assert answers(port, "first")
         plane.child.send(signal.SIGCONT)
         until(lambda: answers(port, "second"), "it has what changed")
@@ -128,7 +128,7 @@ def test_a_frozen_proxy_holds_up_nobody_and_gets_the_newest_when_it_thaws(plane:
         route = respond("main", "/", f"{number} " + "x" * 3_000)
         plane.write(gateway("frozen", port=frozen_port, role="frozen", routes=[route]), file="frozen.yaml")
         written(plane, port, str(number))
-        until(lambda number=number: answers(port, str(number)), "the other is served", 5)
+        until(lambda number=number: answers(port, str(number)), "the other is served", 20)
     frozen.send(signal.SIGCONT)
     until(lambda: answers(frozen_port, "10 " + "x" * 3_000), "it has the newest")
 

@@ -14,6 +14,8 @@ from controlplane.cli.demo.scene import BURST, ORIGIN
 SPLIT_REQUESTS = 80
 """With a quarter for the canary, none of so many reaching it is one case in ten thousand million."""
 _PROBE_SECONDS = 0.001
+_ANSWER_SECONDS = 30.0
+"""So long only on a machine that has a lot else to do."""
 """Between two requests while a change is awaited: short for the clock, long enough to leave the processor to others."""
 
 
@@ -48,7 +50,7 @@ def check(name: str, request: str, expected: str, got: str) -> Check:
 
 def ask(address: str, method: str, path: str, headers: Mapping[str, str] | None = None) -> Reply:
     """One request on a connection of its own."""
-    connection = http.client.HTTPConnection(address, timeout=5)
+    connection = http.client.HTTPConnection(address, timeout=_ANSWER_SECONDS)
     try:
         connection.request(method, path, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -91,9 +93,9 @@ def edition(envoy: str) -> str:
     return ask(envoy, "GET", "/hello").headers.get("x-edition", "none")
 
 
-def milliseconds_until(envoy: str, wanted: str, since: float, seconds: float = 10.0) -> float | None:
+def milliseconds_until(envoy: str, wanted: str, since: float, seconds: float = _ANSWER_SECONDS) -> float | None:
     """Milliseconds from `since` (time.perf_counter) until Envoy answers with this edition; None when it does not."""
-    connection = http.client.HTTPConnection(envoy, timeout=5)
+    connection = http.client.HTTPConnection(envoy, timeout=_ANSWER_SECONDS)
     try:
         while time.perf_counter() - since < seconds:
             connection.request("GET", "/hello")

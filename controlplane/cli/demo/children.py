@@ -18,7 +18,7 @@ from controlplane.cli.exit import Exit, Failure
 
 STOP_SECONDS = 12.0
 """What a process gets to end by itself; the control plane drains for up to ten."""
-START_SECONDS = 30.0
+START_SECONDS = 90.0
 _POLL_SECONDS = 0.01
 
 Found = TypeVar("Found")
