@@ -67,6 +67,7 @@ class State:
         self._file_lock = threading.Lock()
         self._changed = threading.Condition()
         self._pending: dict[Ref, Change] = {}
+        self._writing: dict[Ref, Change] = {}
         self._write_at = 0.0  # of time.monotonic
         self._flushes_wanted = 0
         self._flushes_done = 0
@@ -148,12 +149,12 @@ class State:
             self._changed.notify_all()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            log.warning("state not written before exit", path=str(self._file), pending=len(self._pending))
+            log.warning("state not written before exit", path=str(self._file), pending=self.status().pending)
 
     def status(self) -> Status:
         """How the store is; costs two stat calls."""
         with self._changed:
-            pending = len(self._pending)
+            pending = len(self._pending | self._writing)
         degraded = self._permanent or self._passing
         return Status(
             self._file, degraded, len(self._fingerprints), database.size(self._file), pending, self._last_write
@@ -198,6 +199,7 @@ class State:
                 self._wait()
                 closing, flush = self._closing, self._flushes_wanted
                 batch, self._pending = self._pending, {}
+                self._writing = batch
             try:
                 left = self._keep(batch)
             except Exception:  # the thread must outlive its own mistakes; the process serves on without it
@@ -205,6 +207,7 @@ class State:
                 self._give_up("writing failed, see the log: nothing of that batch is kept")
                 left = {}
             with self._changed:
+                self._writing = {}
                 if left:
                     self._pending = left | self._pending
                     self._write_at = time.monotonic() + self._retry_after

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -359,13 +360,17 @@ def test_one_giant_does_not_keep_out_the_others(tmp_path: Path) -> None:
 
 
 class Disk:
-    """A database on a disk that fails when told to."""
+    """A database on a disk that fails when told to, or takes its time."""
 
     def __init__(self, real: database.Database) -> None:
         self.real, self.failure = real, ""
         self.writable = True
+        self.begun, self.turning = threading.Event(), threading.Event()
+        self.turning.set()
 
     def apply(self, rows: object) -> None:
+        self.begun.set()
+        self.turning.wait(PATIENCE)
         if self.failure:
             raise sqlite3.OperationalError(self.failure)
         self.real.apply(rows)  # type: ignore[arg-type]  what State passes
@@ -395,6 +400,24 @@ def test_a_disk_that_fails_and_comes_back(tmp_path: Path) -> None:
     assert loaded.objects == {ref("a"): stored("2"), ref("b"): stored("2")}
     assert loaded.secrets == {secret_ref("s"): secret()}
     again.close()
+
+
+def test_what_is_being_written_is_not_kept_yet(tmp_path: Path) -> None:
+    """Whoever waits until nothing is pending may end the process then."""
+    state = State.open(tmp_path, linger=0)
+    assert state._database is not None
+    disk = Disk(state._database)
+    state._database = disk  # type: ignore[assignment]  stands in for it
+    disk.turning.clear()
+    state.write(objects(a="1"))
+    assert disk.begun.wait(PATIENCE)
+    assert state.status().pending == 1
+    state.write(objects(a="2", b="2"))
+    assert state.status().pending == 2
+    disk.turning.set()
+    assert state.flush(PATIENCE)
+    assert state.status().pending == 0
+    state.close()
 
 
 def test_the_end_does_not_wait_for_a_disk_that_fails(tmp_path: Path) -> None:
