@@ -79,6 +79,9 @@ class Lease:
                 except Refused as refused:
                     if refused.trouble is not Trouble.CONFLICT:
                         self._failed(str(refused))
+                except Exception as error:  # whatever a cluster says, there is a next try
+                    log.exception("lease failed", lease=self._path)
+                    self._failed(f"{type(error).__name__}: {error}")
                 if self.holds != self._held:
                     self._held = self.holds
                     log.info("status is written by this process" if self._held else "status is written by another")

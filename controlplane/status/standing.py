@@ -60,7 +60,9 @@ def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str,
     if standing.snapshot:
         said["snapshot"] = standing.snapshot
     conditions = [_compiled(errors, len(standing.diagnostics)), _programmed(standing.proxies)]
-    known = {one.get("type"): one for one in before.get("conditions", ()) if isinstance(one, dict)}
+    listed = before.get("conditions")
+    found = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    known = {str(one.get("type")): one for one in found}  # others may write it, and not every definition checks what
     said["conditions"] = [_timed(one, known.get(one["type"]), standing.generation, now) for one in conditions]
     if standing.counts:
         proxies = standing.proxies

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
+import structlog
+
 from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.client import Client, Refused, Trouble
@@ -22,6 +24,8 @@ from controlplane.sources.kubernetes.specs import Seen
 from controlplane.spec.gateway import API_VERSION
 from controlplane.status.lease import Lease
 from controlplane.status.standing import Standing, status
+
+log = structlog.get_logger(__name__)
 
 GATHER_SECONDS = 0.25
 """How long a first change waits for more: most proxies have acknowledged by then, and one write says everything."""
@@ -131,7 +135,12 @@ class Writer:
 
         async def work() -> None:
             for ref in waiting:
-                await self._write(client, ref)
+                try:
+                    await self._write(client, ref)
+                except Exception as error:  # whatever a cluster says, it must not end the process
+                    log.exception("status not written", object=str(ref))
+                    self._fail("write", f"{type(error).__name__}: {error}")
+                    self._due[ref] = time.monotonic() + RETRY_SECONDS
 
         async with asyncio.TaskGroup() as group:
             for _ in range(AT_ONCE):

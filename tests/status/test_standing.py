@@ -80,3 +80,11 @@ def test_it_is_bounded() -> None:
     assert len(found["lastError"]["message"]) == MAX_MESSAGE
     assert all(len(one["message"]) <= MAX_MESSAGE for one in found["conditions"])
     assert len(str(found)) < 12_000
+
+
+@pytest.mark.parametrize(
+    "conditions", [None, 5, "no", {}, [None, 5, {}, {"type": []}, {"type": "Compiled", "status": {}}]]
+)
+def test_a_status_that_makes_no_sense_is_written_anew(conditions: Any) -> None:
+    """Whoever may write a status may write anything where the definition does not check it."""
+    assert said(before={"conditions": conditions}) == said()
