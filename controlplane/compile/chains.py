@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from controlplane.compile.rows import Chain
+from controlplane.compile.rows import Chain, Scope
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName, SecretRef, group_of_chain, group_of_port
 from controlplane.spec.listener import Listener, Protocol
@@ -56,6 +56,13 @@ def chains_of_gateway(
         if key not in live and (hosts := tuple(host for host in chain.hosts if host in served)):
             found.append(replace(chain, hosts=hosts))
     yield gateway, tuple(found)
+
+
+def names_host(read: Read, tables: Tables, scope: Scope) -> bool:
+    """Whether a listener group is a TLS chain that names this very host: within it, no scope stands for more."""
+    gateway, group, host = scope
+    chains = read.get(tables.gateway_chains, gateway) or ()
+    return any(chain.group == group and chain.protocol is Protocol.HTTPS and host in chain.hosts for chain in chains)
 
 
 def given_up(key: ElementKey, before: Element, after: Element) -> Mapping[tuple[ElementKey, str], Chain]:

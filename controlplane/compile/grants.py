@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,17 +53,16 @@ class Grant:
         """Whether something is granted under this host."""
         return any(covers(pattern, host) for delegate in self.delegates for pattern in delegate.hosts)
 
-    def path(self, host: str, path: PathMatch) -> bool:
-        """Whether every path that this match takes is granted under this host."""
-        return any(
-            within(prefix, path)
-            for delegate in self.delegates
-            if any(covers(pattern, host) for pattern in delegate.hosts)
-            for prefix in delegate.path_prefixes
-        )
+    def path(self, host: str, path: PathMatch) -> str | None:
+        """The longest granted prefix under this host that every path of this match lies below."""
+        return max((prefix for prefix in self.prefixes(host) if within(prefix, path)), key=len, default=None)
+
+    def whole(self, host: str) -> bool:
+        """Whether every path of this host is granted."""
+        return "/" in self.prefixes(host)
 
     def prefixes(self, host: str) -> list[str]:
-        """The path prefixes that are granted under this host, for a message."""
+        """The path prefixes that are granted under this host, sorted: "/" is the first one."""
         return sorted(
             {
                 prefix
@@ -148,10 +147,13 @@ def _fits(pattern: str, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What of a route's hosts and matches (by number) its gateway grants: the rest is not claimed, not even with a 503."""
+    """What of a route's hosts and matches its gateway grants: the rest is not claimed, not even with a 503."""
 
     hosts: tuple[str, ...]
-    matches: frozenset[int]
+    matches: Mapping[int, str]
+    """By number, with a prefix that every path of the match lies below."""
+    limited: frozenset[str] = frozenset()
+    """The hosts of which only some paths are granted."""
 
 
 def claimed_by(
@@ -166,7 +168,7 @@ def claimed_by(
     if grant is None:
         message = f'gateway {gateway} grants nothing to namespace "{namespace}"'
         refuse("spec.gateway", message, "its owner can name the namespace in spec.delegates")
-        return Claimed((), frozenset())
+        return Claimed((), {})
     hosts = []
     for index, host in enumerate(route.hosts):
         if grant.host(host):
@@ -174,16 +176,19 @@ def claimed_by(
         else:
             message = f'host "{host}" is not granted to namespace "{namespace}"'
             refuse(f"hosts[{index}]", message, f"granted are {', '.join(grant.hosts())}")
-    matches = set()
+    matches = {}
     for number, match in enumerate(route.match):
-        outside = next((host for host in hosts if not grant.path(host, match.path)), None)
+        prefixes = {host: grant.path(host, match.path) for host in hosts}
+        outside = next((host for host, prefix in prefixes.items() if prefix is None), None)
         if outside is None:
-            matches.add(number)
+            matches[number] = max((prefix for prefix in prefixes.values() if prefix is not None), key=len, default="/")
         else:
             message = f'the path is not granted to namespace "{namespace}" under host "{outside}"'
             help = f"every path of the match must lie below {' or '.join(grant.prefixes(outside))}"
             refuse(f"match[{number}].path", message, help)
-    return Claimed(tuple(hosts), frozenset(matches))
+    if not matches:
+        return Claimed((), {})
+    return Claimed(tuple(hosts), matches, frozenset(host for host in hosts if not grant.whole(host)))
 
 
 _REGEX_LITERAL = re.compile(r"\^?((?:[A-Za-z0-9_~/-]|\\[.-])*)")
@@ -195,7 +200,7 @@ def within(prefix: str, path: PathMatch) -> bool:
     if not base:
         return True
     if path.regex is not None:
-        literal, whole = _regex_literal(path.regex)
+        literal, whole = literal_of_regex(path.regex)
         return literal.startswith(f"{base}/") or (whole and literal in {base, prefix})
     if path.template is not None:
         literal = re.split(r"[*{]", path.template, maxsplit=1)[0]
@@ -204,7 +209,7 @@ def within(prefix: str, path: PathMatch) -> bool:
     return text.startswith(f"{base}/") or (text == base and not prefix.endswith("/")) or text == prefix
 
 
-def _regex_literal(pattern: str) -> tuple[str, bool]:
+def literal_of_regex(pattern: str) -> tuple[str, bool]:
     """The text that every match of a pattern begins with, and whether the pattern is nothing but that text."""
     if regex.alternates(pattern):
         return "", False

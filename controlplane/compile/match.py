@@ -13,6 +13,7 @@ from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
 from controlplane.compile.rows import Order, Signature
 from controlplane.filters.envoy import packed
+from controlplane.model import regex
 from controlplane.model.written import dump
 from controlplane.names import ElementKey
 from controlplane.spec.route import HeaderMatch, Match, PathMatch, QueryMatch
@@ -30,7 +31,7 @@ def segment(path: PathMatch) -> str | None:
     Segments with characters that normalisation may change (encoded ones, parameters) float, whatever they are.
     """
     if path.regex is not None:
-        if "|" in path.regex:
+        if "|" in path.regex and regex.alternates(path.regex):
             return None
         found = _REGEX_SEGMENT.match(path.regex)
         return found[1].replace("\\", "") if found else None

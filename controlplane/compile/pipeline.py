@@ -3,8 +3,9 @@
     gateways ──── settings, grants ───┐
     listeners ─── chains ─────────────┤
     providers ─── provider_states ────┤
-    policies, backends ───────────────┴─► compiled_routes ─┬─ hosts ── claims ──► shards, fallbacks
-    backends ──► shapes ──► clusters, pools                ├─ requirements ─┐
+    policies, backends ───────────────┴─► compiled_routes ─┬─ hosts ── claims ───┬─► shards, fallbacks
+    backends ──► shapes ──► clusters, pools                ├─ team_paths, refused ┘
+                                                           ├─ requirements ─┐
     secrets ───► certificate_states, served_secrets        └─ limits ───────┴─► listeners, extensions (per view)
 
 Load assignments are made of the pools by another graph (endpoints.py), which knows services: they change apart.
@@ -17,7 +18,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from controlplane.compile import backends, chains, grants, hosts, pool, providers, routes, secrets, views
+from controlplane.compile import (
+    backends,
+    chains,
+    claims,
+    grants,
+    hosts,
+    ownership,
+    pool,
+    providers,
+    routes,
+    secrets,
+    views,
+)
 from controlplane.compile.grants import Grant, GrantKey
 from controlplane.compile.pool import Pool, Shape
 from controlplane.compile.rows import (
@@ -26,8 +39,10 @@ from controlplane.compile.rows import (
     Claim,
     CompiledRoute,
     HostKey,
+    MatchKey,
     ProviderStatus,
     ResourceKey,
+    Scope,
     SecretUse,
     Settings,
     ShardKey,
@@ -53,6 +68,10 @@ def _by_name(name: str, table: Input[ElementKey, Element]) -> Named:
 
 def _by_gateway(name: str, table: Input[ElementKey, Element]) -> Index[ElementKey, Element, GatewayName]:
     return Index(f"{name} by gateway", table, lambda _, element: [element.gateway])
+
+
+def _scope_of_shard(key: ShardKey, _: object) -> list[Scope]:
+    return [(key.gateway, key.group, key.host)]
 
 
 class Tables:
@@ -134,12 +153,30 @@ class Tables:
         )
         self.routes_by_shard = Index("routes by shard", self.compiled_routes, hosts.shards_of_route)
         self.routes_by_scope = Index("routes by scope", self.compiled_routes, hosts.scopes_of_route)
-        self.hosts: Derived[Any, Any, HostKey, bool] = Derived("hosts", self.compiled_routes, hosts.hosts_of_route)
-        self.hosts_by_scope = Index("hosts by scope", self.hosts, lambda key, _: [(key.group, key.host)])
-        self.claims: Grouped[Any, Any, Any, tuple[GatewayName, str, str], Claim] = Grouped(
-            "claims", self.hosts_by_scope, self._with(hosts.claims)
+        self.team_shards = Index("shards of teams", self.compiled_routes, ownership.shards_of_team)
+        self.team_paths: Grouped[Any, Any, ShardKey, ShardKey, tuple[ownership.Wanted, ...]] = Grouped(
+            "team_paths", self.team_shards, self._with(ownership.team_paths)
         )
-        self.wildcard_claims = Index("wildcard claims", self.claims, hosts.wildcard_of_claim)
+        self.team_paths_by_scope = Index("team paths by scope", self.team_paths, _scope_of_shard)
+        self.hosts: Derived[Any, Any, HostKey, bool] = Derived("hosts", self.compiled_routes, claims.hosts_of_route)
+        self.hosts_by_scope = Index("hosts by scope", self.hosts, lambda key, _: [(key.group, key.host)])
+        self.claims: Grouped[Any, Any, Any, Scope, Claim] = Grouped(
+            "claims", self.hosts_by_scope, self._with(claims.claims)
+        )
+        self.refused_floating: Derived[Any, Any, ShardKey, frozenset[MatchKey]] = Derived(
+            "refused_floating", self.team_paths, self._with(ownership.refused_floating)
+        )
+        self.refused_in_segment: Derived[Any, Any, ShardKey, frozenset[MatchKey]] = Derived(
+            "refused_in_segment", self.team_paths, self._with(ownership.refused_in_segment)
+        )
+        self.refused_by_scope = tuple(
+            Index(f"{table.name} by scope", table, _scope_of_shard)
+            for table in (self.refused_floating, self.refused_in_segment)
+        )
+        self.wildcards: Derived[Any, Any, Scope, tuple[str, ...]] = Derived(
+            "wildcards", self.claims, self._with(claims.segments_of_wildcard)
+        )
+        self.wildcards_by_gateway = Index("wildcards by gateway", self.wildcards, lambda key, _: [key[0]])
         self.shards: Grouped[Any, Any, ShardKey, ResourceKey, Resource] = Grouped(
             "shards", self.routes_by_shard, self._with(hosts.shard_of_routes)
         )
@@ -196,7 +233,7 @@ class Tables:
             "view_extensions", self.views, self._with(views.extensions)
         )
 
-        self.graph = Graph(table for table in vars(self).values() if not isinstance(table, Index))
+        self.graph = Graph(table for table in vars(self).values() if not isinstance(table, Index | tuple))
         self.resources = (
             self.clusters,
             self.jwks_clusters,

@@ -7,6 +7,7 @@ its listeners. (decisions.md 20)
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 
 from controlplane.compile.rows import Chain, Placement
@@ -60,9 +61,15 @@ def _entrance(chain: Chain) -> tuple[ElementKey, str]:
 
 
 def placements(
-    hosts: Iterable[str], chains: tuple[Chain, ...], named: frozenset[ElementKey] | None
+    hosts: Iterable[str],
+    chains: tuple[Chain, ...],
+    named: frozenset[ElementKey] | None,
+    limited: frozenset[str] = frozenset(),
 ) -> tuple[Placement, ...]:
-    """Every scope of these hosts on the chains of their gateway, sorted; `named` are the listeners the route names."""
+    """Every scope of these hosts on the chains of their gateway, sorted.
+
+    `named` are the listeners the route names, `limited` the hosts that it has not been granted as a whole.
+    """
     found: set[Placement] = set()
     for host in hosts:
         if named is not None:
@@ -78,7 +85,8 @@ def placements(
             found.add(Placement(chain.group, host, host, redirect=whole))
             for _, scope in () if whole else secure:
                 found.add(Placement(chain.group, scope, host, redirect=True))
-    return tuple(sorted(found, key=lambda placement: (placement.group, placement.host, placement.declared)))
+    placed = (replace(place, limited=True) if place.declared in limited else place for place in found)
+    return tuple(sorted(placed, key=lambda place: (place.group, place.host, place.declared)))
 
 
 def https_port(chains: Iterable[Chain], hosts: Iterable[str]) -> int | None:

@@ -34,6 +34,7 @@ from controlplane.compile.rows import (
     Chain,
     CompiledRoute,
     Entry,
+    Order,
     Settings,
 )
 from controlplane.filters import chain
@@ -46,7 +47,7 @@ from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
-from controlplane.spec.route import Match, Route
+from controlplane.spec.route import Match, PathMatch, Route
 
 DISABLED_BODY = "this route is not configured correctly\n"
 """What a route with errors answers, with 503."""
@@ -67,7 +68,7 @@ def compiled_route(
     chains = around.chains(gateway)
     named = named_listeners(around, problems, gateway, route)
     claimed = _claimed(around, key, gateway, route)
-    found = placements(claimed.hosts, chains, named)
+    found = placements(claimed.hosts, chains, named, claimed.limited)
     reachable = {placement.declared for placement in found if not placement.redirect}
     for index, host in enumerate(route.hosts):
         if host in claimed.hosts and host not in reachable:
@@ -95,7 +96,7 @@ def _claimed(around: Surroundings, key: ElementKey, gateway: GatewayName, route:
     """What of the route is its own to say; documents in the gateway's namespace need no grant."""
     namespace = key.object.namespace
     if namespace == gateway.partition("/")[0]:
-        return Claimed(route.hosts, frozenset(range(len(route.match))))
+        return Claimed(route.hosts, dict.fromkeys(range(len(route.match)), "/"))
     return claimed_by(around.note, around.grant(gateway, namespace), key, gateway, route)
 
 
@@ -154,10 +155,11 @@ def _entries(
                 names.update(local_ratelimit.names(resolved.limits))
                 message.metadata.filter_metadata[local_ratelimit.METADATA].CopyFrom(names)
         takes_upgrades = route.websocket and not problems.fatal
-        place, where = order(match, claim, key, number), segment(match.path)
+        place = order(match, claim, key, number)
+        where = segment(match.path) or segment(PathMatch(prefix=claimed.matches[number]))
         yield Entry(place, where, signature(match), _checked(message, key), takes_upgrades)
         if resolved.cors is not None and not problems.fatal and not _takes_preflights(match):
-            yield _preflight(key, claim, number, match, resolved)
+            yield _preflight(place, where, match, resolved, key)
 
 
 def _base(key: ElementKey) -> Any:
@@ -181,7 +183,7 @@ def _takes_preflights(match: Match) -> bool:
     return not match.headers and (not match.methods or "OPTIONS" in match.methods)
 
 
-def _preflight(key: ElementKey, claim: str, number: int, match: Match, resolved: Resolved) -> Entry:
+def _preflight(place: Order, where: str | None, match: Match, resolved: Resolved, key: ElementKey) -> Entry:
     """The sibling that answers the browser's question for a match which OPTIONS requests do not reach.
 
     The CORS filter acts on routes to a cluster alone, and answers every preflight itself, before authentication. What
@@ -194,9 +196,9 @@ def _preflight(key: ElementKey, claim: str, number: int, match: Match, resolved:
     message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
     message.typed_per_filter_config[chain.JWT].CopyFrom(_authentication(resolved))
     # A sibling that asks for certain methods stands before one that asks for any.
-    place = order(match, claim, key, number)._replace(no_methods=False, headers=-2 - bool(match.methods))
+    place = place._replace(no_methods=False, headers=-2 - bool(match.methods))
     asked = signature(match.model_copy(update={"headers": ()}))._replace(preflight=True)
-    return Entry(place, segment(match.path), asked, _checked(message, key))
+    return Entry(place, where, asked, _checked(message, key))
 
 
 @dataclass(frozen=True, slots=True)

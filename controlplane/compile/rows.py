@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from controlplane.filters.local_ratelimit.spec import LocalLimit
-from controlplane.names import ElementKey, GatewayName, SecretRef
+from controlplane.names import ElementKey, GatewayName, ObjectRef, SecretRef
 from controlplane.spec.gateway import Defaults, Guardrails
 from controlplane.spec.listener import ListenerRedirect, Protocol
 
@@ -48,6 +48,17 @@ class Placement:
     host: str
     declared: str
     redirect: bool = False
+    limited: bool = False
+    """The route's document was granted some paths of the declared host, not the host."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether the route stands in shards here; a redirect of a whole host is what happens at their end."""
+        return self.limited or not self.redirect
+
+
+MatchKey = tuple[ElementKey, int, str]
+"""A match of a route by its number, and the host that it is declared for."""
 
 
 class Order(NamedTuple):
@@ -64,6 +75,10 @@ class Order(NamedTuple):
     claim: str
     route: ElementKey
     number: int
+
+    def match(self, host: str) -> MatchKey:
+        """The match, as declared for a host."""
+        return self.route, self.number, host
 
 
 class Signature(NamedTuple):
@@ -111,25 +126,38 @@ class CompiledRoute:
     """Slot, identity and limit of what is counted for all copies of the route together."""
 
 
+Scope = tuple[GatewayName, str, str]
+"""Gateway, listener group, host."""
+
+
 class HostKey(NamedTuple):
-    """A host of a listener group, as one gateway declares it."""
+    """A host of a listener group, as a gateway declares it, or (`team`: with this age) a document of another namespace.
+
+    `limited`: only some paths of it were granted.
+    """
 
     group: str
     host: str
     gateway: GatewayName
     declared: str
+    redirect: bool
+    limited: bool
+    team: tuple[()] | tuple[str, ObjectRef] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What becomes of a host that a gateway declares in a listener group.
 
-    `owner` is the gateway that has it: this one, or the incumbent. `redirect`: some routes are only reachable by HTTPS.
+    `owner` is the gateway that has it: this one, or the incumbent. `declared` are the declarations that count, the
+    narrowest first. `redirect`: some routes are only reachable by HTTPS. `open`: what no route takes is for the wildcard
+    that covers the host.
     """
 
     owner: GatewayName
-    declared: str
-    redirect: bool
+    declared: tuple[str, ...] = ()
+    redirect: bool = False
+    open: bool = False
 
 
 class ShardKey(NamedTuple):

@@ -6,6 +6,7 @@ Envoy rebuilds the whole route table of a route configuration when one route cha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -100,6 +101,23 @@ def _refusal(entry: Entry) -> bytes:
     return serialised(refusal)
 
 
+def redirected(entry: Entry, action: Any) -> Entry:
+    """The entry where it is only reachable by HTTPS."""
+    message = route_components_pb2.Route.FromString(entry.body)
+    redirect = route_components_pb2.Route(name=message.name, match=message.match, metadata=message.metadata)
+    redirect.redirect.CopyFrom(action)
+    redirect.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+    return replace(entry, body=serialised(redirect), websocket=False)
+
+
+def _elsewhere() -> bytes:
+    """The end of a host that is open: the wildcard that covers it decides. (`shard_lua.elsewhere`)"""
+    message = route_components_pb2.Route(name=shard_lua.ELSEWHERE, match={"prefix": "/"})
+    shard_lua.elsewhere(message)
+    message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+    return serialised(message)
+
+
 def _no_upgrades() -> bytes:
     match = route_components_pb2.RouteMatch(prefix="/")
     match.headers.add(name="upgrade", present_match=True)
@@ -138,5 +156,6 @@ MERGED_ROOT = _merged_root()
 An exact `/` would not see it while a backend may take it for `/`: clients are sent to `/`, as for encoded slashes.
 """
 NO_UPGRADES = _no_upgrades()
+ELSEWHERE = _elsewhere()
 NOT_FOUND = last_resort("not-found", 404, "")
 MISDIRECTED = last_resort("misdirected", 421, "")

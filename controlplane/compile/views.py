@@ -9,7 +9,7 @@ from envoy.config.core.v3 import extension_pb2
 
 from controlplane.compile import codes
 from controlplane.compile.checks import checked
-from controlplane.compile.hosts import excluded, wildcards
+from controlplane.compile.claims import excluded, wildcards
 from controlplane.compile.listener import FilterChain, listener
 from controlplane.compile.rows import Chain, Issue, ResourceKey
 from controlplane.compile.xds_types import EXTENSION, LISTENER
@@ -170,7 +170,7 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     yield _extension(view, filter_chain.JWT, _jwt(read, tables, view))
     headers = {header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()}
     yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
-    hosts = {host for gateway in view for host in wildcards(read, tables, gateway)}
+    hosts = dict(host for gateway in view for host in wildcards(read, tables, gateway))
     yield _extension(view, REKEY_WILDCARD, rekey_wildcard(hosts))
     named = [row for gateway in view for row in read.find(tables.limits_by_gateway, gateway)]
     shared = {identity: limit for (_, _, identity), limit in named}

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from controlplane.model.written import Choice, Host, Name, OneOf, Written
-from controlplane.spec.route import LiteralPath
+from controlplane.spec.route import literal_path
 
 _PATTERN = r"^(\*|[a-z0-9]([-a-z0-9.]{0,251})\*?)$"
 
@@ -36,6 +36,24 @@ def _network(text: str) -> str:
 
 
 Network = Annotated[str, AfterValidator(_network), WithJsonSchema({"type": "string", "examples": ["10.1.0.0/16"]})]
+
+
+_PREFIX = r"^/([A-Za-z0-9._~-]{1,255}(/.*)?)?$"
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(_PREFIX, literal_path(text)):
+        raise ValueError(
+            'what is granted begins with a segment of plain characters (letters, digits, ".", "_", "~", "-"), such as '
+            '"/checkout"; or it is the whole host: "/"'
+        )
+    return text
+
+
+GrantedPrefix = Annotated[
+    str, AfterValidator(_prefix), WithJsonSchema({"type": "string", "pattern": _PREFIX, "examples": ["/checkout"]})
+]
+"""A path prefix with a literal first segment: whoever has it needs no more of a host than this segment. (ADR 9)"""
 
 
 class KubernetesGrant(Written):
@@ -72,7 +90,7 @@ class Delegate(Written):
     name: Name
     namespaces: Annotated[tuple[Name, ...], Field(min_length=1, max_length=1024)]
     hosts: Annotated[tuple[Host, ...], Field(min_length=1, max_length=1024)]
-    path_prefixes: Annotated[tuple[LiteralPath, ...], Field(min_length=1, max_length=1024)] = ("/",)
+    path_prefixes: Annotated[tuple[GrantedPrefix, ...], Field(min_length=1, max_length=1024)] = ("/",)
     backends: Annotated[tuple[Name, ...], Field(max_length=1024)] = ()
     services: Annotated[tuple[ServiceGrant, ...], Field(max_length=1024)] = ()
     addresses: Annotated[tuple[Network, ...], Field(max_length=1024)] = ()

@@ -33,8 +33,8 @@ class Lookup:
                 host, segment = (fragment.string_key for fragment in message.key.fragments)
                 assert (host, segment) not in self.scopes
                 self.scopes[host, segment] = message.route_configuration
-        keys = (host for host, segment in self.scopes if segment == "?")
-        self.wildcards = {key for key in keys if key.startswith(f"{group}|*")}
+        # What the table of the last filter says: a wildcard has a fallback, or it is asked for its segments alone.
+        self.wildcards = {key for key in self.scopes if key[0].startswith(f"{group}|*")}
 
     def decide(self, request: Request) -> Outcome:
         """What becomes of the request without a token."""
@@ -48,7 +48,7 @@ class Lookup:
             elements = path_header.split("/")
             scope = self.scopes.get((key, elements[1])) if len(elements) > 1 else None
             route = self._route(scope, host, path, query, request) if scope else None
-            if route is not None:
+            if route is not None and not route.name.startswith("gatewayspec/elsewhere"):
                 return self._outcome(route)
         return Outcome(404)
 
@@ -61,7 +61,9 @@ class Lookup:
         parts = name.split(".")
         suffixes = [f"{self.group}|*.{'.'.join(parts[at:])}" for at in range(1, len(parts))]
         candidates = [*suffixes, *([f"{self.group}|*"] if name else [])]
-        wildcard = next((key for key in candidates if key in self.wildcards), None)
+        segment = path.split("/")[1]
+        asked = (key for key in candidates if {(key, "?"), (key, segment)} & self.wildcards)
+        wildcard = next(asked, None)
         if wildcard is None:
             yield f"{self.group}|", "p/?"
         else:

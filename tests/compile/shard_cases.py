@@ -11,7 +11,7 @@ HOSTS = ("a.example.com", "b.example.com", "x.a.example.com", "*.example.com", "
 SEGMENTS = ("api", "a", "b.c", "API", "x-y", "~u", "caf%C3%A9", "a;b", "v1", "x", "12", "s" * 255, "t" * 256)
 REGEXES = (
     "/api/[0-9]+", "/[a-z]+/x", r".*\.css", "/v1/.*", "/a/?", "/api|/a", r"/b\.c/.*", "(?i)/api/x", "/api(/x)?",
-    r"/x\-y", "/[^/]*", "/v1/?x", "^/api/x$", "/a+/x", "/api/{0,1}x", "/x{2}", r"/a/\d+", "/(api|v1)/x",
+    r"/x\-y", "/[^/]*", "/v1/?x", "^/api/x$", "/a+/x", "/api/{0,1}x", "/x{2}", r"/a/\d+", "/(api|v1)/x", "/v1/(x|y)",
 )  # fmt: skip
 KEY_SET = '{"keys": [{"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'
 """A public key from RFC 7517, appendix A: no token of a test is signed by it."""

@@ -138,9 +138,12 @@ class Lived:
     def served(self) -> tuple[set[str], list[str]]:
         """Whose answers are in what a node gets, and who is told of a conflict."""
         self.problems.update(self.compiler.commit_now().issues)
-        bodies = b"".join(resource.body for resource in self.compiler.resources((GatewayName("platform/edge"),)))
+        bodies = self.bodies()
         told = [issue.subject for found in self.problems.values() for issue in found if issue.code == "GW0213"]
         return {name for name in ("one", "two") if f"routespec/{name}/".encode() in bodies}, told
+
+    def bodies(self) -> bytes:
+        return b"".join(resource.body for resource in self.compiler.resources((GatewayName("platform/edge"),)))
 
 
 def test_the_older_claim_keeps_the_path_and_deletion_hands_it_over() -> None:
@@ -162,6 +165,149 @@ def test_a_narrower_condition_takes_nothing_from_the_owner() -> None:
     lived.put(team("one"), "2026-01-01T00:00:00Z/a")
     lived.put(team("two", methods=["GET"]), "2026-02-01T00:00:00Z/b")
     assert lived.served() == ({"one"}, ["RouteSpec two/pay"])
+
+
+def wants(namespace: str, path: dict[str, str], host: str = "a.test", **match: Any) -> dict[str, Any]:
+    document = team(namespace, **{"path": path, **match})
+    document["spec"]["routes"][0]["hosts"] = [host]
+    return document
+
+
+def delegate(namespace: str, host: str, *prefixes: str) -> dict[str, Any]:
+    return {"name": f"{namespace}-{len(host)}", "namespaces": [namespace], "hosts": [host], "pathPrefixes": [*prefixes]}
+
+
+BOTH = ("a.test", "/pay"), ("a.test", "/pay")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "granted", "served"),
+    [
+        # Inside of what the older serves, by whatever kind of match: refused.
+        (wants("one", {"prefix": "/pay"}), wants("two", {"prefix": "/pay/admin"}), BOTH, {"one"}),
+        (wants("one", {"prefix": "/pay"}), wants("two", {"exact": "/pay/admin"}), BOTH, {"one"}),
+        (wants("one", {"prefix": "/pay"}), wants("two", {"exact": "/pay/admin"}, methods=["PUT"]), BOTH, {"one"}),
+        (wants("one", {"prefix": "/pay/x"}), wants("two", {"template": "/pay/{id}"}), BOTH, {"one"}),
+        (wants("one", {"prefix": "/pay/x"}), wants("two", {"regex": "/pay/.*"}), BOTH, {"one"}),
+        (wants("one", {"template": "/pay/{id}"}), wants("two", {"exact": "/pay/x"}), BOTH, {"one"}),
+        (wants("one", {"regex": "/pay/[0-9]+"}), wants("two", {"regex": "/pay/x.*"}), BOTH, {"one"}),
+        # Around it, or beside it: it takes nothing.
+        (wants("one", {"prefix": "/pay/admin"}), wants("two", {"prefix": "/pay"}), BOTH, {"one", "two"}),
+        (wants("one", {"exact": "/pay"}), wants("two", {"prefix": "/pay/"}), BOTH, {"one", "two"}),
+        (wants("one", {"prefix": "/pay/ab"}), wants("two", {"prefix": "/pay/a"}), BOTH, {"one", "two"}),
+        (wants("one", {"template": "/pay/{id}/x"}), wants("two", {"exact": "/pay/1/y"}), BOTH, {"one", "two"}),
+        (wants("one", {"template": "/pay/{id}/x"}), wants("two", {"template": "/pay/{id}"}), BOTH, {"one", "two"}),
+        (wants("one", {"template": "/pay/**"}), wants("two", {"exact": "/pay/1/2"}), BOTH, {"one"}),
+        # A part that was granted to the younger alone, by path or by host: it is meant to have it, but for the same path.
+        (
+            wants("one", {"prefix": "/pay"}), wants("two", {"prefix": "/pay/admin"}),
+            (("a.test", "/pay"), ("a.test", "/pay/admin")), {"one", "two"},
+        ),
+        (
+            wants("one", {"prefix": "/pay/admin"}), wants("two", {"prefix": "/pay/admin"}),
+            (("a.test", "/pay"), ("a.test", "/pay/admin")), {"one"},
+        ),
+        (
+            wants("one", {"prefix": "/pay/admin"}), wants("two", {"prefix": "/pay/admin/x"}),
+            (("a.test", "/pay/admin"), ("a.test", "/pay")), {"one"},
+        ),
+        (
+            wants("one", {"prefix": "/pay"}, "*.test"), wants("two", {"prefix": "/pay"}),
+            (("*.test", "/pay"), ("a.test", "/pay")), {"one", "two"},
+        ),
+        # Below a wildcard of the older: refused; above a narrower host of the older: it takes nothing.
+        (
+            wants("one", {"prefix": "/pay"}, "*.test"), wants("two", {"prefix": "/pay"}),
+            (("*.test", "/pay"), ("*.test", "/pay")), {"one"},
+        ),
+        (
+            wants("one", {"prefix": "/pay/x"}, "*.test"), wants("two", {"prefix": "/pay"}),
+            (("*.test", "/pay"), ("*.test", "/pay")), {"one"},
+        ),
+        (
+            wants("one", {"prefix": "/pay"}, "*"), wants("two", {"exact": "/pay/x"}, "*.test"),
+            (("*", "/pay"), ("*", "/pay")), {"one"},
+        ),
+        (
+            wants("one", {"prefix": "/pay"}), wants("two", {"prefix": "/pay"}, "*.test"),
+            (("*.test", "/pay"), ("*.test", "/pay")), {"one", "two"},
+        ),
+        # Whole hosts: also what has no literal first segment.
+        (wants("one", {"prefix": "/pay"}), wants("two", {"regex": ".*"}), (("a.test", "/"), ("a.test", "/")), {"one"}),
+        (wants("one", {"prefix": "/pay"}), wants("two", {"prefix": "/"}), (("a.test", "/"), ("a.test", "/")), {"one", "two"}),
+        (wants("one", {"prefix": "/"}), wants("two", {"prefix": "/pay"}), (("a.test", "/"), ("a.test", "/")), {"one"}),
+        (wants("one", {"prefix": "/"}), wants("two", {"prefix": "/pay"}), (("a.test", "/"), ("a.test", "/pay")), {"one", "two"}),
+        (
+            wants("one", {"prefix": "/pay"}, "*.test"), wants("two", {"prefix": "/"}),
+            (("*.test", "/pay"), ("*.test", "/")), {"one"},
+        ),
+    ],
+)  # fmt: skip
+def test_the_younger_takes_no_request_from_the_older(
+    first: dict[str, Any], second: dict[str, Any], granted: tuple[tuple[str, str], tuple[str, str]], served: set[str]
+) -> None:
+    """Whoever comes first to the control plane; and when the older goes, what was refused is served."""
+    for order in ((first, second), (second, first)):
+        lived = Lived()
+        lived.put(gateway(delegate("one", *granted[0]), delegate("two", *granted[1])))
+        for document in order:
+            lived.put(
+                document,
+                {"one": "2026-01-01T00:00:00Z/a", "two": "2026-02-01T00:00:00Z/b"}[document["metadata"]["namespace"]],
+            )
+        assert lived.served() == (served, [] if "two" in served else ["RouteSpec two/pay"])
+        lived.compiler.remove(worlds.ref(first))
+        assert lived.served() == ({"two"}, [])
+
+
+def test_a_third_is_refused_by_what_is_served_alone() -> None:
+    """Two is refused for one; three, which would take from two alone, is served."""
+    lived = Lived()
+    lived.put(gateway(*(delegate(name, "a.test", "/pay") for name in ("one", "two", "three"))))
+    lived.put(wants("one", {"exact": "/pay/x"}), "1")
+    lived.put(wants("two", {"template": "/pay/{id}"}), "2")
+    lived.put(wants("three", {"exact": "/pay/y"}), "3")
+    assert lived.served() == ({"one", "two"}, ["RouteSpec three/pay"])
+    lived.put(wants("one", {"prefix": "/pay/x"}), "1")
+    assert lived.served()[1] == ["RouteSpec two/pay"]
+    assert b"routespec/three/" in lived.bodies()
+
+
+def test_an_edit_of_one_team_costs_nothing_for_the_others() -> None:
+    """A thousand teams below one wildcard; the gateway's routes for it, and a team's, change: one shard each."""
+    lived = Lived()
+    home = {"name": "home", "hosts": ["*.test"], "match": [{"path": {"prefix": "/"}}], "public": True}
+    document = gateway(delegate("one", "*.test", "/pay"))
+    document["spec"]["routes"] = [{**home, "respond": {"status": 200, "body": "1"}}]
+    lived.put(document)
+    for number in range(1000):
+        one = wants("one", {"prefix": "/pay"}, f"h{number}.test")
+        one["metadata"]["name"] = f"n{number}"
+        lived.put(one)
+    lived.compiler.commit_now()
+    graph = lived.compiler.tables.graph
+
+    def cost() -> tuple[int, int]:
+        before = graph.runs
+        publication = lived.compiler.commit_now().publication
+        return graph.runs - before, sum(len(entries) for entries in publication.values())
+
+    document["spec"]["routes"] = [{**home, "respond": {"status": 200, "body": "2"}}]
+    lived.put(document)
+    runs, published = cost()
+    assert (runs < 10, published) == (True, 1)
+    one = wants("one", {"prefix": "/pay"}, "h7.test", methods=["GET"])
+    one["metadata"]["name"] = "n7"
+    lived.put(one)
+    runs, published = cost()
+    assert (runs < 10, published) == (True, 1)
+
+
+@pytest.mark.parametrize("prefix", ["/caf%C3%A9", "/a;b", "/a:b/x", "/" + "s" * 256])
+def test_a_granted_path_begins_with_a_plain_segment(prefix: str) -> None:
+    """Whatever has no shard of its own would take a whole host."""
+    with pytest.raises(ValueError, match="begins with a segment of plain characters"):
+        grant(pathPrefixes=[prefix])
 
 
 def test_a_revoked_grant_takes_the_routes_away() -> None:

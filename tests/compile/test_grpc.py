@@ -208,6 +208,27 @@ def test_a_path_that_another_namespace_has_stays_its_own() -> None:
     assert found.decide("shop.example.com", "/a.A/B") == Answer()
 
 
+def test_what_is_granted_by_paths_leaves_the_rest_of_the_host_to_the_wildcard() -> None:
+    """For clients that ask for the host, and at servers that are called by it."""
+    owner = gateway([route("home", hosts=["*.example.com"])], backends=[BACKEND])
+    owner["spec"]["delegates"] = [
+        {"name": "t", "namespaces": ["team"], "hosts": ["*.example.com"], "pathPrefixes": ["/a.A"], "backends": ["web"]}
+    ]
+    theirs = route("theirs", {"prefix": "/a.A/B"}, hosts=["x.example.com"])
+    team = {
+        "apiVersion": "gatewayspec.dev/v1alpha1", "kind": "RouteSpec", "metadata": {"name": "t", "namespace": "team"},
+        "spec": {"gateway": SHOP, "routes": [theirs]},
+    }  # fmt: skip
+    compiler = Compiler()
+    for one in (owner, team):
+        compiler.put(worlds.ref(one), worlds.split(one))
+    compiler.add_view(VIEW, Family.GRPC)
+    compiler.commit_now()
+    resources = compiler.resources(VIEW, Family.GRPC)
+    for path, expected in (("/a.A/B", "theirs"), ("/a.A/C", "home"), ("/b.B/B", "home")):
+        assert GrpcLookup(resources).decide("x.example.com", path) == Answer(expected)
+
+
 # -- what is withheld ------------------------------------------------------------------------------------------------
 
 LIMIT = {"name": "limit", "rateLimit": {"local": [{"requests": 1, "per": "minute"}]}}

@@ -79,7 +79,7 @@ def _live_through(random: Random, steps: int) -> None:
                 case 0 | 1 | 2:
                     said = worlds.gateway(random, random.choice(worlds.GATEWAYS))
                 case 3 | 4 | 5:
-                    said = worlds.route_spec(random, random.choice(worlds.SPECS))
+                    said = worlds.route_spec(random, random.choice(sorted(worlds.SPECS)))
                 case 6 if objects:
                     gone = random.choice(sorted(objects))
                     del objects[gone]

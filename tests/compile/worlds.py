@@ -14,7 +14,8 @@ from tests.support.certificates import authority
 
 Said = dict[str, Any]
 GATEWAYS = ("edge", "inner")
-SPECS = ("cart", "pay", "mail")
+SPECS = {"cart": "team", "pay": "team", "mail": "other"}
+"""Documents of app teams, with their namespaces."""
 HOSTS = ("shop.example.com", "pay.example.com", "*.example.com", "*")
 SECRETS = ("shop-tls", "wild-tls", "keys", "broken")
 
@@ -111,10 +112,18 @@ def gateway(random: Random, name: str) -> Said:
         "backends": [_backend(random, "web")] if random.random() < 0.8 else [],
         "routes": [_route(random, name) for name in _some(random, ("home", "api", "files"), 3)],
     }
-    if random.random() < 0.8:
-        prefixes = random.choice((["/"], ["/api", "/files"]))
-        grant = {"hosts": ["*"], "pathPrefixes": prefixes, "addresses": ["0.0.0.0/0", "127.0.0.0/8"], "dnsHosts": ["*"]}
-        spec["delegates"] = [{"name": "team", "namespaces": ["team"], "backends": ["web"], **grant}]
+    places: Said = {"addresses": ["0.0.0.0/0", "127.0.0.0/8"], "dnsHosts": ["*"], "backends": ["web"]}
+    spec["delegates"] = [
+        {
+            "name": namespace,
+            "namespaces": [namespace],
+            "hosts": random.choice((["*"], ["*"], ["*.example.com"], ["shop.example.com"])),
+            "pathPrefixes": random.choice((["/"], ["/api", "/files"], ["/api"], ["/api/x"])),
+            **places,
+        }
+        for namespace in ("team", "other")
+        if random.random() < 0.8
+    ]
     if random.random() < 0.3:
         spec["guardrails"] = {"timeouts": {"request": f"{random.randint(10, 20)}s"}}
     metadata = {"name": name, "namespace": "platform"}
@@ -127,7 +136,7 @@ def route_spec(random: Random, name: str) -> Said:
         "backends": [_backend(random, "own")] if random.random() < 0.6 else [],
         "routes": [_route(random, name) for name in ("home", "api", "files")[: random.randint(1, 3)]],
     }
-    metadata = {"name": name, "namespace": "team"}
+    metadata = {"name": name, "namespace": SPECS[name]}
     return {"apiVersion": "gatewayspec.dev/v1alpha1", "kind": "RouteSpec", "metadata": metadata, "spec": spec}
 
 

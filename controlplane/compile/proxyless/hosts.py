@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from controlplane.compile.hosts import owns_path, with_owners
+from controlplane.compile.claims import levels
+from controlplane.compile.ownership import refused_of_host
 from controlplane.compile.proxyless.listener import client_listener, route_configuration, virtual_host
-from controlplane.compile.proxyless.rows import GrpcRoute, Scope, Way
-from controlplane.compile.rows import Entry, ResourceKey
+from controlplane.compile.proxyless.rows import GrpcRoute, Way
+from controlplane.compile.rows import Entry, ResourceKey, Scope
 from controlplane.compile.shard import ordered
 from controlplane.compile.xds_types import LISTENER, ROUTE_CONFIGURATION
 from controlplane.graph.engine import Read
@@ -37,20 +38,26 @@ def served(
     read: Read, tables: GrpcTables, scope: Scope, members: Members, side: Callable[[GrpcRoute], tuple[Entry, ...]]
 ) -> bytes | None:
     """The routes of a host in order, by the same rules as those of a shard; None when another gateway has the host."""
-    gateway, group, host = scope
+    gateway, group, _ = scope
     claim = read.get(tables.claims, scope)
     if claim is None or claim.owner != gateway:
         return None
-    entries = [
-        entry
-        for _, route in members
-        if any((place.group, place.host, place.declared) == (group, host, claim.declared) for place in route.placements)
-        for entry in side(route)
-    ]
-    undisputed = (entry for entry, owner in with_owners(gateway, entries) if owns_path(entry, owner))
-    return b"".join(
-        entry.body for entry, rival in ordered(undisputed) if rival is None or rival.signature != entry.signature
-    )
+    routes: list[bytes] = []
+    for level in levels(read, tables.claims, scope, inherit=True)[0]:
+        placed = (gateway, group, level.host)
+        refused = refused_of_host(read, [tables.refused_by_scope], placed)
+        there = members if level.host == scope[2] else read.find(tables.routes_by_scope, placed)
+        entries = [
+            entry
+            for _, route in there
+            if any((place.group, place.host, place.declared) == (group, *level) for place in route.placements)
+            for entry in side(route)
+            if entry.order.match(level.declared) not in refused
+        ]
+        routes += (
+            entry.body for entry, rival in ordered(entries) if rival is None or rival.signature != entry.signature
+        )
+    return b"".join(routes)
 
 
 def way_of_scope(read: Read, tables: GrpcTables, scope: Scope, __: Members) -> Iterator[tuple[Scope, Way]]:

@@ -8,9 +8,6 @@ from typing import NamedTuple
 from controlplane.compile.rows import Entry, Placement
 from controlplane.names import GatewayName
 
-Scope = tuple[GatewayName, str, str]
-"""Gateway, listener group, host."""
-
 Port = tuple[str, int]
 """Address and number."""
 

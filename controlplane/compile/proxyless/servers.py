@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from controlplane.compile import codes
 from controlplane.compile.proxyless.hosts import Members, served
 from controlplane.compile.proxyless.listener import route_configuration, server_listener, virtual_host
-from controlplane.compile.proxyless.rows import Port, Scope
-from controlplane.compile.rows import Issue, ResourceKey
+from controlplane.compile.proxyless.rows import Port
+from controlplane.compile.rows import Issue, ResourceKey, Scope
 from controlplane.compile.xds_types import LISTENER, ROUTE_CONFIGURATION
 from controlplane.graph.engine import Read
 from controlplane.names import (

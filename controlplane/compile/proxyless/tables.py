@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from controlplane.compile.proxyless import hosts, routes, servers
 from controlplane.compile.proxyless.cluster import Usable, cluster
-from controlplane.compile.proxyless.rows import GrpcRoute, Port, Scope, Way
-from controlplane.compile.rows import Chain, Claim, CompiledRoute, ResourceKey
+from controlplane.compile.proxyless.rows import GrpcRoute, Port, Way
+from controlplane.compile.rows import Chain, Claim, CompiledRoute, MatchKey, ResourceKey, Scope, ShardKey
 from controlplane.compile.xds_types import CLUSTER
 from controlplane.graph.engine import Changes, Derived, Graph, Grouped, Index, Input, Read
 from controlplane.names import ElementKey, Family, GatewayName, View, part_of_gateway
@@ -43,9 +43,13 @@ class GrpcTables:
         self.backends: Input[ResourceKey, Resource] = Input("grpc_in_clusters")
         self.claims: Input[Scope, Claim] = Input("grpc_in_claims")
         self.routes: Input[ElementKey, CompiledRoute] = Input("grpc_in_routes")
+        self.refused: Input[ShardKey, frozenset[MatchKey]] = Input("grpc_in_refused")
         # The sets of gateways that gRPC nodes see.
         self.views: Input[View, bool] = Input("grpc_views")
 
+        self.refused_by_scope = Index(
+            "grpc refused by scope", self.refused, lambda key, _: [(key.gateway, key.group, key.host)]
+        )
         self.chains_by_group = Index("grpc chains by group", self.chains, lambda _, row: [(row.gateway, row.group)])
         self.listeners_by_gateway = Index("grpc listeners by gateway", self.listeners, lambda _, row: [row.gateway])
         self.chains_by_listener = Index("grpc chains by listener", self.chains, lambda _, row: [row.listener])
@@ -134,6 +138,8 @@ class Followed:
             (first.clusters, tables.backends, lambda key, _: key.part[0]),
             (first.claims, tables.claims, lambda key, _: key[0]),
             (first.compiled_routes, tables.routes, lambda _, row: row.gateway),
+            (first.refused_floating, tables.refused, lambda key, _: key.gateway),
+            (first.refused_in_segment, tables.refused, lambda key, _: key.gateway),
         )
 
     def add_view(self, view: View) -> None:

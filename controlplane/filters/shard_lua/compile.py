@@ -10,6 +10,9 @@ these filters off for itself. Only when there is none do they act:
 3. `rekey_wildcard`: the wildcard host that covers the name (known from a table), its shard and fallback; else the
    catch-all of the listener group.
 
+The shards of an open host, of which only some paths were granted, do not decide on the others: their last route
+(`elsewhere`) switches the third filter on again. Of open wildcards the table knows the segments.
+
 Facts about Envoy 1.40 that shape this, each pinned by a test: what a route says to the Lua filter is read when the
 request reaches the filter, not when the chain is built; `streamInfo():routeName()` is empty while no route is
 selected; after `clearRouteCache()` only the first `metadata()` of a filter selects again, and so does the start of the
@@ -19,7 +22,8 @@ the scripts and all fallbacks refuse an upgrade to a route that does not say it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from envoy.config.common.mutation_rules.v3 import mutation_rules_pb2
@@ -29,7 +33,7 @@ from envoy.extensions.filters.http.ip_tagging.v3 import ip_tagging_pb2
 from envoy.extensions.filters.http.lua.v3 import lua_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
-from google.protobuf.wrappers_pb2 import UInt32Value
+from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from controlplane.filters.envoy import packed
 
@@ -39,6 +43,8 @@ REKEY_WILDCARD = "gatewayspec/rekey-wildcard"
 SCRIPTS = (REKEY, REKEY_WILDCARD)
 HOST_HEADER = "x-gatewayspec-host"
 PATH_HEADER = "x-gatewayspec-path"
+ELSEWHERE = "gatewayspec/elsewhere"
+"""The name of the route by which a shard says that it does not decide."""
 FALLBACK = "?"
 """The segment of a host's fallback shard. Shard keys are made of paths without their query: no request can forge it."""
 CATCH_ALL = ""
@@ -91,17 +97,22 @@ end
 _REKEY_WILDCARD = (
     _COMMON
     + """
-local WILDCARDS = {@WILDCARDS@}
+local ELSEWHERE, WILDCARDS = "@ELSEWHERE@", {@WILDCARDS@}
 
-local function covering(group, name)
+local function serves(key, path)
+  local known = WILDCARDS[key]
+  return known == true or (known ~= nil and known[string.match(path, "^p/([^/]*)")] == true)
+end
+
+local function covering(group, name, path)
   local dot = find(name, ".", 1, true)
   while dot ~= nil do
     local key = group .. "*" .. sub(name, dot)
-    if WILDCARDS[key] then return key end
+    if serves(key, path) then return key end
     dot = find(name, ".", dot + 1, true)
   end
   local key = group .. "*"
-  if name ~= "" and WILDCARDS[key] then return key end
+  if name ~= "" and serves(key, path) then return key end
   return nil
 end
 
@@ -114,7 +125,8 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   local upgrade = headers:get("upgrade")
-  if handle:streamInfo():routeName() ~= "" then
+  local route = handle:streamInfo():routeName()
+  if route ~= "" and route ~= ELSEWHERE then
     if upgrade ~= nil then guard(handle, upgrade, handle:metadata()) end
     return
   end
@@ -122,9 +134,10 @@ function envoy_on_request(handle)
   if key == nil then return end
   local bar = find(key, "|", 1, true)
   local group, name = sub(key, 1, bar), sub(key, bar + 1)
-  local wildcard = covering(group, name)
+  local path = path_key(headers)
+  local wildcard = covering(group, name, path)
   if wildcard == nil then return aim(handle, headers, group, FALLBACK) end
-  aim(handle, headers, wildcard, path_key(headers))
+  aim(handle, headers, wildcard, path)
   local metadata = handle:metadata()
   if handle:streamInfo():routeName() ~= "" then return guard(handle, upgrade, metadata) end
   aim(handle, headers, wildcard, FALLBACK)
@@ -133,16 +146,24 @@ end
 )
 
 
-def _script(source: str, wildcards: Iterable[str] = ()) -> Any:
+def _script(source: str, wildcards: Mapping[str, Iterable[str]] = MappingProxyType({})) -> Any:
     for name, value in (
         ("HOST", HOST_HEADER),
         ("PATH", PATH_HEADER),
         ("FALLBACK", FALLBACK),
         ("MAX_HOST", str(MAX_HOST)),
-        ("WILDCARDS", ", ".join(f'["{wildcard}"] = true' for wildcard in sorted(set(wildcards)))),
+        ("ELSEWHERE", ELSEWHERE),
+        (
+            "WILDCARDS",
+            ", ".join(f'["{wildcard}"] = {_segments(known)}' for wildcard, known in sorted(wildcards.items())),
+        ),
     ):
         source = source.replace(f"@{name}@", value)
     return packed(lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=source), stat_prefix="gatewayspec"))
+
+
+def _segments(segments: Iterable[str]) -> str:
+    return "{" + ", ".join(f'["{one}"] = true' for one in sorted(segments)) + "}" if segments else "true"
 
 
 def native_fallback() -> Any:
@@ -167,8 +188,11 @@ def rekey() -> Any:
     return _script(_REKEY)
 
 
-def rekey_wildcard(wildcards: Iterable[str]) -> Any:
-    """The third filter; `wildcards` are `<group>|<wildcard host>` of every wildcard host that has a fallback shard."""
+def rekey_wildcard(wildcards: Mapping[str, Iterable[str]]) -> Any:
+    """The third filter; `wildcards` are `<group>|<wildcard host>` of every wildcard host, with the segments of an open one.
+
+    One that is not open (no segments) has a fallback shard. An open one has shards for these segments alone.
+    """
     return _script(_REKEY_WILDCARD, wildcards)
 
 
@@ -184,6 +208,18 @@ def decided(configuration: Any, *, fallback: bool) -> None:
         passed = packed(lua_pb2.LuaPerRoute(disabled=True)) if fallback else absent
         configuration.typed_per_filter_config[name].CopyFrom(passed)
     configuration.request_headers_to_remove.extend((HOST_HEADER, PATH_HEADER))
+
+
+def elsewhere(route: Any) -> None:
+    """Make it the last route of an open host: the third filter looks for the covering wildcard, though a shard was found.
+
+    The configuration switches that filter on again for the requests that end here. The route must take WebSockets: Envoy
+    decides on an upgrade by it, and the route that is found in the end refuses what it does not take.
+    """
+    route.typed_per_filter_config[REKEY_WILDCARD].CopyFrom(packed(lua_pb2.LuaPerRoute(filter_context={})))
+    route.route.cluster = ELSEWHERE  # there is none
+    route.route.cluster_not_found_response_code = route_components_pb2.RouteAction.NOT_FOUND
+    route.route.upgrade_configs.add(upgrade_type="websocket", enabled=BoolValue(value=True))
 
 
 def early_header_mutation(group: str) -> Any:
