@@ -39,7 +39,7 @@ _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 """For objects that are large and change often, of which only the labels are used."""
 SLICE_SECONDS = 0.004
-"""How long the event loop may be held at a time while a list is decoded."""
+"""How long the event loop may be held at a time while a list, or what a watch tells at once, is decoded."""
 
 
 class Mirror(Protocol):
@@ -234,8 +234,12 @@ class Reflector:
                     self._broken = False
                     self._say(None, "")
                 event_time = time.monotonic()
+                until = event_time + SLICE_SECONDS
                 for line in batch:
                     self._event(line)
+                    if time.monotonic() > until:
+                        await asyncio.sleep(0)
+                        until = time.monotonic() + SLICE_SECONDS
                 self._mirror.flush(event_time)
 
     def _event(self, line: bytes) -> None:

@@ -55,6 +55,15 @@ class _Object:
     spec: SpecObject | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a text says: the object, unless it cannot be used, and what is wrong with it."""
+
+    text: str
+    spec: SpecObject | None
+    diagnostics: tuple[Diagnostic, ...]
+
+
 class Documents:
     """The objects of one kind."""
 
@@ -84,7 +93,7 @@ class Documents:
         }
         self._objects: dict[ObjectRef, _Object] = {}
         self._listed: set[ObjectRef] = set()
-        self._read: dict[ObjectRef, _Object] = {}
+        self._read: dict[ObjectRef, _Read] = {}
         self._missing: set[ObjectRef] = set()
         self._held: set[ObjectRef] = set()
         self._unjudged: set[ObjectRef] = set()
@@ -102,12 +111,12 @@ class Documents:
         self._judged = set(self._judging)
 
     def item(self, data: msgspec.Raw) -> None:
-        """An object of the list."""
+        """An object of the list. It is parsed here, one at a time: all at once at the end would hold up everything else."""
         ref, text = self._text(data)
         self._listed.add(ref)
         known = self._objects.get(ref)
         if known is None or known.text != text or ref in self.doubted or ref in self._held:
-            self._read[ref] = _Object(text, None)
+            self._read[ref] = self._parse(ref, text)
 
     def end(self, version: int, *, rewound: bool) -> None:
         """The list is complete. What it lacks is gone when the next one lacks it too."""
@@ -117,7 +126,7 @@ class Documents:
         anew = self.suspicious and not same
         self.suspicious = False
         for ref, read in self._read.items():
-            self._put(ref, read.text)
+            self._put(ref, read)
         if same:
             self._remove((self._judged & self._held) - self._listed)
         self._judging -= self._judged
@@ -143,7 +152,7 @@ class Documents:
         if known is None or ref in self._held:
             self.suspicious = False  # while a definition goes, nothing is created
         if known is None or known.text != text or ref in self.doubted or ref in self._held:
-            self._put(ref, text)
+            self._put(ref, self._parse(ref, text))
 
     def deleted(self, data: msgspec.Raw) -> None:
         """An object is gone; whether that was meant is asked first.
@@ -203,7 +212,7 @@ class Documents:
         """The cluster cannot be read: what was in force before this process started is in force."""
         for ref, text in sorted(self._last_good.items()):
             if ref not in self._objects:
-                self._put(ref, text)
+                self._put(ref, self._parse(ref, text))
 
     def _doubt(self, refs: set[ObjectRef]) -> None:
         self.doubted |= refs
@@ -262,26 +271,32 @@ class Documents:
         self.seen[ref] = Seen(metadata.uid, metadata.generation, written.status)
         return ref, json.dumps(document, ensure_ascii=False)
 
-    def _put(self, ref: ObjectRef, text: str) -> None:
-        before = self._objects.get(ref)
+    def _parse(self, ref: ObjectRef, text: str) -> _Read:
         place = self._place(ref)
         parsed = parse_piece(Piece(text, 0), place.file, self._source)  # line 0: the places have none
-        spec = before.spec if before is not None else None
+        spec = None
+        if parsed.document is not None:
+            spec = SpecObject(ref, _rows(ref, parsed.document), text, place.file, 0)
+        return _Read(text, spec, tuple(replace(one, place=place) for one in parsed.diagnostics))
+
+    def _put(self, ref: ObjectRef, read: _Read) -> None:
+        before = self._objects.get(ref)
+        spec = read.spec
         same = self._is_same(ref) and ref not in self._newcomers
         self._settled(ref)
         if not same and (self.doubted or self._held):
             self._newcomers.add(ref)
-        if parsed.document is not None:
-            spec = SpecObject(ref, _rows(ref, parsed.document), text, place.file, 0)
+        if spec is not None:
             self._sink.put(spec)
-        elif spec is None and (good := self._last_good.get(ref)) is not None and good != text:
-            restored = parse_piece(Piece(good, 0), place.file, self._source)
-            if restored.document is not None:
-                spec = SpecObject(ref, _rows(ref, restored.document), good, place.file, 0)
+        elif before is not None and before.spec is not None:
+            spec = before.spec
+        elif (good := self._last_good.get(ref)) is not None and good != read.text:
+            spec = self._parse(ref, good).spec
+            if spec is not None:
                 self._sink.put(spec)
         self._last_good.pop(ref, None)
-        self._objects[ref] = _Object(text, spec)
-        self._say(ref, tuple(replace(one, place=place) for one in parsed.diagnostics))
+        self._objects[ref] = _Object(read.text, spec)
+        self._say(ref, read.diagnostics)
         self._dirty = True
 
     def _place(self, ref: ObjectRef) -> Place:
