@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
@@ -32,8 +32,9 @@ GATHER_SECONDS = 0.25
 INTERVAL_SECONDS = 2.0
 """An object is written at most once in this time."""
 RETRY_SECONDS = 5.0
-AT_ONCE = 16
-"""Writes under way; an API server takes some 10 ms for each."""
+AT_ONCE, A_WRITER = 16, 32
+"""Writes under way at most, and how many that are due make it one more: an API server takes some 10 ms of a processor for
+each, which changes on their way to proxies want, too. A thousand at once are written in 2 s, a few one after the other."""
 MANAGER = "controlplane-status"
 
 
@@ -130,7 +131,7 @@ class Writer:
             except TimeoutError:
                 continue
 
-    async def _write_all(self, client: Client, refs: Iterable[ObjectRef]) -> None:
+    async def _write_all(self, client: Client, refs: Collection[ObjectRef]) -> None:
         waiting = iter(sorted(refs))
 
         async def work() -> None:
@@ -143,7 +144,7 @@ class Writer:
                     self._due[ref] = time.monotonic() + RETRY_SECONDS
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
+            for _ in range(min(AT_ONCE, -(-len(refs) // A_WRITER))):
                 group.create_task(work())
 
     async def _write(self, client: Client, ref: ObjectRef) -> None:
