@@ -34,9 +34,12 @@ def status_writers(
 
 
 def kubernetes_sources(
-    clusters: Iterable[KubernetesCluster], last_good: Mapping[ObjectRef, str]
+    clusters: Iterable[KubernetesCluster], last_good: Mapping[ObjectRef, str], hold_seconds: float
 ) -> list[KubernetesSource]:
-    """One source a cluster. `last_good`: texts of objects that were in force before, of any source."""
+    """One source a cluster. `last_good`: texts of objects that were in force before, of any source.
+
+    `hold_seconds`: how long objects stay whose removal is doubted.
+    """
     return [
         KubernetesSource(
             cluster.name,
@@ -49,6 +52,7 @@ def kubernetes_sources(
                 region=cluster.region,
             ),
             last_good=last_good,
+            hold_seconds=hold_seconds,
         )
         for cluster in clusters
     ]

@@ -12,14 +12,17 @@ from controlplane.sources.consul.source import ConsulSource
 
 
 def consul_sources(
-    datacenters: Iterable[config.ConsulSource], last_good: Mapping[ObjectRef, str]
+    datacenters: Iterable[config.ConsulSource], last_good: Mapping[ObjectRef, str], hold_seconds: float
 ) -> list[ConsulSource]:
-    """One source a datacenter. `last_good`: texts of objects that were in force before, of any source."""
+    """One source a datacenter. `last_good`: texts of objects that were in force before, of any source.
+
+    `hold_seconds`: how long objects stay whose removal is doubted.
+    """
     found = []
     for datacenter in datacenters:
         name = consul_source(datacenter.name)
         texts = {ref: text for ref, text in last_good.items() if ref.source == name}
-        found.append(ConsulSource(_settings(datacenter), last_good=texts))
+        found.append(ConsulSource(_settings(datacenter), last_good=texts, hold_seconds=hold_seconds))
     return found
 
 

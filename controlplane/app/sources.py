@@ -15,7 +15,7 @@ from controlplane.sources.secrets import SecretSource
 def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
     """Every source. Raises ConfigurationError when there is nothing to serve."""
     files, clusters = configuration.sources.files, configuration.sources.kubernetes
-    datacenters = configuration.sources.consul
+    datacenters, hold = configuration.sources.consul, configuration.guards.hold.total_seconds()
     if not configuration.sources.have_specs:
         raise ConfigurationError("nothing to serve: no source has specs")
     if len(files) > 1:
@@ -25,11 +25,11 @@ def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
     if clusters:
         from controlplane.app.clusters import kubernetes_sources
 
-        found += kubernetes_sources(clusters, memory.texts)
+        found += kubernetes_sources(clusters, memory.texts, hold)
     if datacenters:
         from controlplane.app.datacenters import consul_sources
 
-        found += consul_sources(datacenters, memory.texts)
+        found += consul_sources(datacenters, memory.texts, hold)
     if configuration.secrets is not None:
         found.append(SecretSource(configuration.secrets.path, last_good=memory.secrets))
     return found

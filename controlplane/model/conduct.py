@@ -40,13 +40,18 @@ class Coalesce(Written):
         return self
 
 
+HOLD = timedelta(minutes=10)
+"""How long what is gone without a proof stays in force, unless told otherwise."""
+
+
 class Guards(Written):
     """When a removal is not believed at once.
 
     More than `massRemoval` of the endpoints of a service or a source, or of the specs of a source, and at least
-    `minimum` of them, gone at once without a confirmation: they stay in force for `hold`.
+    `minimum` of them, gone at once without a confirmation: they stay in force for `hold`. So do all specs of a source whose
+    definition (Kubernetes) or prefix (Consul) is gone, however many they are.
     """
 
     mass_removal: Percent = 50.0
-    hold: PositiveDuration = timedelta(minutes=10)
+    hold: PositiveDuration = HOLD
     minimum: PositiveCount = 3

@@ -12,6 +12,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from controlplane.model.conduct import HOLD
 from controlplane.model.endpoint import Endpoint, Service
 from controlplane.names import ServiceRef
 
@@ -26,7 +27,7 @@ class Limits:
     """More than `share` (0 to 1) of what there was, and at least `minimum`, is held for `hold` seconds."""
 
     share: float = 0.5
-    hold: float = 600.0
+    hold: float = HOLD.total_seconds()
     minimum: int = 3
 
     def exceeded(self, gone: int, of: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.plane import Plane, answers, forward, gateway
+from tests.e2e.plane import Plane, answers, forward, gateway, respond
 from tests.support.backends import HttpBackend
 from tests.support.certificates import write_secret
 from tests.support.client import Connection
@@ -30,13 +30,13 @@ HOST = "shop.example.com"
 class Site:
     """A Consul, a control plane that watches it, an Envoy, and the backends `a` and `b` as instances of `web`."""
 
-    def __init__(self, folder: Path, **source: Any) -> None:
+    def __init__(self, folder: Path, guards: dict[str, Any] | None = None, **source: Any) -> None:
         self.consul = Consul(folder / "consul").start()
         token = folder / "token"
         token.write_text(self.consul.token())
         written = {"name": "gcp-dc2", "address": self.consul.address, "tokenFile": str(token), **source}
         configuration = folder / "controlplane.yaml"
-        configuration.write_text(yaml.safe_dump({"sources": {"consul": [written]}}))
+        configuration.write_text(yaml.safe_dump({"sources": {"consul": [written]}, "guards": guards or {}}))
         self.port, backend_port = free_port(), free_port()
         self.backends = {
             name: HttpBackend(name, address=f"127.0.0.{number}", port=backend_port)
@@ -179,3 +179,24 @@ def test_a_service_of_the_mesh_is_verified_by_its_identity_and_shown_ours(site: 
     until(lambda: site.answer("sidecar"), "the sidecar answers")
     write("somebody-else")
     until(lambda: answers(site.port, path="/", status=503, host=HOST), "another identity is not believed")
+
+
+def test_specs_of_a_prefix_that_is_emptied_stay_for_as_long_as_is_configured(tmp_path: Path) -> None:
+    """Ten minutes unless told otherwise: the wait for the end would not outlast them."""
+    site = Site(tmp_path, guards={"hold": "1s"}, specs="specs/")
+    try:
+        with site.plane:
+            spec = {"gateway": "platform/edge", "routes": [respond("extra", "/extra", "extra", [HOST])]}
+            head = {"apiVersion": "gatewayspec.dev/v1alpha1", "kind": "RouteSpec"}
+            metadata = {"namespace": "platform", "name": "extra"}
+            site.consul.write("specs/extra", yaml.safe_dump({**head, "metadata": metadata, "spec": spec}))
+            site.register("a")
+            site.write()
+            site.start()
+            until(lambda: answers(site.port, "extra", "/extra", host=HOST), "it is served")
+            site.consul.delete("specs/", below=True)
+            until(lambda: "GW0305" in str(site.plane.json("/v1/problems")), "its removal is doubted")
+            until(lambda: not answers(site.port, "extra", "/extra", host=HOST), "and believed in the end", 60)
+            assert "GW0305" not in str(site.plane.json("/v1/problems"))
+    finally:
+        site.consul.kill()

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from controlplane.app.memory import Memory
+from controlplane.app.sources import make_sources
+from controlplane.config import read
 from controlplane.model.endpoint import Service
 from controlplane.names import ServiceRef
 from controlplane.sources.guard import WINDOW, EndpointGuard, Limits, ObjectGuard
 from tests.support.services import service
 
 LIMITS = Limits(share=0.5, hold=600, minimum=3)
+EVERYWHERE = """\
+sources:
+  kubernetes: [{name: one, kubeconfig: kubeconfig, specs: true}]
+  consul: [{name: dc, address: "http://127.0.0.1:9", specs: specs/}]
+guards: {hold: 7s}
+"""
 A, B = ServiceRef("kubernetes/eu", "shop", "a"), ServiceRef("kubernetes/eu", "shop", "b")
 
 
@@ -20,6 +31,22 @@ def guard(**services: Service) -> EndpointGuard:
     for name, found in services.items():
         made.restore(ServiceRef("kubernetes/eu", "shop", name), found)
     return made
+
+
+def test_what_is_configured_holds_for_every_source(tmp_path: Path) -> None:
+    """Also for specs whose definition or prefix is gone: one time for all that is gone without a proof."""
+    file = tmp_path / "controlplane.yaml"
+    file.write_text(EVERYWHERE)
+    (tmp_path / "kubeconfig").touch()
+    memory = Memory.open(tmp_path / "state", None)
+    try:
+        found = make_sources(read(file), memory)
+    finally:
+        memory.close()
+    assert {source.name: source.hold_seconds for source in found if source.name != "files"} == {
+        "kubernetes/one": 7.0,
+        "consul/dc": 7.0,
+    }
 
 
 def test_additions_and_small_removals_are_believed_at_once() -> None:

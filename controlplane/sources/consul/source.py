@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 import structlog
 
+from controlplane.model.conduct import HOLD
 from controlplane.names import ObjectRef, SecretRef, ServiceRef, consul_source
 from controlplane.sources.base import Sink
 from controlplane.sources.consul.answers import Check, checks, entries, names
@@ -39,8 +40,6 @@ EVERYTHING_SECONDS = 60.0
 DOUBT_SECONDS = 300.0
 """How long missing data is not gone after an index went back. Agents compare what they registered with the servers every
 minute, every five minutes among 2,000 nodes. https://developer.hashicorp.com/consul/docs/architecture/anti-entropy"""
-HOLD_SECONDS = 600.0
-"""How long specs stay after their prefix was emptied at once."""
 
 
 class ConsulSource:
@@ -52,14 +51,17 @@ class ConsulSource:
         *,
         last_good: Mapping[ObjectRef, str] | None = None,
         doubt_seconds: float = DOUBT_SECONDS,
-        hold_seconds: float = HOLD_SECONDS,
+        hold_seconds: float = HOLD.total_seconds(),
     ) -> None:
-        """`last_good`: texts of the objects of this source that were in force before, for what is broken at the start."""
+        """`last_good`: texts of the objects of this source that were in force before, for what is broken at the start.
+
+        `hold_seconds`: how long specs stay after their prefix was emptied at once.
+        """
         self.name = consul_source(settings.name)
         self._settings = settings
         self._client = Client(settings)
         self._doubt_seconds = doubt_seconds
-        self._hold_seconds = hold_seconds
+        self.hold_seconds = hold_seconds
         self._services = Services(settings, self._client, self._trouble, self._went_back)
         self._specs = Specs(self.name, settings.specs, last_good) if settings.specs is not None else None
         self._troubles: dict[str, str] = {}
@@ -178,7 +180,7 @@ class ConsulSource:
         async with aclosing(self._steps("specs", path, query, failed)) as steps:
             async for step in steps:
                 answer, was_held, sure = step.answer, specs.held, False
-                if was_held and not answer.found and step.at - held_since >= self._hold_seconds:
+                if was_held and not answer.found and step.at - held_since >= self.hold_seconds:
                     answer = await self._client.read(path, query, consistency=Consistency.CONSISTENT)
                     sure = not answer.found
                 if answer.hidden or (answer.unproven and not answer.found):

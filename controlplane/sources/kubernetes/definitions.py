@@ -21,8 +21,6 @@ SETTLE_SECONDS = 0.25
 """How long a deletion waits, so that it is known whether the definition of its kind goes too."""
 ASK_SECONDS = 1.0
 """How long it waits again when the API server did not say."""
-HOLD_SECONDS = 600.0
-"""How long objects stay whose definition was removed."""
 _GROUP = f"/apis/{API_VERSION}"
 
 
@@ -49,9 +47,12 @@ class SpecWatch:
         sink: Sink,
         namespaces: tuple[str, ...] | None,
         last_good: Mapping[ObjectRef, str],
-        hold_seconds: float = HOLD_SECONDS,
+        hold_seconds: float,
     ) -> None:
-        """Begin to watch. `last_good`: texts of objects that were in force before."""
+        """Begin to watch. `last_good`: texts of objects that were in force before.
+
+        `hold_seconds`: how long objects stay whose definition was removed.
+        """
         self._watches = watches
         self._hold_seconds = hold_seconds
         self._documents: list[tuple[Documents, Reflector]] = []

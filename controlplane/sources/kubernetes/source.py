@@ -13,12 +13,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from controlplane.errors import Diagnostic, Severity
+from controlplane.model.conduct import HOLD
 from controlplane.names import ObjectRef, SecretRef, ServiceRef, kubernetes_source
 from controlplane.sources.base import Sink
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.catalog import Catalog
 from controlplane.sources.kubernetes.client import Client
-from controlplane.sources.kubernetes.definitions import HOLD_SECONDS, SpecWatch
+from controlplane.sources.kubernetes.definitions import SpecWatch
 from controlplane.sources.kubernetes.reflector import Health
 from controlplane.sources.kubernetes.secrets import SecretWatch
 from controlplane.sources.kubernetes.services import ServiceWatch
@@ -49,14 +50,17 @@ class KubernetesSource:
         watched: Watched,
         *,
         last_good: Mapping[ObjectRef, str] | None = None,
-        hold_seconds: float = HOLD_SECONDS,
+        hold_seconds: float = HOLD.total_seconds(),
     ) -> None:
-        """`last_good`: texts of objects that were in force before, for when the cluster cannot be read at the start."""
+        """`last_good`: texts of objects that were in force before, for when the cluster cannot be read at the start.
+
+        `hold_seconds`: how long specs stay whose definition was removed.
+        """
         self.name = kubernetes_source(cluster)
         self._access = access
         self._watched = watched
         self._last_good = dict(last_good or {})
-        self._hold_seconds = hold_seconds
+        self.hold_seconds = hold_seconds
         self._regions = Regions(watched.region)
         self._catalog = Catalog(self.name, self._regions)
         self._wanted: tuple[frozenset[ServiceRef], frozenset[SecretRef]] = (frozenset(), frozenset())
@@ -122,7 +126,7 @@ class KubernetesSource:
             self._services = ServiceWatch(self._catalog, self._regions, watches, watched.namespaces)
             if watched.specs:
                 self._specs = SpecWatch(
-                    self.name, watches, sink, watched.namespaces, self._last_good, self._hold_seconds
+                    self.name, watches, sink, watched.namespaces, self._last_good, self.hold_seconds
                 )
             self._started = True
             self._failure, self._told = None, False
