@@ -47,8 +47,9 @@ log = structlog.get_logger(__name__)
 
 SETTLE_SECONDS = 0.3
 """How long a file that was written in place must rest before what it lacks is believed."""
-GONE_SECONDS = 0.02
-"""How long a file must be missing: editors rename the old one away before they write the new one."""
+GONE_SECONDS = 0.3
+"""How long a file must be missing: editors rename the old one away before they write the new one, and on a busy machine that
+takes them some tens of milliseconds. A file that moved, or whose objects are declared elsewhere, need not wait."""
 WRITER_SECONDS = 10.0
 """A file that is open for writing but was not written to for so long is read all the same."""
 _LOOK_FOR_WRITER_SECONDS = 0.02
@@ -60,7 +61,11 @@ REPLACED_SECONDS = 5.0
 """For how long a folder that took the place of another is not believed to have lost what the other declared."""
 _GENERATION_TRIES = 5
 
+_TURNS = 4
+"""Turns of the event loop in which what the kernel has told already becomes a wake: it counts before what time says."""
+
 _NO_CHANGE: frozenset[Change] = frozenset()
+_EXISTED = frozenset({Change.added, Change.modified})
 
 
 class FileSource:
@@ -101,6 +106,9 @@ class FileSource:
             try:
                 while True:
                     await asyncio.wait({upcoming}, timeout=self._until_due())
+                    for _ in range(_TURNS):
+                        if not upcoming.done():
+                            await asyncio.sleep(0)
                     wake = Wake(time.monotonic())
                     if upcoming.done():
                         wake = upcoming.result()
@@ -278,6 +286,8 @@ class FileSource:
             if not is_gone(shown):  # a symlink to nothing
                 self._cannot(name, [unreadable(shown, error)])
             elif known is not None:
+                if how & _EXISTED:  # and is gone anew, since the last look
+                    self._gone.pop(name, None)
                 self._gone.setdefault(name, time.monotonic())
         except OSError as error:
             self._cannot(name, [unreadable(shown, error)])
