@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -50,6 +51,8 @@ SETTLE_SECONDS = 0.3
 GONE_SECONDS = 0.3
 """How long a file must be missing: editors rename the old one away before they write the new one, and on a busy machine that
 takes them some tens of milliseconds. A file that moved, or whose objects are declared elsewhere, need not wait."""
+LONGEST_GONE_SECONDS = 1.0
+"""How long one waits for others that go missing after it."""
 WRITER_SECONDS = 10.0
 """A file that is open for writing but was not written to for so long is read all the same."""
 _LOOK_FOR_WRITER_SECONDS = 0.02
@@ -64,6 +67,8 @@ _GENERATION_TRIES = 5
 _TURNS = 4
 """Turns of the event loop in which what the kernel has told already becomes a wake: it counts before what time says."""
 
+_NOW = math.inf
+"""Since when a file is missing that this look missed: since the end of the look."""
 _NO_CHANGE: frozenset[Change] = frozenset()
 _EXISTED = frozenset({Change.added, Change.modified})
 
@@ -98,6 +103,7 @@ class FileSource:
         self._folders_said: dict[str, tuple[Diagnostic, ...]] = {}
         self._dirty = False
         self._slice_began = 0.0
+        self._looked = 0.0  # when the last look at what changed began
 
     async def run(self, sink: Sink) -> None:
         """Push everything, then what changes, until cancelled."""
@@ -131,7 +137,7 @@ class FileSource:
 
     async def _refresh(self, wake: Wake, sink: Sink) -> None:
         """Look at what may have changed, and say it."""
-        self._slice_began = time.monotonic()
+        self._looked = self._slice_began = time.monotonic()
         changed, everything = self._to_read(wake)
         if everything or not self._synced:
             found = await self._look_at_everything(sink, wake)
@@ -239,16 +245,25 @@ class FileSource:
             sink.flush(at)
 
     def _forget_gone(self) -> None:
-        """Files that are gone declare nothing, unless they come back at once: some editors save by such a detour."""
+        """Files that are gone declare nothing, unless they come back at once: some editors save by such a detour.
+
+        This look must have found them missing, too: the process may have stood still since the one before.
+        All that go together are gone in one step, however long it takes to look at each: one after the other would be
+        so many removals that leave something, and never the loss of a folder.
+        """
+        if not self._gone:
+            return
         now = time.monotonic()
+        self._gone = {name: min(since, now) for name, since in self._gone.items()}
+        together = min(max(self._gone.values()) + GONE_SECONDS, min(self._gone.values()) + LONGEST_GONE_SECONDS)
         for name, since in list(self._gone.items()):
-            shown = self._path(name)
-            if now - since >= GONE_SECONDS or self._declared.all_elsewhere(shown):
+            shown, due = self._path(name), max(together, since + GONE_SECONDS)
+            if due <= self._looked or self._declared.all_elsewhere(shown):
                 del self._gone[name], self._files[name]
                 self._due.pop(name, None)
                 self._declared.update(shown, None)
             else:
-                self._due[name] = (since + GONE_SECONDS, _NO_CHANGE)
+                self._due[name] = (due, _NO_CHANGE)
 
     async def _restore(self, *, doubt: bool) -> None:
         for ref in self._declared.needed(doubt=doubt):
@@ -288,7 +303,7 @@ class FileSource:
             elif known is not None:
                 if how & _EXISTED:  # and is gone anew, since the last look
                     self._gone.pop(name, None)
-                self._gone.setdefault(name, time.monotonic())
+                self._gone.setdefault(name, _NOW)
         except OSError as error:
             self._cannot(name, [unreadable(shown, error)])
         except InvalidInput as error:

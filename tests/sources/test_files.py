@@ -3,11 +3,14 @@
 import asyncio
 import os
 import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from controlplane.names import ObjectRef
+from controlplane.sources import files
 from controlplane.sources.files import FileSource
 from tests.sources.rig import denied, mount, replace_file, running
 from tests.spec.documents import file, routes
@@ -519,5 +522,57 @@ def test_a_failing_sink_does_not_end_the_source(tmp_path: Path) -> None:
                 replace_file(tmp_path / "a.yaml", routes("a", number))
                 await asyncio.sleep(0)
             await sink.until(lambda: sink.port("a") == 9099)
+
+    asyncio.run(scenario())
+
+
+def test_files_that_vanish_together_are_gone_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes to look at each: a removal is sure when something is left, and a lost folder leaves nothing."""
+
+    async def scenario() -> None:
+        for name in "abcd":
+            (tmp_path / f"{name}.yaml").write_text(routes(name))
+        async with running(FileSource(tmp_path)) as sink:
+            removed: list[tuple[str, bool]] = []
+            remove, read = sink.remove, FileSource._read
+
+            def noted(ref: ObjectRef, *, sure: bool = False) -> None:
+                removed.append((ref.name, sure))
+                remove(ref, sure=sure)
+
+            async def slow(source: FileSource, *arguments: Any, **options: Any) -> None:
+                time.sleep(2 * files.GONE_SECONDS)  # noqa: ASYNC251 - the process does not get a processor
+                await read(source, *arguments, **options)
+
+            sink.remove = noted  # type: ignore[method-assign]
+            monkeypatch.setattr(FileSource, "_read", slow)
+            for name in "abcd":
+                (tmp_path / f"{name}.yaml").unlink()
+            await sink.until(lambda: sink.names == [])
+            assert removed == [(name, False) for name in "abcd"]
+            assert len(sink.history) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_is_missing_at_one_look_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the process stands still after that look: the file may be back."""
+
+    async def scenario() -> None:
+        path = tmp_path / "a.yaml"
+        path.write_text(routes("a"))
+        async with running(FileSource(tmp_path)) as sink:
+            settle = FileSource._settle
+
+            async def late(source: FileSource, *arguments: Any) -> None:
+                if source._gone and not path.exists():
+                    path.write_text(routes("a", 9001))
+                    time.sleep(2 * files.GONE_SECONDS)  # noqa: ASYNC251
+                await settle(source, *arguments)
+
+            monkeypatch.setattr(FileSource, "_settle", late)
+            path.unlink()
+            await sink.until(lambda: sink.port("a") == 9001)
+            assert "remove a" not in sink.calls
 
     asyncio.run(scenario())
