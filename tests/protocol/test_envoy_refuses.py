@@ -23,7 +23,7 @@ from google.protobuf import json_format
 from controlplane.resources import Resource
 from controlplane.xds.observer import StreamStatus
 from tests.protocol.dialogue import CDS, LDS, SRDS, Change, removed
-from tests.protocol.rig import Rig, run, running, until
+from tests.protocol.rig import PATIENCE, Rig, run, running, until
 from tests.support.client import Connection
 from tests.support.envoy import Envoy
 
@@ -116,7 +116,7 @@ class Proxy:
 
     async def until_answers(self, scope: str, body: bytes) -> None:
         """Wait until it uses this content."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while (answer := await self.ask(scope)) != (200, body):
                 assert answer[0] in {200, 404}
 
@@ -130,7 +130,7 @@ class Proxy:
 
     async def until_clusters(self, expected: dict[str, str | None]) -> None:
         """Wait until it has these, each with its other name."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 dump = await asyncio.to_thread(self.envoy.config_dump, "dynamic_active_clusters")
                 found = [each["cluster"] for each in dump["configs"]]

@@ -14,12 +14,13 @@ from google.protobuf import json_format
 from controlplane.resources import Resource
 from controlplane.xds import types
 from tests.protocol.dialogue import Change
-from tests.protocol.rig import Rig, run, running
+from tests.protocol.rig import PATIENCE, Rig, run, running
 from tests.support.envoy import Envoy
 
 pytestmark = pytest.mark.envoy
 
-TTL = timedelta(seconds=1.5)
+TTL = timedelta(seconds=6)
+"""Who is not heard for so long is gone; a busy machine stands still for shorter."""
 BEATS = 4
 """More than a TTL: without heartbeats the resource would be gone."""
 
@@ -73,7 +74,7 @@ def stat(envoy: Envoy, name: str) -> int:
 
 
 async def eventually(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.05)
 
@@ -81,7 +82,7 @@ async def eventually(condition: Any) -> None:
 async def beats(rig: Rig, url: str) -> None:
     """Wait until that many heartbeats went out."""
     seen = rig.observer.pushes.count(url)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while rig.observer.pushes.count(url) < seen + BEATS:  # noqa: ASYNC110 - what it waits for signals nobody
             await asyncio.sleep(0.05)
 

@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,6 +62,16 @@ class ControlPlane:
         """End it, and return its exit code."""
         assert self._child is not None
         return self._child.stop(number)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stopped as by SIGSTOP: what happens meanwhile, it sees at once."""
+        assert self._child is not None
+        self._child.send(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._child.send(signal.SIGCONT)
 
     def log(self) -> str:
         """What it has logged so far."""

@@ -18,6 +18,7 @@ from controlplane.sources.consul.client import Settings
 from controlplane.sources.consul.source import ConsulSource
 from tests.sources.rig import Remembering, running
 from tests.support.fake_consul import FakeConsul, cut_off, fake_consul, instance, status
+from tests.support.waiting import PATIENCE
 
 WEB = ServiceRef("consul/test", "", "web")
 
@@ -198,19 +199,18 @@ def test_a_service_that_flaps_costs_two_pushes_a_second_and_settles() -> None:
     asyncio.run(flapping())
 
 
-async def at_once() -> None:
+async def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "PUSH_SECONDS", 10 * PATIENCE)
     async with serving() as (fake, _, sink):
         fake.checks["critical"] = [
             {"Node": "node-10.0.0.1", "CheckID": "serfHealth", "Status": "critical", "ServiceName": ""}
         ]
-        began = time.monotonic()
         await fake.change("web", instance("10.0.0.1", status="critical"), instance("10.0.0.2"))
         await sink.until(lambda: sink.services[WEB].endpoints[0].health is Health.UNHEALTHY)
-        assert time.monotonic() - began < services.PUSH_SECONDS / 2
 
 
-def test_a_node_that_fails_is_a_failure_of_the_services_on_it_at_once() -> None:
-    asyncio.run(at_once())
+def test_a_node_that_fails_is_a_failure_of_the_services_on_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(at_once(monkeypatch))
 
 
 async def silent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +320,7 @@ def test_only_what_is_wanted_is_read_and_what_does_not_exist_is_said() -> None:
 async def thousands() -> None:
     """The bound of the rate holds for probes, and a change that was noticed does not wait behind them."""
     async with fake_consul() as fake:
-        wanted = [ServiceRef("consul/test", "", f"s{number:04}") for number in range(600)]
+        wanted = [ServiceRef("consul/test", "", f"s{number:04}") for number in range(900)]
         for ref in wanted:
             fake.indexes[ref.name] = 5
             fake.instances[ref.name] = [instance("10.0.0.1")]
@@ -328,18 +328,16 @@ async def thousands() -> None:
         source.want(wanted, [])
         began = time.monotonic()
         async with running(source) as sink:
-            assert len(sink.services) == 600
-            assert time.monotonic() - began > 0.8
+            assert len(sink.services) == 900
+            assert time.monotonic() - began > 1.8
             asked = fake.asked.total()
             fake.index += 1
             await fake.wake()  # something was registered somewhere: all are probed
-            await asyncio.sleep(0.1)
-            fake.checks["critical"] = [{"Node": "n", "CheckID": "c", "Status": "critical", "ServiceName": "s0599"}]
-            changed = time.monotonic()
-            await fake.change("s0599", instance("10.0.0.1", status="critical"))
+            await fake.until(lambda: any("filter=" in query for query in fake.queries[-100:]))
+            fake.checks["critical"] = [{"Node": "n", "CheckID": "c", "Status": "critical", "ServiceName": "s0899"}]
+            await fake.change("s0899", instance("10.0.0.1", status="critical"))
             await sink.until(lambda: sink.services[wanted[-1]].endpoints[0].health is Health.UNHEALTHY)
-            assert time.monotonic() - changed < 0.5
-            assert fake.asked.total() - asked < 600
+            assert fake.asked.total() - asked < 900
 
 
 def test_what_is_known_to_have_changed_does_not_wait_behind_what_may_have() -> None:

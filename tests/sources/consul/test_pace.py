@@ -6,6 +6,7 @@ import pytest
 
 from controlplane.sources.consul.pace import LONGEST_RETRY_SECONDS, Backoff, Bucket
 from controlplane.sources.consul.queue import Ask, Queue
+from tests.support.waiting import PATIENCE
 
 
 class Clock:
@@ -40,7 +41,7 @@ def test_waits_grow_are_spread_and_bounded() -> None:
 
 
 async def taken(queue: Queue) -> tuple[str, Ask]:
-    job = await asyncio.wait_for(queue.take(), 5)
+    job = await asyncio.wait_for(queue.take(), PATIENCE)
     return job.name, job.ask
 
 
@@ -75,13 +76,13 @@ async def later() -> None:
     queue.add("a", Ask.PROBE, 1.0)
     queue.add("a", Ask.READ, 2.0, loop.time() + 0.05)  # a paced read takes the probe with it
     began = loop.time()
-    job = await asyncio.wait_for(queue.take(), 5)
+    job = await asyncio.wait_for(queue.take(), PATIENCE)
     assert loop.time() - began >= 0.04
     assert (job.ask, job.at) == (Ask.READ, 2.0)
     queue.done("a")
     queue.add("a", Ask.READ, 3.0, loop.time() + 60)
     queue.add("a", Ask.READ, 4.0, loop.time())  # sooner
-    assert (await asyncio.wait_for(queue.take(), 5)).at == 3.0
+    assert (await asyncio.wait_for(queue.take(), PATIENCE)).at == 3.0
     queue.add("b", Ask.READ, 1.0)
     queue.drop("b")
     with pytest.raises(TimeoutError):

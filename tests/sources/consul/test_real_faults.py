@@ -20,6 +20,8 @@ from tests.support.certificates import Authority
 from tests.support.consul import Consul
 
 WEB = ServiceRef("consul/dc1", "", "web")
+DOUBT_SECONDS = 12.0
+"""Longer than it takes to look at what is doubted, on a machine that has other things to do."""
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ async def known(server: Consul, folder: Path, **fields: Any) -> AsyncIterator[tu
     token.write_text(server.token())
     for number in (1, 2):
         server.register("web", f"10.0.0.{number}")
-    source = ConsulSource(Settings("dc1", server.address, token_file=token, **fields), doubt_seconds=3.0)
+    source = ConsulSource(Settings("dc1", server.address, token_file=token, **fields), doubt_seconds=DOUBT_SECONDS)
     source.want([WEB], [])
     async with running(source) as sink:
         assert sink.state == "synced", sink.reason
@@ -56,8 +58,7 @@ async def killed(server: Consul, folder: Path) -> None:
         assert "Connection refused" in sink.reason
         await asyncio.to_thread(server.start)
         server.register("web", "10.0.0.3")
-        async with asyncio.timeout(10):
-            await sink.until(lambda: sink.state == "synced" and len(addresses(sink)) == 3)
+        await sink.until(lambda: sink.state == "synced" and len(addresses(sink)) == 3)
         assert not any(call.startswith("remove") for call in sink.calls)
         assert len(sink.calls) == 1
 
@@ -67,7 +68,7 @@ def test_killed_and_started_again(server: Consul, tmp_path: Path) -> None:
 
 
 async def frozen(server: Consul, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controlplane.sources.consul.client.READ_SECONDS", 1.0)
+    monkeypatch.setattr("controlplane.sources.consul.client.READ_SECONDS", 5.0)
     monkeypatch.setattr("controlplane.sources.consul.source.WAIT_SECONDS", 2.0)
     async with known(server, folder) as (_, sink):
         server.signal(signal.SIGSTOP)
@@ -78,10 +79,7 @@ async def frozen(server: Consul, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         finally:
             server.signal(signal.SIGCONT)
         server.check("web", "web-10.0.0.1", "critical")
-        async with asyncio.timeout(10):
-            await sink.until(
-                lambda: sink.state == "synced" and sink.services[WEB].endpoints[0].health is Health.UNHEALTHY
-            )
+        await sink.until(lambda: sink.state == "synced" and sink.services[WEB].endpoints[0].health is Health.UNHEALTHY)
         assert not any(call.startswith("remove") for call in sink.calls)
 
 
