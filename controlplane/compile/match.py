@@ -66,8 +66,8 @@ def signature(match: Match) -> Signature:
     )
 
 
-def _canonical(said: Any) -> str:
-    return json.dumps(said, sort_keys=True, separators=(",", ":"))
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""`json.dumps` would make an encoder for each match."""
 
 
 def _regex(pattern: str) -> Any:

@@ -163,10 +163,10 @@ def _entries(
 
 
 def _base(key: ElementKey) -> Any:
-    metadata = Struct()
-    metadata.update({"route": key.element, "spec": str(key.object)})
     message = route_components_pb2.Route(name=route_name(key))
-    message.metadata.filter_metadata["gatewayspec"].CopyFrom(metadata)
+    said = message.metadata.filter_metadata["gatewayspec"].fields
+    said["route"].string_value = key.element
+    said["spec"].string_value = str(key.object)
     return message
 
 

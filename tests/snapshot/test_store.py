@@ -6,10 +6,11 @@ import gc
 from typing import Any
 
 import pytest
+from google.protobuf.wrappers_pb2 import BytesValue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.resources import Resource
+from controlplane.resources import Resource, delimited
 from controlplane.snapshot import store as store_module
 from controlplane.snapshot.store import Store
 
@@ -154,3 +155,17 @@ def test_changes_and_versions_equal_those_of_a_plain_dictionary(history: list[An
     fresh.publish({part: [(r.type_url, r.name, r) for r in content.by_type.get(URL, {}).values()]
                    for part, content in store._parts.items()})  # fmt: skip
     assert fresh.view(["p", "q"]).version() == view.version()
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 16_383, 16_384, 2_097_152])
+def test_a_length_is_framed_as_protobuf_frames_it(length: int) -> None:
+    """Shards are put together of bytes: one that is framed otherwise is no message."""
+    body = b"x" * length
+    assert delimited(1, body) == BytesValue(value=body).SerializeToString()
+
+
+@pytest.mark.parametrize("number", [1, 15, 16, 2_047, 2_048])
+def test_the_number_of_a_field_is_read_back(number: int) -> None:
+    """Short and long numbers of fields: one that is unknown to a message is kept, and gives the same bytes again."""
+    framed = delimited(number, b"x")
+    assert BytesValue.FromString(framed).SerializeToString() == framed
