@@ -238,8 +238,7 @@ class ControlPlane:
             await self._answered.wait()
             self._loop.flush(time.monotonic())
         await self._loop.settled()
-        gc.collect()
-        gc.freeze()  # what is loaded stays: later collections need not look at it
+        gc.freeze()  # what is loaded stays: no collection need look at it, this one neither
         gc.set_threshold(10_000, 10, 20)  # a stream that ends leaves some cycles of grpc's: else 30 MB of them add up
         self._fleet.ready = True
         self._metrics.ready.set(1)
@@ -382,8 +381,8 @@ def _age(status: SourceStatus) -> float:
 def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> int:
     """Run a control plane until it is told to stop; the exit code. Raises ConfigurationError and OSError when it cannot start."""
     # Almost nothing here is garbage in cycles, and a load makes millions of objects that stay: looking for some after
-    # each 700 new ones was a quarter of its time.
-    gc.set_threshold(50_000, 20, 50)
+    # each 700 new ones was a quarter of its time, looking at all of them again every now and then a tenth.
+    gc.set_threshold(50_000, 1_000, 1_000)
     asyncio.run(_serve(configuration, started))
     return 0
 

@@ -216,7 +216,7 @@ def test_an_edit_that_names_an_unknown_service_leaves_what_works() -> None:
 def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None:
     """The lane commits between any two steps of the other, and does no more than its own work."""
     thresholds = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(50_000, 1_000, 1_000)
     compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
     live = {"name": "live", "members": [{"kubernetes": {"cluster": "eu", "service": "shop/a", "port": 8080}}]}
     compiler.endpoints.put(SERVICES[0], service({"ports": {"http": 8080}, "endpoints": ["10.0.0.1"]}))
