@@ -1,7 +1,11 @@
 """What shards cost a request: CPU of Envoy with our configuration, by xDS, against a hand-written static one.
 
-Both Envoys run at the same time, idle but for the one under load; rounds alternate, and what is compared is the median
-over rounds. *Hit*: the shard of the path's first segment exists. *Miss*: it does not, and the host's fallback answers.
+All Envoys run at the same time, idle but for the one under load, and rounds alternate. Two processes of one
+configuration differ by microseconds a request for as long as they live, by where their memory happens to lie: so every
+side is started several times, and what is compared is the median over lives of the median over rounds. A second Envoy
+with the static configuration shows what such a comparison says of no difference at all.
+
+*Hit*: the shard of the path's first segment exists. *Miss*: it does not, and the host's fallback answers.
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,6 +35,8 @@ PATHS: Mapping[str, tuple[str, float]] = {"hit": ("/api/items", 5.0), "miss": ("
 """By what it shows: the path, and the microseconds that a request may cost more."""
 HOSTS = 1_000
 CONNECTIONS = 16
+LIVES, ROUNDS = 7, 4
+"""How often each Envoy is started, and how often each of a start is put under load for a second."""
 
 _GATEWAY = """\
 apiVersion: gatewayspec.dev/v1alpha1
@@ -70,6 +78,12 @@ class Round:
     p99_ms: float
 
 
+Sides = dict[str, tuple[Envoy, int]]
+"""The Envoys that are compared, and their ports."""
+Life = dict[str, dict[str, list[Round]]]
+"""By path and side: the rounds of one start of the Envoys."""
+
+
 def run(plan: Plan) -> Iterator[Result]:
     """Microseconds of CPU a request, requests a second, p99."""
     if (wrk := _wrk()) is None:
@@ -77,41 +91,64 @@ def run(plan: Plan) -> Iterator[Result]:
         return
     folder = plan.folder / "dataplane"
     hosts = [f"h{index}.example.com" for index in range(10 if plan.quick else HOSTS)]
-    ours_port, static_port, backend_port = free_port(), free_port(), free_port()
+    ours_port, backend_port = free_port(), free_port()
     key_set = _key_set()
     _write_specs(folder / "specs", ours_port, backend_port, hosts, key_set)
-    static = handwritten.configuration(static_port, backend_port, hosts, key_set)
+    lives: list[Life] = []
     with backend(backend_port, folder), ControlPlane(folder / "specs", folder) as control_plane:
         control_plane.ready()
-        with Envoy.of(control_plane, LABELS, folder) as ours, Envoy(static, folder, "static") as by_hand:
-            sides = {"ours": (ours, ours_port), "static": (by_hand, static_port)}
-            for _, port in sides.values():
-                for path, _ in PATHS.values():
-                    client = Client(port)
-                    until(lambda c=client, p=path: c.ask(hosts[-1], p).status == 200, f"port {port} answers {path}")
-                    client.close()
-            for what, (path, goal) in PATHS.items():
-                yield from _compare(wrk, plan, what, sides, hosts[len(hosts) // 2], path, goal)
+        for number in range(1 if plan.quick else LIVES):
+            with ExitStack() as running:
+                sides: Sides = {"ours": (running.enter_context(Envoy.of(control_plane, LABELS, folder)), ours_port)}
+                for side in ("static", "static again"):
+                    port = free_port()
+                    configuration = handwritten.configuration(port, backend_port, hosts, key_set)
+                    sides[side] = running.enter_context(Envoy(configuration, folder, side.replace(" ", "-"))), port
+                for _, port in sides.values():
+                    for path, _ in PATHS.values():
+                        client = Client(port)
+                        until(partial(_answers, client, hosts[-1], path), f"port {port} answers {path}")
+                        client.close()
+                lives.append(_life(wrk, sides, hosts[len(hosts) // 2], 1 if plan.quick else ROUNDS, number))
+    for what, (_, goal) in PATHS.items():
+        yield from _said(what, len(hosts), [life[what] for life in lives], goal)
 
 
-def _compare(
-    wrk: str, plan: Plan, what: str, sides: Mapping[str, tuple[Envoy, int]], host: str, path: str, goal: float
-) -> Iterator[Result]:
-    rounds: dict[str, list[Round]] = {side: [] for side in sides}
-    # Short rounds, and many: what else the machine does weighs on neighbours alike, and the median of differences is left.
-    for number in range(1 if plan.quick else 30):
-        for side, (envoy, port) in sides.items() if number % 2 else reversed(sides.items()):
-            rounds[side].append(_round(wrk, envoy, f"http://127.0.0.1:{port}{path}", host, seconds=1))
-    size = 10 if plan.quick else HOSTS
-    for side, of_side in rounds.items():
+def _answers(client: Client, host: str, path: str) -> bool:
+    return client.ask(host, path).status == 200
+
+
+def _life(wrk: str, sides: Sides, host: str, count: int, number: int) -> Life:
+    """What each side showed, by path and side. Whoever is first in one round is last in the next."""
+    life: Life = {what: {side: [] for side in sides} for what in PATHS}
+    for turn in range(number, number + count):
+        for what, (path, _) in PATHS.items():
+            for side, (envoy, port) in sides.items() if turn % 2 else reversed(sides.items()):
+                life[what][side].append(_round(wrk, envoy, f"http://127.0.0.1:{port}{path}", host, seconds=1))
+    return life
+
+
+def _said(what: str, size: int, lives: list[dict[str, list[Round]]], goal: float) -> Iterator[Result]:
+    for side in lives[0]:
+        of_side = [one for life in lives for one in life[side]]
         yield Result(
             "dataplane", size, f"{what}, {side}: CPU of a request", median([one.cpu_us for one in of_side]), "us"
         )
         rate = median([one.requests_per_second for one in of_side])
         yield Result("dataplane", size, f"{what}, {side}: requests", rate, "1/s")
         yield Result("dataplane", size, f"{what}, {side}: p99", median([one.p99_ms for one in of_side]), "ms")
-    more = [ours.cpu_us - static.cpu_us for ours, static in zip(rounds["ours"], rounds["static"], strict=True)]
-    yield Result("dataplane", size, f"{what}: CPU more than static", median(more), "us", goal)
+    yield Result("dataplane", size, f"{what}: CPU more than static", _more(lives, "ours"), "us", goal)
+    yield Result("dataplane", size, f"{what}: static more than itself", _more(lives, "static again"), "us")
+
+
+def _more(lives: list[dict[str, list[Round]]], side: str) -> float:
+    """Microseconds of CPU that a request costs more than with the static configuration."""
+    return median(
+        [
+            median([one.cpu_us - static.cpu_us for one, static in zip(life[side], life["static"], strict=True)])
+            for life in lives
+        ]
+    )
 
 
 def _round(wrk: str, envoy: Envoy, url: str, host: str, seconds: int) -> Round:

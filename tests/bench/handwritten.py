@@ -70,6 +70,7 @@ def _listener(port: int, hosts: Iterable[str], key_set: str) -> dict[str, Any]:
         "name": "all",
         "address": _address(port),
         "per_connection_buffer_limit_bytes": 32768,
+        "max_connections_to_accept_per_socket_event": 1,
         "filter_chains": [{"filters": [limit, manager]}],
     }
 
@@ -110,9 +111,16 @@ def _manager(hosts: Iterable[str], key_set: str) -> dict[str, Any]:
 
 
 def _filters(key_set: str) -> list[dict[str, Any]]:
-    provider = {"issuer": "https://id.example.com/", "audiences": ["app"], "local_jwks": {"inline_string": key_set}}
+    provider = {
+        "issuer": "https://id.example.com/",
+        "audiences": ["app"],
+        "local_jwks": {"inline_string": key_set},
+        "claim_to_headers": [{"claim_name": "sub", "header_name": "x-user-id"}],
+        "clock_skew_seconds": 60,
+        "require_expiration": True,
+    }
     rules = [{"match": {"prefix": "/"}, "requires": {"provider_name": "corp"}}]
-    removed = {"request_mutations": [{"remove": "x-user-id"}]}
+    removed = {"request_mutations": [{"remove": "x-real-ip"}, {"remove": "x-user-id"}]}
     configurations = {
         "identity": _any(f"{_HTTP}.header_mutation.v3.HeaderMutation", mutations=removed),
         "cors": _any(f"{_HTTP}.cors.v3.Cors"),
@@ -144,18 +152,22 @@ def _routes() -> list[dict[str, Any]]:
         "headers": _any(f"{_HTTP}.header_mutation.v3.HeaderMutationPerRoute", mutations={"request_mutations": [edge]}),
     }
     gets = {"name": ":method", "string_match": {"exact": "GET"}}
+    # What a browser asks before it sends a request; the CORS filter answers. A request that is none never gets here.
+    preflights = [
+        {"name": ":method", "string_match": {"exact": "OPTIONS"}},
+        {"name": "access-control-request-method", "string_match": {"exact": "GET"}},
+        {"name": "origin", "present_match": True},
+    ]
     return [
         {
             "name": name,
-            "match": match,
+            "match": {**path, "headers": headers},
             "metadata": {"filter_metadata": {"gatewayspec": {"route": name, "spec": "GatewaySpec bench/bench"}}},
             "route": {"cluster": "app", "timeout": "15s"},
-            "typed_per_filter_config": each,
+            "typed_per_filter_config": {name: each[name] for name in configured},
         }
-        for name, match in (
-            ("api", {"path_separated_prefix": "/api", "headers": [gets]}),
-            ("all", {"prefix": "/", "headers": [gets]}),
-        )
+        for name, path in (("api", {"path_separated_prefix": "/api"}), ("all", {"prefix": "/"}))
+        for headers, configured in (([gets], tuple(each)), (preflights, ("cors", "jwt")))
     ]
 
 
@@ -165,6 +177,8 @@ def _cluster(port: int) -> dict[str, Any]:
         "type": "STATIC",
         "connect_timeout": "5s",
         "lb_policy": "LEAST_REQUEST",
+        "ignore_health_on_host_removal": True,
+        "circuit_breakers": {"thresholds": [{"retry_budget": {"budget_percent": {"value": 20}}}]},
         "per_connection_buffer_limit_bytes": 32768,
         "load_assignment": {
             "cluster_name": "app",
