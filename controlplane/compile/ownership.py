@@ -52,6 +52,10 @@ class Wanted(NamedTuple):
         """What it belongs to."""
         return self.route, self.number, self.host
 
+    def by_age(self) -> tuple[object, ...]:
+        """What it is sorted by: whether it was lost in one shard of several decides nothing, and cannot be compared."""
+        return self[:-1]
+
     @property
     def namespace(self) -> str:
         """Who wants it."""
@@ -150,7 +154,7 @@ def refused_floating(
 
 def _oldest_of_others(one: Wanted, rivals: Iterable[Wanted]) -> ElementKey | None:
     others = [other for other in rivals if other.namespace != one.namespace and other.host != one.host]
-    return min(others).route if others else None
+    return min(others, key=Wanted.by_age).route if others else None
 
 
 def refused_in_segment(
@@ -202,7 +206,7 @@ def _settle(
 
     have = _Had()
     lost: dict[Wanted, ElementKey] = {}
-    for one in sorted(rivals):
+    for one in sorted(rivals, key=Wanted.by_age):
         owner = one.lost_to
         if owner is None:
             found = (other for other in have.near(one) if _loses(one, other) and not may(one, other))
