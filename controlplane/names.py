@@ -113,13 +113,14 @@ def group_of_port(address: str, port: int) -> str:
     return listener_name(address, port)
 
 
-def group_of_chain(listener: ElementKey, entry: str) -> str:
-    """The listener group of one TLS filter chain: its listener, and the secret that names the entry.
+def group_of_chain(address: str, port: int, secret: SecretRef) -> str:
+    """The listener group of one TLS filter chain: its port, and the secret that names the entry, as SDS names it.
 
-    Groups begin scope keys: they hold neither `/` nor `|`.
+    Neither a listener's nor a gateway's name is in it: they may change while connections are open. Gateways that show
+    one certificate on one port share its group, as they share a plain HTTP port. Groups begin scope keys: they hold
+    neither `/` nor `|`.
     """
-    ref = listener.object
-    return f"{ref.namespace}:{ref.name}:{listener.element}:{entry}"
+    return f"{group_of_port(address, port)}:{secret.namespace}:{secret.name}"
 
 
 def listener_name(address: str, port: int) -> str:

@@ -30,17 +30,18 @@ def chains_of_listener(
     for entry in listener.tls:
         hosts.setdefault(entry.identity, set()).update(entry.hosts)
     for identity, names in hosts.items():
+        secret = SecretRef(key.object.source, key.object.namespace, identity)
         yield (
             (key, identity),
             Chain(
                 element.gateway,
                 key,
-                group_of_chain(key, identity),
+                group_of_chain(listener.address, listener.port, secret),
                 listener.protocol,
                 listener.port,
                 tuple(sorted(names)),
                 listener.redirect,
-                SecretRef(key.object.source, key.object.namespace, identity),
+                secret,
             ),
         )
 

@@ -8,7 +8,7 @@ section 4; no spec can loosen them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -37,17 +37,20 @@ MAX_CONNECTIONS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class FilterChain:
-    """One way in: a listener group, the hosts (SNI) it is for, and its certificate (None: plain HTTP).
-
-    `limits` names the listener whose limits hold here.
-    """
+    """One way in: a listener group, the hosts (SNI) it is for, and its certificate (None: plain HTTP)."""
 
     group: str
-    limits: str
     hosts: tuple[str, ...]
     certificate: SecretRef | None
     min_tls: str
     client_ip: ClientIP | None
+
+    def beside(self, other: FilterChain | None) -> FilterChain:
+        """The way in that two gateways share: for the hosts of both, and as strict as the stricter of them."""
+        if other is None:
+            return self
+        hosts = tuple(sorted({*self.hosts, *other.hosts}))
+        return replace(other, hosts=hosts, min_tls=max(self.min_tls, other.min_tls))
 
 
 def listener(address: str, port: int, chains: Iterable[FilterChain], *, proxy_protocol: bool) -> Any:
@@ -94,12 +97,12 @@ def _filter_chain(listener: str, chain: FilterChain) -> Any:
     return message
 
 
-def _filter(limits: str, http_filter: HttpFilter) -> Any:
+def _filter(group: str, http_filter: HttpFilter) -> Any:
     message = hcm_pb2.HttpFilter(name=http_filter.name)
     if http_filter.config is not None:
         message.typed_config.CopyFrom(http_filter.config())
     else:
-        message.name = http_filter.resource_name(limits)
+        message.name = http_filter.resource_name(group)
         message.config_discovery.CopyFrom(
             config_source_pb2.ExtensionConfigSource(config_source=ads(), type_urls=[http_filter.type_url])
         )
@@ -120,7 +123,7 @@ def connection_manager(listener: str, chain: FilterChain) -> Any:
             scoped_rds=hcm_pb2.ScopedRds(scoped_rds_config_source=ads()),
         ),
         early_header_mutation_extensions=[shard_lua.early_header_mutation(chain.group)],
-        http_filters=[_filter(chain.limits, http_filter) for http_filter in http_filters()],
+        http_filters=[_filter(chain.group, http_filter) for http_filter in http_filters()],
         access_log=[access_log()],
         use_remote_address=BoolValue(value=True),
         xff_num_trusted_hops=hops,

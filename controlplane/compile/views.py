@@ -109,7 +109,7 @@ def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tupl
                 if chain.listener == key and settings is not None and not chain.draining:
                     min_tls = settings.guardrails.tls.min_version
                     if way_in := _way_in(read, tables, chain, spec, min_tls, taken):
-                        ways_in.setdefault(way_in.group, way_in)
+                        ways_in[way_in.group] = way_in.beside(ways_in.get(way_in.group))
         if ways_in:
             proxy_protocol = bool(sharing[0][1].client_ip and sharing[0][1].client_ip.proxy_protocol)
             message = listener(address, port, ways_in.values(), proxy_protocol=proxy_protocol)
@@ -126,7 +126,7 @@ def _way_in(
 ) -> FilterChain | None:
     """A filter chain, without the hosts that another gateway has; None when it cannot be served."""
     if chain.protocol is Protocol.HTTP:
-        return FilterChain(chain.group, _limits_name(chain), chain.hosts, None, min_tls, spec.client_ip)
+        return FilterChain(chain.group, chain.hosts, None, min_tls, spec.client_ip)
     index = next(number for number, entry in enumerate(spec.tls) if entry.identity == chain.certificate.name)  # type: ignore[union-attr]
     path = f"tls[{index}].certificate.secretRef"
     hosts = []
@@ -155,14 +155,7 @@ def _way_in(
         read.note(Issue(chain.listener, path, codes.UNUSABLE_SECRET, message, section="listeners"))
     if state is None or state.problem or not hosts:
         return None
-    return FilterChain(chain.group, _limits_name(chain), tuple(hosts), chain.certificate, min_tls, spec.client_ip)
-
-
-def _limits_name(chain: Chain) -> str:
-    """Whose limits hold: those of the port when gateways share it, else those of the listener."""
-    if chain.protocol is Protocol.HTTP:
-        return chain.group
-    return f"{chain.listener.object.full_name}/{chain.listener.element}"
+    return FilterChain(chain.group, tuple(hosts), chain.certificate, min_tls, spec.client_ip)
 
 
 def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[ResourceKey, Resource]]:
@@ -181,9 +174,7 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
         for key, spec, gateway in sharing:
             for chain in read.get(tables.gateway_chains, gateway) or ():
                 if chain.listener == key:
-                    limits.setdefault(_limits_name(chain), {}).update(
-                        _listener_limits(read, tables, key, spec, gateway)
-                    )
+                    limits.setdefault(chain.group, {}).update(_listener_limits(read, tables, key, spec, gateway))
     for name, found in sorted(limits.items()):
         config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.shared({}, ())
         yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)

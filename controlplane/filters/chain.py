@@ -25,7 +25,7 @@ class HttpFilter:
     """A filter of every chain.
 
     `config` gives a fixed configuration. `delivered` names the ECDS resource that brings a changing one instead, so
-    that a change reaches open connections and leaves the listener alone; `per_listener` makes that one per listener.
+    that a change reaches open connections and leaves the listener alone; `per_listener` makes that one per listener group.
     Envoy knows a delivered filter, and what routes say to it, by the name of that resource.
     """
 
@@ -36,9 +36,9 @@ class HttpFilter:
     type_url: str = ""
     per_listener: bool = False
 
-    def resource_name(self, listener: str) -> str:
-        """The name of the filter in the chain of a listener (its identity: see `Chain.limits`)."""
-        return f"{self.delivered}/{listener}" if self.per_listener else self.delivered or self.name
+    def resource_name(self, group: str) -> str:
+        """The name of the filter in the chain of a listener group."""
+        return f"{self.delivered}/{group}" if self.per_listener else self.delivered or self.name
 
 
 def _filters() -> tuple[HttpFilter, ...]:

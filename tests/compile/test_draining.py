@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable
 
 from controlplane.app.draining import DRAIN_SECONDS, Draining
 from controlplane.compile.compiler import Compiler
-from controlplane.compile.xds_types import LISTENER, SCOPED_ROUTE
-from controlplane.names import GatewayName
+from controlplane.compile.xds_types import EXTENSION, LISTENER, SCOPED_ROUTE
+from controlplane.names import GatewayName, ObjectRef, View
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
 
@@ -41,18 +41,24 @@ class _Loop:
         self._compiler.commit_now()
 
 
-def save(compiler: Compiler, *entries: tuple[str, str]) -> None:
+def put(compiler: Compiler, *entries: tuple[str, str], gateway: str = "edge", listener: str = "https") -> ObjectRef:
     text = ", ".join(f"{{hosts: [{hosts}], certificate: {{secretRef: {secret}}}}}" for hosts, secret in entries)
-    (parsed,) = parse_text(SPEC.replace("@entries@", text), "spec.yaml", "files")
+    spec = SPEC.replace("@entries@", text).replace("name: edge", f"name: {gateway}")
+    (parsed,) = parse_text(spec.replace("name: https", f"name: {listener}"), "spec.yaml", "files")
     assert parsed.ref is not None
     assert parsed.document is not None
     compiler.put(parsed.ref, rows(parsed.ref, parsed.document))
+    return parsed.ref
+
+
+def save(compiler: Compiler, *entries: tuple[str, str], gateway: str = "edge", listener: str = "https") -> None:
+    put(compiler, *entries, gateway=gateway, listener=listener)
     compiler.commit_now()
 
 
-def shards(compiler: Compiler) -> set[str]:
+def shards(compiler: Compiler, view: View = VIEW) -> set[str]:
     """The names of the shards that hold the route, listener group and host."""
-    found = compiler.resources(VIEW)
+    found = compiler.resources(view)
     assert not [one for one in found if one.type_url == LISTENER]  # there is no certificate at all
     return {one.name for one in found if one.type_url == SCOPED_ROUTE and b"one" in one.body}
 
@@ -82,3 +88,24 @@ def test_a_chain_that_is_back_drains_no_longer_and_a_host_that_is_gone_has_no_ro
     assert [name for _, name in compiler.tables.kept_chains.rows] == ["new"]
     save(compiler, ("b.test", "third"))
     assert shards(compiler) == set()
+
+
+def limits(compiler: Compiler, view: View = VIEW) -> set[str]:
+    """The filters of listeners' limits."""
+    found = compiler.resources(view)
+    return {one.name for one in found if one.type_url == EXTENSION and "limits/" in one.name}
+
+
+def test_a_listener_and_a_gateway_that_get_other_names_are_the_same_to_proxies() -> None:
+    """Group, shards and filters go by port and certificate: no connection notices."""
+    compiler = Compiler()
+    former = put(compiler, ("a.test", "tls"))
+    compiler.commit_now()
+    old, old_limits = shards(compiler), limits(compiler)
+    save(compiler, ("a.test", "tls"), listener="web")
+    assert (shards(compiler), limits(compiler)) == (old, old_limits)
+    save(compiler, ("a.test", "tls"), gateway="next")
+    compiler.remove(former)
+    compiler.commit_now()
+    now = (GatewayName("platform/next"),)
+    assert (shards(compiler, now), limits(compiler, now)) == (old, old_limits)

@@ -255,6 +255,41 @@ def test_a_certificate_gets_another_name_and_open_connections_live_on(live: Live
         assert before.request("/", "tls.example.com").status == 200
 
 
+def test_a_listener_and_a_gateway_get_other_names_and_a_host_another_gateway(live: Live) -> None:
+    """Each time the host has another filter chain; connections that were open before are answered until they end."""
+    trust = trusting(authority().pem)
+
+    def connect() -> Connection:
+        return Connection(live.ports["https"], trust, "tls.example.com")
+
+    def anew(_: Connection) -> None:
+        with connect() as connection:
+            assert connection.request("/", "tls.example.com").status == 200
+
+    edits = [
+        [("name: https,", "name: web,")],
+        [("metadata: {name: shop,", "metadata: {name: store,")],
+        [("metadata: {name: shop,", "metadata: {name: mall,"), ("name: https,", "name: web,")],
+        [],
+    ]
+    with Load(connect, answers("/", "tls.example.com"), anew) as load:
+        for number, edit in enumerate(edits):
+            with connect() as before:
+                assert before.request("/", "tls.example.com").status == 200
+                live.save(
+                    *edit,
+                    (
+                        "{path: {prefix: /}}], public: true, to: [{backend: one}]}\n",
+                        f"{{path: {{prefix: /}}}}], public: true, transform: {{response: {{headers: {{set: {{x-number: number-{number}}}}}}}}}, to: [{{backend: one}}]}}\n",
+                    ),
+                )
+                live.becomes(
+                    lambda answer, number=number: answer.header("x-number") == f"number-{number}", "the edit is served"
+                )  # type: ignore[misc]
+                load.during(40)
+                assert before.request("/", "tls.example.com").status == 200
+
+
 def test_a_certificate_is_added_to_the_listener(live: Live, backends: Backends) -> None:
     """Another filter chain: those that are there keep their connections."""
     authority().leaf("more.example.com").write(live.plane.secrets, "more")
