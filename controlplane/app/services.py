@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from controlplane.app.lane import EndpointLane
 from controlplane.errors import Diagnostic, Severity
@@ -22,6 +23,7 @@ from controlplane.spec.references import References, references
 from controlplane.spec.rows import Row, RowKey
 
 _NOTHING = References()
+R = TypeVar("R", ServiceRef, SecretRef)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,10 @@ class Services:
         self._objects: dict[ObjectRef, References] = {}
         self._services: Counter[ServiceRef] = Counter()
         self._secrets: Counter[SecretRef] = Counter()
-        self._to_ask: set[str] = set(self.sources)
+        self._to_ask: dict[ServiceRef, None] = {}
+        self._secrets_to_ask: dict[SecretRef, None] = {}
+        self._asked: set[ServiceRef] = set()
+        self._secrets_asked: set[SecretRef] = set()
         self._leaving: set[ServiceRef] = set()  # no document names them; a pool may still use them
         self._unknown: set[ServiceRef] = set()
         self._batch: dict[ServiceRef, tuple[Service | None, bool]] = {}
@@ -75,6 +80,7 @@ class Services:
                 self._guard.restore(ref, service)
                 self._believe(ref, service)
                 self._leaving.add(ref)
+                self._to_ask[ref] = None
             else:
                 self._keep(ref, None)
         self._lane.flush(self._clock())
@@ -95,7 +101,7 @@ class Services:
         for secret in before.secrets ^ now.secrets:
             if not self._secrets[secret]:
                 del self._secrets[secret]
-            self._to_ask.add(secret.source)
+            self._secrets_to_ask[secret] = None
         for service in before.services ^ now.services:
             if self._services[service] > 0:
                 self._leaving.discard(service)
@@ -104,21 +110,36 @@ class Services:
             else:
                 del self._services[service]
                 self._leaving.add(service)
-            self._to_ask.add(service.source)
+            self._to_ask[service] = None
 
     def ask(self) -> None:
-        """Tell the sources what is wanted of them, those of which something else is."""
-        for name in sorted(self._to_ask & self.sources.keys()):
-            services = {ref for ref in (*self._services, *self._leaving) if ref.source == name}
-            self.sources[name].want(services, {ref for ref in self._secrets if ref.source == name})
-        self._to_ask.clear()
+        """Tell the sources what is wanted of them now and was not, and what is not any more."""
+        services, self._to_ask = self._to_ask, {}
+        secrets, self._secrets_to_ask = self._secrets_to_ask, {}
+        wanted = {ref for ref in services if ref in self._services or ref in self._leaving}
+        wanted_secrets = {ref for ref in secrets if ref in self._secrets}
+        new, new_secrets = wanted - self._asked, wanted_secrets - self._secrets_asked
+        gone = self._asked.intersection(services) - wanted
+        gone_secrets = self._secrets_asked.intersection(secrets) - wanted_secrets
+        self._asked |= new
+        self._asked -= gone
+        self._secrets_asked |= new_secrets
+        self._secrets_asked -= gone_secrets
+        for name in self._sources_of(new, new_secrets):
+            self.sources[name].want(_of(name, new), _of(name, new_secrets))
+        for name in self._sources_of(gone, gone_secrets):
+            self.sources[name].forget(_of(name, gone), _of(name, gone_secrets))
+
+    def _sources_of(self, services: Iterable[ServiceRef], secrets: Iterable[SecretRef]) -> list[str]:
+        found = {ref.source for ref in services} | {ref.source for ref in secrets}
+        return sorted(found & self.sources.keys())
 
     def settle(self) -> None:
         """The configuration is committed: what no document names and no pool uses any more is not wanted."""
         for ref in [ref for ref in self._leaving if not self._lane.endpoints.is_used(ref)]:
             self._leaving.discard(ref)
             self._unknown.discard(ref)
-            self._to_ask.add(ref.source)
+            self._to_ask[ref] = None
             if ref in self._believed:
                 self._tell_external(ref, None)
                 del self._believed[ref]
@@ -199,3 +220,8 @@ class Services:
             self._say(
                 name, [Diagnostic(Code.MASS_REMOVAL, message, help=help, severity=Severity.WARNING, subject=name)]
             )
+
+
+def _of(source: str, refs: Iterable[R]) -> list[R]:
+    """Those of a source, sorted."""
+    return sorted(ref for ref in refs if ref.source == source)

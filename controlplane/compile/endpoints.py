@@ -163,11 +163,13 @@ class Endpoints:
 
     tables: EndpointTables
     _waiting: dict[ResourceKey, Pool] = field(default_factory=dict)
+    _waiting_for: dict[ServiceRef, dict[ResourceKey, None]] = field(default_factory=dict)
 
     def put(self, ref: ServiceRef, service: Service) -> None:
         """The service as it is now; `ABSENT` when it does not exist."""
         self.tables.graph.set(self.tables.services, ref, service)
-        self._admit()
+        if ref in self._waiting_for:
+            self._admit(ref)
 
     def forget(self, ref: ServiceRef) -> None:
         """Nothing is known of the service any more, for nobody asks for it."""
@@ -179,9 +181,7 @@ class Endpoints:
 
     def is_used(self, ref: ServiceRef) -> bool:
         """Whether a pool, or one that waits, asks for the service."""
-        return ref in self.tables.pools_by_service.members or any(
-            ref in pool.services for pool in self._waiting.values()
-        )
+        return ref in self.tables.pools_by_service.members or ref in self._waiting_for
 
     def lost(self, stale: Collection[tuple[str, float]]) -> None:
         """The sources that have been lost for longer than some pools keep their endpoints."""
@@ -223,12 +223,14 @@ class Endpoints:
         """Take over what a configuration commit changed, in slices: endpoints change in between."""
         touched: Touched = {}
         for number, (key, (_, pool)) in enumerate(pools.items(), 1):
-            self._waiting.pop(key, None)
+            self._stop_waiting(key)
             before = self.tables.pools.rows.get(key)
             if pool is None:
                 self.tables.graph.delete(self.tables.pools, key)
             elif before is not None and not self._is_known(pool) and key in self.tables.assignments.rows:
                 self._waiting[key] = pool
+                for ref in pool.services:
+                    self._waiting_for.setdefault(ref, {})[key] = None
             else:
                 self.tables.graph.set(self.tables.pools, key, pool)
             if number % SLICE == 0:
@@ -250,7 +252,16 @@ class Endpoints:
         services, sources = self.tables.services.rows, self.tables.sources
         return all(ref in services or (sources is not None and ref.source not in sources) for ref in pool.services)
 
-    def _admit(self) -> None:
+    def _admit(self, ref: ServiceRef) -> None:
         """Pools that waited for a service replace the former ones when all is known."""
-        for key in [key for key, pool in self._waiting.items() if self._is_known(pool)]:
-            self.tables.graph.set(self.tables.pools, key, self._waiting.pop(key))
+        for key, pool in [(key, self._waiting[key]) for key in self._waiting_for[ref]]:
+            if self._is_known(pool):
+                self._stop_waiting(key)
+                self.tables.graph.set(self.tables.pools, key, pool)
+
+    def _stop_waiting(self, key: ResourceKey) -> None:
+        pool = self._waiting.pop(key, None)
+        for ref in pool.services if pool is not None else ():
+            del self._waiting_for[ref][key]
+            if not self._waiting_for[ref]:
+                del self._waiting_for[ref]

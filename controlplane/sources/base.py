@@ -76,7 +76,10 @@ class Discovery(Protocol):
         """Whether everything wanted has been pushed, or said to be absent, or the source has said that it failed."""
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
-        """All that is referred to in this source, from now on. What is wanted and does not exist is pushed as removed."""
+        """These are referred to as well, from now on. What is wanted and does not exist is pushed as removed."""
+
+    def forget(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        """Nobody refers to these any more."""
 
     def confirm(self, services: Collection[ServiceRef]) -> None:
         """Read these once more, consistently, and push them again as `sure`, whether they changed or not."""

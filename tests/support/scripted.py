@@ -75,7 +75,7 @@ class ScriptedSource:
         self._confirmed: list[str] = []
         self._wanted: set[ServiceRef] = set()
         self._secrets: set[SecretRef] = set()
-        self._caught_up = False
+        self._caught_up = True
         self._sink: Sink
 
     @property
@@ -93,9 +93,14 @@ class ScriptedSource:
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
         fresh = set(services) - self._wanted
-        self._wanted, self._secrets = set(services), set(secrets)
+        self._wanted |= set(services)
+        self._secrets |= set(secrets)
         self._caught_up = False
         asyncio.get_running_loop().call_soon(self._answer, fresh)
+
+    def forget(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        self._wanted -= set(services)
+        self._secrets -= set(secrets)
 
     def confirm(self, services: Collection[ServiceRef]) -> None:
         self._confirmed += [ref.name for ref in services]

@@ -85,10 +85,16 @@ class Services:
         return all(wanted.said for wanted in self._wanted.values())
 
     def want(self, refs: Collection[ServiceRef]) -> None:
-        """These and no others."""
+        """These, too."""
         now = time.monotonic()
-        names = {ref.name: ref for ref in refs}
-        for name in self._wanted.keys() - names.keys():
+        for ref in refs:
+            if ref.name not in self._wanted:
+                self._wanted[ref.name] = _Wanted(ref)
+                self._queue.add(ref.name, Ask.READ, now)
+
+    def forget(self, refs: Collection[ServiceRef]) -> None:
+        """These no longer."""
+        for name in {ref.name for ref in refs} & self._wanted.keys():
             self._locate(name, frozenset())
             del self._wanted[name]
             self._queue.drop(name)
@@ -96,10 +102,6 @@ class Services:
             self._see(name)
             self._say_unusable(name, ())
             self._failed(name, None)
-        for name, ref in names.items():
-            if name not in self._wanted:
-                self._wanted[name] = _Wanted(ref)
-                self._queue.add(name, Ask.READ, now)
 
     def confirm(self, names: Iterable[str]) -> None:
         """Read these once more, consistently."""

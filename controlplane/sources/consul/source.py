@@ -77,8 +77,12 @@ class ConsulSource:
         return bool(self._said) or (not self._unseen and self._services.caught_up)
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
-        """These services and no others. Consul has no secrets."""
+        """These services, too. Consul has no secrets."""
         self._services.want(services)
+
+    def forget(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        """These services no longer."""
+        self._services.forget(services)
 
     def confirm(self, services: Collection[ServiceRef]) -> None:
         """Read these once more; after an index went back, only when the doubt is over."""

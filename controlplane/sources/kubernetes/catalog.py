@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -94,27 +94,36 @@ class Catalog:
         self._regions = regions
         self._owners: dict[Key, Key] = {}  # of an EndpointSlice: the service that it is a part of
         self._dirty: dict[Key, None] = {}
+        self._pending: dict[Key, None] = {}
+        self._unsaid: set[Key] = set()
 
-    def want(self, keys: Collection[Key]) -> list[Key]:
-        """Refer to these and to no others; those that are new."""
-        wanted = set(keys)
-        for key in self.known.keys() - wanted:
-            for name in self.known.pop(key).slices:
-                self._owners.pop((key[0], name), None)
-        new = sorted(wanted - self.known.keys())
-        for key in new:
-            self.known[key] = Known()
-        return new
+    def want(self, keys: Iterable[Key]) -> None:
+        """Refer to these, too."""
+        for key in keys:
+            if key not in self.known:
+                self.known[key] = Known()
+                self._pending[key] = None
+                self._unsaid.add(key)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Refer to these no longer."""
+        for key in keys:
+            if (known := self.known.pop(key, None)) is not None:
+                self._pending.pop(key, None)
+                self._unsaid.discard(key)
+                for name in known.slices:
+                    self._owners.pop((key[0], name), None)
 
     def confirm(self, keys: Collection[Key]) -> None:
         """Push these again as sure, once they have been read anew."""
         for key in keys:
             if (known := self.known.get(key)) is not None:
                 known.confirming = set(_BOTH)
+                self._pending[key] = None
 
     def pending(self) -> list[Key]:
         """Services that are to be read, for the first or for a second time."""
-        return [key for key, known in self.known.items() if known.unread or known.confirming is not None]
+        return list(self._pending)
 
     def covered(self, namespace: str | None) -> dict[Key, bool]:
         """The services that a list which begins now speaks of, and whether it is the second read that was asked for."""
@@ -128,7 +137,7 @@ class Catalog:
     @property
     def caught_up(self) -> bool:
         """Whether everything that is referred to has been pushed."""
-        return not any(known.said == "nothing" for known in self.known.values())
+        return not self._unsaid
 
     # -- whole reads ---------------------------------------------------------------------------------------------
 
@@ -159,6 +168,8 @@ class Catalog:
 
     def _was_read(self, key: Key, known: Known, part: Part, read: Read) -> None:
         known.unread.discard(part)
+        if not known.unread and known.confirming is None:
+            self._pending.pop(key, None)
         known.floors[part] = read.version
         if known.confirming is not None and read.confirms:
             known.confirming.discard(part)
@@ -255,6 +266,7 @@ class Catalog:
         confirmed = known.confirming is not None and not known.confirming
         if confirmed:
             known.doubtful, known.confirming = False, None
+            self._pending.pop(key, None)
         ref = ServiceRef(self._source, *key)
         sure = confirmed or not (known.doubtful or known.said == "nothing")
         now: Service | None = None
@@ -265,6 +277,7 @@ class Catalog:
         if now == known.said and not confirmed:
             return False
         known.said = now
+        self._unsaid.discard(key)
         if now is None:
             known.leaving.clear()
             self.sink.remove_service(ref, sure=sure)

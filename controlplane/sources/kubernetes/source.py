@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.conduct import HOLD
@@ -27,6 +28,8 @@ from controlplane.sources.kubernetes.slices import Regions
 from controlplane.sources.kubernetes.specs import Seen
 from controlplane.sources.kubernetes.watches import Watches
 from controlplane.spec.codes import Code
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,13 @@ class KubernetesSource:
         self.hold_seconds = hold_seconds
         self._regions = Regions(watched.region)
         self._catalog = Catalog(self.name, self._regions)
-        self._wanted: tuple[frozenset[ServiceRef], frozenset[SecretRef]] = (frozenset(), frozenset())
-        self._taken: tuple[frozenset[ServiceRef], frozenset[SecretRef]] = (frozenset(), frozenset())
+        self._to_take: dict[ServiceRef, bool] = {}
+        """Services that are referred to from now on (True), or no longer."""
+        self._secrets_to_take: dict[SecretRef, bool] = {}
+        self._names: dict[str, set[str]] = {}
+        """The secrets that are referred to, by namespace."""
+        self._outside: dict[str, set[tuple[type, str]]] = {}
+        """What is referred to in namespaces that are not watched: services and secrets by name."""
         self._unsure: set[ServiceRef] = set()
         self._wake = asyncio.Event()
         self._started = False
@@ -82,16 +90,20 @@ class KubernetesSource:
         """Whether everything wanted has been pushed, or said to be absent, or the source has said that it failed."""
         if self._failure is not None:
             return True
-        if not (self._started and self._told) or self._wanted != self._taken:
+        if not (self._started and self._told) or self._to_take or self._secrets_to_take:
             return False
         return self._watches.listed and self._catalog.caught_up and self._secrets.caught_up
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
-        """All that is referred to in this cluster, from now on."""
-        self._wanted = (
-            frozenset(ref for ref in services if ref.source == self.name),
-            frozenset(ref for ref in secrets if ref.source == self.name),
-        )
+        """These are referred to as well, from now on."""
+        self._to_take |= {ref: True for ref in services if ref.source == self.name}
+        self._secrets_to_take |= {ref: True for ref in secrets if ref.source == self.name}
+        self._wake.set()
+
+    def forget(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        """Nobody refers to these any more."""
+        self._to_take |= {ref: False for ref in services if ref.source == self.name}
+        self._secrets_to_take |= {ref: False for ref in secrets if ref.source == self.name}
         self._wake.set()
 
     def confirm(self, services: Collection[ServiceRef]) -> None:
@@ -142,7 +154,7 @@ class KubernetesSource:
 
     def _attend(self, sink: Sink) -> None:
         """Do what was asked for, and what a change of health makes possible."""
-        if self._wanted != self._taken:
+        if self._to_take or self._secrets_to_take:
             self._take(sink)
         if self._unsure:
             unsure, self._unsure = self._unsure, set()
@@ -152,22 +164,31 @@ class KubernetesSource:
         self._services.attend()
 
     def _take(self, sink: Sink) -> None:
-        """What is referred to has changed."""
-        services, secrets = self._taken = self._wanted
-        seen = {ref for ref in services if self._watched.endpoints and self._is_watched(ref.namespace)}
-        self._catalog.want([(ref.namespace, ref.name) for ref in seen])
-        for ref in sorted(services - seen):
-            sink.remove_service(ref, sure=True)
-        by_namespace: dict[str, set[str]] = {}
-        for secret in secrets:
-            if self._is_watched(secret.namespace):
-                by_namespace.setdefault(secret.namespace, set()).add(secret.name)
+        """What is referred to has changed. It costs what has: there may be thousands of others."""
+        outside = set(self._outside)
+        services, self._to_take = self._to_take, {}
+        for ref, wanted in sorted(services.items()):
+            if self._watched.endpoints and self._is_watched(ref.namespace):
+                (self._catalog.want if wanted else self._catalog.forget)([(ref.namespace, ref.name)])
             else:
-                sink.remove_secret(secret)
-        self._secrets.want(by_namespace)
-        outside = {ref.namespace for ref in services - seen} | {
-            secret.namespace for secret in secrets if not self._is_watched(secret.namespace)
-        }
+                _note(self._outside, ref.namespace, (ServiceRef, ref.name), wanted=wanted)
+                if wanted:
+                    sink.remove_service(ref, sure=True)
+        secrets, self._secrets_to_take = self._secrets_to_take, {}
+        for secret, wanted in sorted(secrets.items()):
+            if self._is_watched(secret.namespace):
+                _note(self._names, secret.namespace, secret.name, wanted=wanted)
+            else:
+                _note(self._outside, secret.namespace, (SecretRef, secret.name), wanted=wanted)
+                if wanted:
+                    sink.remove_secret(secret)
+        if secrets:
+            self._secrets.want({namespace: set(names) for namespace, names in self._names.items()})
+        if outside != self._outside.keys():
+            self._say_outside(sink)
+        sink.flush(time.monotonic())
+
+    def _say_outside(self, sink: Sink) -> None:
         said = [
             Diagnostic(
                 Code.NOT_WATCHED,
@@ -175,10 +196,9 @@ class KubernetesSource:
                 help="add it to namespaces of this cluster" if self._watched.endpoints else "set endpoints: true",
                 severity=Severity.WARNING,
             )
-            for namespace in sorted(outside)
+            for namespace in sorted(self._outside)
         ]
         sink.problems(self.name, "namespaces", said)
-        sink.flush(time.monotonic())
 
     def _is_watched(self, namespace: str) -> bool:
         return self._watched.namespaces is None or namespace in self._watched.namespaces
@@ -196,3 +216,13 @@ class KubernetesSource:
         else:
             sink.failed(self.name, failure)
         sink.flush(time.monotonic())
+
+
+def _note(found: dict[str, set[T]], namespace: str, what: T, *, wanted: bool) -> None:
+    """Add it to what is found in a namespace, or take it out."""
+    if wanted:
+        found.setdefault(namespace, set()).add(what)
+    elif (there := found.get(namespace)) is not None:
+        there.discard(what)
+        if not there:
+            del found[namespace]

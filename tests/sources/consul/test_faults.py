@@ -300,7 +300,7 @@ def test_stale_answers_are_bounded_and_never_of_the_past() -> None:
 
 async def dropped() -> None:
     async with serving() as (fake, source, sink):
-        source.want([], [])
+        source.forget([WEB], [])
         await fake.change("web", instance("10.0.0.3"))
         await asyncio.sleep(0.2)
         assert sink.calls == []

@@ -92,7 +92,7 @@ def test_services_that_are_referred_to_later_are_read_alone(
             await does(cluster.slice, namespace, "b-1", "b", ["10.0.1.2", "10.0.1.3"])
             await sink.until(lambda: len(addresses(sink.services[ref(namespace, "b")])) == 2)
             # Nobody refers to it any more: changes are not delivered.
-            source.want([ref(namespace, "b")], [])
+            source.forget([ref(namespace, "a")], [])
             calls = len(sink.calls)
             await does(cluster.slice, namespace, "a-1", "a", ["10.0.1.9"])
             await does(cluster.slice, namespace, "b-1", "b", ["10.0.1.4"])
