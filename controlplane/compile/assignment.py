@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from envoy.config.core.v3 import address_pb2, base_pb2, health_check_pb2
@@ -21,6 +24,10 @@ from controlplane.names import ServiceRef
 
 SHARE = 1000
 """How finely the weight of a member is divided among its localities."""
+
+REMEMBERED = 32_768
+"""Endpoints whose bytes are remembered (some 10 MB): when one of ten thousand changes, the others need not be made anew,
+which would hold up all other services for a tenth of a second."""
 
 _HEALTH = {
     Health.HEALTHY: health_check_pb2.UNKNOWN,  # the default: not sent at all
@@ -43,7 +50,10 @@ _LAST = _Rank(True, False, 0, 0)
 
 
 class _Placed(NamedTuple):
-    """An endpoint of a member, with its address for this member. Sorts by what is better, then by address."""
+    """An endpoint of a member, with its address for this member. Sorts by what is better, then by address.
+
+    The first three are what it is grouped by, the rest is what Envoy gets of it alone.
+    """
 
     rank: _Rank
     group: str
@@ -69,21 +79,22 @@ class Known:
 
 def load_assignment(name: str, pool: Pool, known: Known, near: Locality = NOWHERE) -> Any:
     """The load assignment of a pool, for proxies in `near` when its order depends on that."""
-    placed = _placed(pool, known, near)
-    levels = {rank: level for level, rank in enumerate(sorted({one.rank for one in placed}))}
-    grouped: dict[tuple[_Rank, str, Locality], list[_Placed]] = {}
-    for one in placed:
-        grouped.setdefault((one.rank, one.group, one.locality), []).append(one)
+    grouped: dict[tuple[_Rank, str, Locality], list[_Placed]] = {
+        key: list(members) for key, members in groupby(_placed(pool, known, near), itemgetter(0, 1, 2))
+    }
+    levels = {rank: level for level, rank in enumerate(sorted({rank for rank, _, _ in grouped}))}
     totals: dict[tuple[_Rank, str], int] = {}
-    for one in placed:
-        totals[one.rank, one.group] = totals.get((one.rank, one.group), 0) + one.weight
+    for (rank, group, _), members in grouped.items():
+        totals[rank, group] = totals.get((rank, group), 0) + sum(one.weight for one in members)
     weights = {member.identity: member.weight for member in pool.members}
     endpoints = []
     for (rank, group, locality), members in grouped.items():
-        message = endpoint_components_pb2.LocalityLbEndpoints(
-            priority=levels[rank],
-            lb_endpoints=[_lb_endpoint(one) for one in members],
+        # Messages one after the other are one message with all of their endpoints.
+        # https://protobuf.dev/programming-guides/encoding/#last-one-wins
+        message = endpoint_components_pb2.LocalityLbEndpoints.FromString(
+            b"".join([_alone(*one[3:]) for one in members])
         )
+        message.priority = levels[rank]
         if locality != NOWHERE or group:
             message.locality.CopyFrom(base_pb2.Locality(region=locality.region, zone=locality.zone, sub_zone=group))
         if pool.shares:
@@ -97,12 +108,16 @@ def load_assignment(name: str, pool: Pool, known: Known, near: Locality = NOWHER
     return assignment
 
 
-def _lb_endpoint(one: _Placed) -> Any:
-    return endpoint_components_pb2.LbEndpoint(
-        endpoint=endpoint_components_pb2.Endpoint(address=socket_address(one.address, one.port)),
-        load_balancing_weight=UInt32Value(value=one.weight),
-        health_status=_HEALTH[one.health],
+@lru_cache(REMEMBERED)
+def _alone(address: str, port: int, health: Health, weight: int) -> bytes:
+    """A locality with this endpoint and nothing else."""
+    endpoint = endpoint_components_pb2.LbEndpoint(
+        endpoint=endpoint_components_pb2.Endpoint(address=socket_address(address, port)),
+        load_balancing_weight=UInt32Value(value=weight),
+        health_status=_HEALTH[health],
     )
+    body: bytes = endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[endpoint]).SerializeToString()
+    return body
 
 
 def _placed(pool: Pool, known: Known, near: Locality) -> list[_Placed]:
@@ -119,10 +134,14 @@ def _placed(pool: Pool, known: Known, near: Locality) -> list[_Placed]:
                 best[one.address, one.port] = one
     better = any(one.health < Health.DRAINING for one in best.values())
     return sorted(
-        (one._replace(rank=_LAST) if better else one._replace(health=Health.DEGRADED))
-        if one.health is Health.DRAINING
-        else one
-        for one in best.values()
+        [
+            one
+            if one.health is not Health.DRAINING
+            else one._replace(rank=_LAST)
+            if better
+            else one._replace(health=Health.DEGRADED)
+            for one in best.values()
+        ]
     )
 
 
@@ -141,12 +160,21 @@ def _of_member(pool: Pool, member: PoolMember, known: Known, near: Locality) -> 
     if stale and pool.then == "empty":
         return
     names = port_names(member, service)
+    chooses = bool(member.tags or member.meta)
+    ports: dict[tuple[tuple[str, int], ...], int | None] = {}
+    ranks: dict[Locality, _Rank] = {}  # thousands of endpoints stand in few places, and have the same ports
     for one in service.endpoints:
         if pool.grant is not None and pool.grant.reserved(one.address):
             continue  # a service of a tenant that leads into this machine, or to a cloud's metadata
-        if (port := _port(member, one, names)) is not None and is_chosen(member, one):
-            rank = _Rank(False, stale and pool.then == "next", member.priority, _nearness(pool, one, near))
-            yield _Placed(rank, group, one.locality, one.address, port, one.health, one.weight)
+        if one.ports not in ports:
+            ports[one.ports] = _port(member, one, names)
+        if (port := ports[one.ports]) is None or (chooses and not is_chosen(member, one)):
+            continue
+        if one.locality not in ranks:
+            ranks[one.locality] = _Rank(
+                False, stale and pool.then == "next", member.priority, _nearness(pool, one, near)
+            )
+        yield _Placed(ranks[one.locality], group, one.locality, one.address, port, one.health, one.weight)
 
 
 def port_names(member: PoolMember, service: Service) -> frozenset[str]:
