@@ -34,6 +34,8 @@ from tests.bench.specs import LABELS
 SIZES, QUICK = (100, 5_000), (10,)
 MEDIAN_GOAL_MS, TAIL_GOAL_MS, CPU_GROWTH_GOAL, GROWTH_GOAL = 10.0, 40.0, 1.5, 1.5
 SYNC_GOAL_SECONDS, SYNC_GOAL_MB, SYNC_SIZE = 8.0, 400.0, 5_000
+NEW, QUICK_NEW = 20, 3
+"""RouteSpecs that name a service which nobody named before, one after the other."""
 PAUSE = 0.05
 """Seconds between changes: each is one of its own."""
 
@@ -89,11 +91,13 @@ def run(plan: Plan) -> Iterator[Result]:
             return
         medians: dict[int, float] = {}
         costs: dict[int, float] = {}
+        named: dict[int, float] = {}
         for size in plan.of(SIZES, QUICK):
-            api.load_services(size)
-            yield from _measure(api, size, plan, medians, costs)
+            api.load_services(size + NEW)
+            yield from _measure(api, size, plan, medians, costs, named)
         yield from growth("endpoints", "p50", medians, GROWTH_GOAL)
         yield from growth("endpoints", "CPU of a change", costs, CPU_GROWTH_GOAL)
+        yield from growth("endpoints", "CPU of a service that is named first", named, CPU_GROWTH_GOAL)
 
 
 def sync(plan: Plan) -> Iterator[Result]:
@@ -130,7 +134,7 @@ def _delivered(control_plane: ControlPlane) -> dict[str, int]:
 
 
 def _measure(
-    api: Cluster, size: int, plan: Plan, medians: dict[int, float], costs: dict[int, float]
+    api: Cluster, size: int, plan: Plan, medians: dict[int, float], costs: dict[int, float], named: dict[int, float]
 ) -> Iterator[Result]:
     folder, port = plan.folder / "endpoints", free_port()
     specs = specs_folder(folder, *_documents(size, port))
@@ -151,6 +155,8 @@ def _measure(
         bare = [one * 1000 for one in Sight(watcher).after(written)]
         idle = _idle(control_plane, 1.0 if plan.quick else 5.0)
         costs[size] = _cost(api, control_plane, size, samples(plan), turns, idle) * 1000
+        first, used = _name(control_plane, client, specs, range(size, size + (QUICK_NEW if plan.quick else NEW)), idle)
+        named[size] = used * 1000
         client.close()
     ours = [one * 1000 for one in waited]
     medians[size] = median(ours)
@@ -166,6 +172,8 @@ def _measure(
     yield Result("endpoints", size, "unexpected answers elsewhere", wrong, "", 0)
     yield Result("endpoints", size, "CPU of a change", costs[size], "ms")
     yield Result("endpoints", size, "CPU when idle", idle * 1000, "ms/s")
+    yield Result("endpoints", size, "a service that is named first, p50", median(first) * 1000, "ms")
+    yield Result("endpoints", size, "CPU of a service that is named first", named[size], "ms")
 
 
 def _changes(
@@ -210,6 +218,27 @@ def _cost(
     session.close()
     time.sleep(0.5)  # what is written behind belongs to it
     return (control_plane.cpu_seconds() - before - idle * (time.monotonic() - began)) / count
+
+
+def _name(
+    control_plane: ControlPlane, client: Client, specs: Path, indices: range, idle: float
+) -> tuple[list[float], float]:
+    """Seconds until a document answers that names a service of the cluster which nobody named before, and CPU seconds of one.
+
+    From the rename that saves it: the service and its slices are read, and the route waits for them.
+    """
+    waited: list[float] = []
+    began, before = time.monotonic(), control_plane.cpu_seconds()
+    for index in indices:
+        time.sleep(PAUSE)
+        beside = specs / f".new-{index}"
+        beside.write_text(_ROUTE.format(index=index))
+        beside.rename(specs / f"new-{index}.yaml")
+        saved = time.monotonic()
+        waited.append(wait_for(client, f"s{index}.example.com", "/", lambda got: got.status == 200) - saved)
+    time.sleep(0.5)  # what is written behind belongs to it
+    used = control_plane.cpu_seconds() - before - idle * (time.monotonic() - began)
+    return waited, used / len(indices)
 
 
 def _answers(client: Client, host: str, envoy: Envoy) -> bool:
