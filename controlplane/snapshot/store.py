@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from weakref import WeakValueDictionary
 
-from controlplane.resources import FINGERPRINT_BYTES, Resource
+from controlplane.resources import FINGERPRINT_BYTES, VERSION_CHARACTERS, Resource
 from controlplane.snapshot.listing import LARGE, Listing
 from controlplane.snapshot.proofs import Proofs
 from controlplane.xdstp import other_names
@@ -33,7 +33,9 @@ REMEMBERED_NAMES = 65_536
 REMEMBERED_PUBLICATIONS = 4096
 """Of a part: each takes most of a kilobyte, however few names it touched. At 20 changes a second these are 3 minutes."""
 REMEMBERED_SELECTIONS = 16
-"""Sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
+"""Large sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
+REMEMBERED_SMALL_SELECTIONS = 1024
+"""The same for small ones: what many streams are told of one change."""
 
 _HASH_MODULUS = 1 << 8 * FINGERPRINT_BYTES
 
@@ -149,13 +151,15 @@ class _Content:
 class _Shared:
     """What those who look through a view have in common, of one type, while its content stays the same."""
 
-    __slots__ = ("edition", "listing", "selections", "versions")
+    __slots__ = ("edition", "listing", "selections", "small_selections", "version", "versions")
 
     def __init__(self, edition: tuple[int, ...]) -> None:
         self.edition = edition
         self.listing: Listing | None = None
         self.versions: dict[str, str] | None = None
+        self.version = ""
         self.selections: dict[frozenset[str], Listing] = {}
+        self.small_selections: dict[frozenset[str], Listing] = {}
 
 
 class View:
@@ -169,6 +173,7 @@ class View:
         self._since: dict[int, Touched | None] = {}
         self._names: dict[str, Collection[str]] = {}
         self._shared: dict[str, _Shared] = {}
+        self._looked_up: dict[str, _Shared] = {}  # those of them that are known to be as the store is now
 
     @property
     def sequence(self) -> int:
@@ -255,24 +260,25 @@ class View:
         return shared.listing
 
     def select(self, type_url: str, names: frozenset[str]) -> Listing:
-        """The resources of these names, and which names have none; one object for everybody who asks for a large set."""
-        selections = self._shared_of(type_url).selections
+        """The resources of these names, and which names have none; one object for everybody who asks for the same."""
+        shared, large = self._shared_of(type_url), len(names) >= LARGE
+        selections = shared.selections if large else shared.small_selections
         if (selection := selections.get(names)) is None:
             found = [resource for name in names if (resource := self.get(type_url, name)) is not None]
             absent = names.difference(one.name for one in found) if len(found) < len(names) else ()
-            large = len(names) >= LARGE
-            selection = Listing.of(found, absent, shared=large)
-            if large:
-                if len(selections) >= REMEMBERED_SELECTIONS:
-                    selections.clear()
-                selections[names] = selection
+            if len(selections) >= (REMEMBERED_SELECTIONS if large else REMEMBERED_SMALL_SELECTIONS):
+                selections.clear()
+            selection = selections[names] = Listing.of(found, absent, shared=large)
         return selection
 
     def _shared_of(self, type_url: str) -> _Shared:
-        edition = tuple(content.editions.get(type_url, 0) for content in self._contents)
-        shared = self._shared.get(type_url)
-        if shared is None or shared.edition != edition:
-            shared = self._shared[type_url] = _Shared(edition)
+        self._refresh()
+        if (shared := self._looked_up.get(type_url)) is None:
+            edition = tuple(content.editions.get(type_url, 0) for content in self._contents)
+            shared = self._shared.get(type_url)
+            if shared is None or shared.edition != edition:
+                shared = self._shared[type_url] = _Shared(edition)
+            self._looked_up[type_url] = shared
         return shared
 
     def touched_since(self, sequence: int) -> Touched | None:
@@ -293,16 +299,19 @@ class View:
 
     def version(self, type_url: str | None = None) -> str:
         """A content hash over everything in the view, or over one type; kept up to date at the cost of a change."""
-        total = 0
-        for content in self._contents:
-            total += sum(content.sums.values()) if type_url is None else content.sums.get(type_url, 0)
-        return f"{total % _HASH_MODULUS:0{2 * FINGERPRINT_BYTES}x}"[:16]
+        if type_url is None:
+            return _hash(sum(sum(content.sums.values()) for content in self._contents))
+        shared = self._shared_of(type_url)
+        if not shared.version:
+            shared.version = _hash(sum(content.sums.get(type_url, 0) for content in self._contents))
+        return shared.version
 
     def _refresh(self) -> None:
         if self._cached_at != self._store.sequence:
             self._cached_at = self._store.sequence
             self._since = {}
             self._names = {}
+            self._looked_up = {}
 
     def _touched_since(self, sequence: int) -> Touched | None:
         if len(self._contents) == 1:
@@ -327,6 +336,10 @@ class View:
             if before:
                 return before
         return ""
+
+
+def _hash(total: int) -> str:
+    return f"{total % _HASH_MODULUS:0{2 * FINGERPRINT_BYTES}x}"[:VERSION_CHARACTERS]
 
 
 class Store:

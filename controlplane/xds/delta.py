@@ -16,7 +16,7 @@ from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
 from controlplane.xds.session import Session
 from controlplane.xds.types import ROUTE_CONFIGURATION, VIRTUAL_HOST, WILDCARD
-from controlplane.xds.wire import DeltaRequest, Draft, delta_request
+from controlplane.xds.wire import DeltaRequest, Draft, acknowledgement, delta_request
 
 
 class DeltaSession(Session):
@@ -28,6 +28,10 @@ class DeltaSession(Session):
 
     def receive(self, data: bytes, now: float) -> None:
         """Take in one request: its ACK or NACK, then the names it subscribes, then those it unsubscribes."""
+        if (ack := acknowledgement(data)) is not None and (acked := self._types.get(ack[0])) is not None:
+            self._tick += 1
+            self._acknowledge(acked, ack[1], None, now)
+            return
         request = delta_request(data)
         progress, first = self._open(request, now)
         for names in (request.subscribe, request.unsubscribe):
@@ -107,10 +111,8 @@ class DeltaSession(Session):
         url, version = progress.kind.url, self.view.version(progress.kind.url)
         # What was asked for and is not there; what is gone is removed.
         vacant = url == VIRTUAL_HOST and progress.asked.issuperset(listing.absent)
-        encode = self._encoder.delta(
-            url, listing, version, timed=bool(listing.timed) and self._knows_ttl(), vacant=vacant
-        )
-        return Draft(encode, version, len(listing.resources))
+        timed = bool(listing.timed) and self._knows_ttl()
+        return self._encoder.delta(url, listing, version, timed=timed, vacant=vacant)
 
     def _beat(self, progress: Progress, resources: Sequence[Resource]) -> Draft:
-        return Draft(self._encoder.delta_heartbeat(progress.kind.url, resources), progress.sent_version, 0)
+        return self._encoder.delta_heartbeat(progress.kind.url, resources, progress.sent_version)

@@ -239,11 +239,9 @@ class Outgoing(ABC):
     ) -> Push:
         """Note the response as sent before its bytes can be acknowledged."""
         self._nonce += 1
-        names = [resource.name for resource in listing.resources[: self._limits.reported_names]]
         push = Push(
             nonce=f"{self._nonce:x}",
             version=draft.version,
-            names=tuple([*names, *listing.absent][: self._limits.reported_names]),
             listing=listing,
             before=before,
             created=frozenset(),

@@ -78,13 +78,12 @@ class Lane:
 class Push:
     """A response under way. A tick is set when it carried all that waited in that lane.
 
-    `names` are the first ones in it, `created` those among them that the client did not hold before. `before` is, in
-    the state of the world, the set that `listing` was made from.
+    `created` are the names in it that the client did not hold before. `before` is, in the state of the world, the set
+    that `listing` was made from.
     """
 
     nonce: str
     version: str
-    names: tuple[str, ...]
     listing: Listing
     before: Listing | None
     created: frozenset[str]

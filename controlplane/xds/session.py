@@ -180,7 +180,8 @@ class Session(Outgoing):
 
     def _refused(self, progress: Progress, push: Push, error: str, now: float) -> None:
         detail = quotable(error, progress.kind.url, self._limits.detail_characters)
-        progress.refusal = Refusal(push.nonce, push.version, push.names, detail, now)
+        names = (*(one.name for one in push.listing.resources), *push.listing.absent)[: self._limits.reported_names]
+        progress.refusal = Refusal(push.nonce, push.version, names, detail, now)
         progress.refused_new |= push.created
         if progress.beats is not None:
             progress.beats.refused([one.name for one in push.listing.resources])

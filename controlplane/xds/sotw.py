@@ -79,8 +79,7 @@ class SotwSession(Session):
             return None
         else:
             listing = progress.sent = followed(progress.sent, listing)
-        encode = self._encoder.sotw(progress.kind.url, listing, timed=bool(listing.timed) and self._knows_ttl())
-        return Draft(encode, listing.version, len(listing.resources))
+        return self._encoder.sotw(progress.kind.url, listing, timed=bool(listing.timed) and self._knows_ttl())
 
     @staticmethod
     def _has_it_all(progress: Progress, listing: Listing) -> bool:
@@ -100,5 +99,4 @@ class SotwSession(Session):
         whole = progress.sent if progress.kind.full_state else None
         listing = whole if whole is not None else Listing(resources)
         version = progress.acked_version if progress.refusal is not None else progress.sent_version
-        encode = self._encoder.sotw(progress.kind.url, listing, version, timed=True)
-        return Draft(encode, version, len(listing.resources))
+        return self._encoder.sotw(progress.kind.url, listing, version, timed=True)

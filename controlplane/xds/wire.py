@@ -8,8 +8,9 @@ are those of https://github.com/envoyproxy/envoy/blob/main/api/envoy/service/dis
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from envoy.service.discovery.v3 import discovery_pb2
@@ -69,6 +70,23 @@ def delta_request(data: bytes) -> DeltaRequest:
     )
 
 
+_TYPE_URL, _NONCE = 0x12, 0x32
+"""Tags of `type_url` = 2 and `response_nonce` = 6 in a `DeltaDiscoveryRequest`."""
+
+
+def acknowledgement(data: bytes) -> tuple[str, str] | None:
+    """Type URL and nonce of a `DeltaDiscoveryRequest` that holds just these; None for all else, which is to be decoded.
+
+    Almost every request of a stream is one, and a quarter of what it costs is its decoding.
+    """
+    if len(data) < 4 or data[0] != _TYPE_URL:
+        return None
+    end = 2 + data[1]  # of the type URL; a length of 0x80 or more has another byte, and what follows does not fit
+    if len(data) < end + 3 or data[end] != _NONCE or data[end + 1] > 0x7F or len(data) != end + 2 + data[end + 1]:
+        return None
+    return (str(data[2:end], "ascii"), str(data[end + 2 :], "ascii")) if data.isascii() and data[1] < 0x80 else None
+
+
 def sotw_request(data: bytes) -> SotwRequest:
     """Decode a `DiscoveryRequest`; raises `Ended` when the bytes are none."""
     message = _decode(discovery_pb2.DiscoveryRequest, data)
@@ -124,91 +142,101 @@ def _node(message: Any) -> Node | None:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A response without its nonce: its bytes for a nonce, its version, and how many resources it holds."""
+    """A response that lacks its nonce, which is the last field (5) in both variants; `resources` is how many it holds.
 
-    encode: Callable[[str], bytes]
+    The same for all streams that are told the same.
+    """
+
+    body: bytes
     version: str
     resources: int
+
+    def encode(self, nonce: str) -> bytes:
+        """The response."""
+        return self.body + _nonce(nonce)
+
+
+@lru_cache(maxsize=4096)
+def _nonce(nonce: str) -> bytes:
+    """The field, which streams that began together have in common."""
+    return delimited(5, nonce.encode())
 
 
 class Encoder:
     """Makes responses. One for all streams of a server: it holds what they share.
 
-    `identifier` names this replica in `control_plane.identifier`. Bodies are kept by what they say (type, names,
+    `identifier` names this replica in `control_plane.identifier`. Drafts are kept by what they say (type, names,
     versions), so sharing them can never give one node the bytes of another.
     """
 
     CACHED_BYTES = 64 << 20
     """Bounds what is kept; the first answer for 20,000 scopes is about 30 MB and is asked for by every proxy."""
-    CACHED_BODIES = 4096
+    CACHED_DRAFTS = 4096
     """Bounds the small ones, of which a change makes one that is asked for in the next moments or never again."""
     ENTRY_BYTES = 1024
     """About what a small body costs beside its bytes."""
 
     def __init__(self, identifier: str = "") -> None:
         self._control_plane = delimited(1, identifier.encode()) if identifier else b""
-        self._bodies: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._drafts: OrderedDict[tuple[object, ...], Draft] = OrderedDict()
         self._size = 0
 
     def delta(
         self, type_url: str, listing: Listing, version: str = "", *, timed: bool = False, vacant: bool = False
-    ) -> Callable[[str], bytes]:
-        """A `DeltaDiscoveryResponse` that lacks its nonce: system_version_info = 1, resources = 2, type_url = 4,
-        control_plane = 7, and removed_resources = 6; the nonce = 5 is the last field.
+    ) -> Draft:
+        """A `DeltaDiscoveryResponse`: system_version_info = 1, resources = 2, type_url = 4, control_plane = 7, and
+        removed_resources = 6.
 
         `timed`: TTLs are told; `vacant`: what is absent is answered by an entry without content, for a client that
         waits with a request in its hand. https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/vhds
         """
         timed = timed and bool(listing.timed)
-        body = self._body(
-            ("delta", type_url, listing.key, version, timed, vacant),
-            lambda: [
-                delimited(1, version.encode()),
-                *self._head(type_url, 7),
-                *(delimited(2, each) for each in _entries(type_url, listing, timed=timed)),
-                *(delimited(2, vacancy(name)) if vacant else delimited(6, name.encode()) for name in listing.absent),
-            ],
-        )
-        return lambda nonce: body + delimited(5, nonce.encode())
+        key = ("delta", type_url, listing.key, version, timed, vacant)
+        if (draft := self._drafts.get(key)) is not None:
+            self._drafts.move_to_end(key)
+            return draft
+        parts = [
+            delimited(1, version.encode()),
+            *self._head(type_url, 7),
+            *(delimited(2, each) for each in _entries(type_url, listing, timed=timed)),
+            *(delimited(2, vacancy(name)) if vacant else delimited(6, name.encode()) for name in listing.absent),
+        ]
+        return self._keep(key, Draft(b"".join(parts), version, len(listing.resources)))
 
-    def sotw(
-        self, type_url: str, listing: Listing, version: str = "", *, timed: bool = False
-    ) -> Callable[[str], bytes]:
-        """A `DiscoveryResponse` that lacks its nonce: version_info = 1, resources = 2, type_url = 4,
-        control_plane = 6; the nonce = 5 is the last field. `version`: if it is not that of the listing; `timed`:
-        resources with a TTL are wrapped, to tell it.
+    def sotw(self, type_url: str, listing: Listing, version: str = "", *, timed: bool = False) -> Draft:
+        """A `DiscoveryResponse`: version_info = 1, resources = 2, type_url = 4, control_plane = 6.
+
+        `version`: if it is not that of the listing; `timed`: resources with a TTL are wrapped, to tell it.
         """
         timed = timed and bool(listing.timed)
-        body = self._body(
-            ("sotw", type_url, listing.key, version, timed),
-            lambda: [
-                delimited(1, (version or listing.version).encode()),
-                *self._head(type_url, 6),
-                *(delimited(2, one.any(wrapped=timed and one.ttl is not None)) for one in listing.resources),
-            ],
-        )
-        return lambda nonce: body + delimited(5, nonce.encode())
+        version = version or listing.version
+        key = ("sotw", type_url, listing.key, version, timed)
+        if (draft := self._drafts.get(key)) is not None:
+            self._drafts.move_to_end(key)
+            return draft
+        parts = [
+            delimited(1, version.encode()),
+            *self._head(type_url, 6),
+            *(delimited(2, one.any(wrapped=timed and one.ttl is not None)) for one in listing.resources),
+        ]
+        return self._keep(key, Draft(b"".join(parts), version, len(listing.resources)))
 
-    def delta_heartbeat(self, type_url: str, resources: Iterable[Resource]) -> Callable[[str], bytes]:
-        """A `DeltaDiscoveryResponse` that lacks its nonce, and lets the TTLs of these resources begin anew."""
-        body = b"".join([*self._head(type_url, 7), *(delimited(2, one.heartbeat()) for one in resources)])
-        return lambda nonce: body + delimited(5, nonce.encode())
+    def delta_heartbeat(self, type_url: str, resources: Iterable[Resource], version: str) -> Draft:
+        """A `DeltaDiscoveryResponse` that lets the TTLs of these resources begin anew; it is said to hold none."""
+        parts = [*self._head(type_url, 7), *(delimited(2, one.heartbeat()) for one in resources)]
+        return Draft(b"".join(parts), version, 0)
 
     def _head(self, type_url: str, control_plane: int) -> list[bytes]:
         head = [delimited(4, type_url.encode())]
         return [*head, delimited(control_plane, self._control_plane)] if self._control_plane else head
 
-    def _body(self, key: tuple[object, ...], parts: Callable[[], list[bytes]]) -> bytes:
-        if (body := self._bodies.get(key)) is not None:
-            self._bodies.move_to_end(key)
-            return body
-        body = b"".join(parts())
-        if len(body) <= self.CACHED_BYTES:
-            self._bodies[key] = body
-            self._size += len(body) + self.ENTRY_BYTES
-            while self._size > self.CACHED_BYTES or len(self._bodies) > self.CACHED_BODIES:
-                self._size -= len(self._bodies.popitem(last=False)[1]) + self.ENTRY_BYTES
-        return body
+    def _keep(self, key: tuple[object, ...], draft: Draft) -> Draft:
+        if len(draft.body) <= self.CACHED_BYTES:
+            self._drafts[key] = draft
+            self._size += len(draft.body) + self.ENTRY_BYTES
+            while self._size > self.CACHED_BYTES or len(self._drafts) > self.CACHED_DRAFTS:
+                self._size -= len(self._drafts.popitem(last=False)[1].body) + self.ENTRY_BYTES
+        return draft
 
 
 def _entries(type_url: str, listing: Listing, *, timed: bool) -> Iterable[bytes]:

@@ -194,6 +194,7 @@ async def _server(pipe: Connection, size: int, keys: Any) -> None:
     server = XdsServer(store, _Everything(store), observer=listening)
     port = await server.start("127.0.0.1:0", dynamic_credentials(lambda: keys) if keys else None)
     gc.freeze()
+    gc.set_threshold(10_000, 10, 20)
 
     async def change(content: str) -> float:
         one = _assignment(size // 2, content)

@@ -284,13 +284,13 @@ def test_err_10_old_streams_end_with_ok_after_a_response() -> None:
 
 
 def test_bodies_of_changes_that_nobody_asks_for_any_more_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Encoder, "CACHED_BODIES", 10)
+    monkeypatch.setattr(Encoder, "CACHED_DRAFTS", 10)
     encoder = Encoder()
     for number in range(100):
         _, name, one = resource(EDS, "a", str(number))
         assert one is not None
-        assert name.encode() in encoder.delta(EDS, Listing((one,)))("1")
-    assert len(encoder._bodies) == 10
+        assert name.encode() in encoder.delta(EDS, Listing((one,))).encode("1")
+    assert len(encoder._drafts) == 10
 
 
 class Relay:
