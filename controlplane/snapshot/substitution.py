@@ -18,30 +18,17 @@ NO_SUBSTITUTES: Substitutes = {}
 
 
 class Substituted(View):
-    """`inner` with what `substitutes` gives by type URL; asked anew when the store or `edition` has moved."""
+    """`inner` with what `substitutes` gives by type URL, the same objects while nothing moves: it is asked each time."""
 
-    def __init__(
-        self, inner: View, substitutes: Callable[[View], Mapping[str, Substitutes]], edition: Callable[[], int]
-    ) -> None:
+    def __init__(self, inner: View, substitutes: Callable[[View], Mapping[str, Substitutes]]) -> None:
         self.parts = inner.parts
         self.inner = inner
+        self._store = inner._store
         self._ask = substitutes
-        self._edition = edition
-        self._asked_at = (-1, -1)
-        self._substitutes: Mapping[str, Substitutes] = {}
 
     def substitutes(self, type_url: str) -> Substitutes:
         """What is shown of a type instead of what is there."""
-        now = (self.inner.sequence, self._edition())
-        if now != self._asked_at:
-            self._asked_at = now
-            self._substitutes = self._ask(self.inner)
-        return self._substitutes.get(type_url, NO_SUBSTITUTES)
-
-    @property
-    def sequence(self) -> int:
-        """The sequence number of the last publication into the store."""
-        return self.inner.sequence
+        return self._ask(self.inner).get(type_url, NO_SUBSTITUTES)
 
     def types(self) -> frozenset[str]:
         """The type URLs that have content."""

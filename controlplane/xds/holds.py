@@ -33,6 +33,7 @@ NODE_CASES = 256
 
 Shown = Mapping[str, Substitutes]
 """By type URL: what is shown instead of what is there."""
+_NOTHING: Shown = {}
 
 
 @dataclass(slots=True)
@@ -85,7 +86,7 @@ class Holds:
 
     def show(self, view: View, node: Node) -> Substituted:
         """The view with what this node is spared replaced by what was good."""
-        return Substituted(view, partial(self._substitutes, family(node), node.id), lambda: self.edition)
+        return Substituted(view, partial(self._substitutes, family(node), node.id))
 
     def refused(self, node: Node, view: View, resources: Iterable[Resource], detail: str) -> list[Resource]:
         """This node refused these resources of its view: those that nobody had refused before."""
@@ -161,7 +162,7 @@ class Holds:
     def _substitutes(self, who: Family, node: str, view: View) -> Shown:
         """The same object for all who are shown the same, until the store or a hold changes."""
         if not self._cases:
-            return {}
+            return _NOTHING
         if self._computed_at != (view.sequence, self.edition):
             self._computed_at = (view.sequence, self.edition)
             self._computed = {}

@@ -16,7 +16,7 @@ class Stream:
     """One open stream: its session, what is to be written, and what wakes its writer."""
 
     __slots__ = (
-        "_loop", "_woken", "account", "connected", "failure", "finished", "method", "number", "outbox", "outdated", "owed",
+        "_awake", "_loop", "_sleeper", "account", "connected", "failure", "finished", "method", "number", "outbox", "outdated", "owed",
         "peer", "sent", "session", "task", "turn", "writing",
     )  # fmt: skip
 
@@ -37,11 +37,14 @@ class Stream:
         self.failure: Ended | Denied | None = None
         self.task = asyncio.current_task()  # that serves it, and waits while the peer does not read
         self._loop = loop
-        self._woken = asyncio.Event()
+        self._awake = False
+        self._sleeper: asyncio.Future[None] | None = None
 
     def wake(self) -> None:
         """Have the writer look at the session."""
-        self._woken.set()
+        self._awake = True
+        if (sleeper := self._sleeper) is not None and not sleeper.done():
+            sleeper.set_result(None)
 
     def fail(self, failure: Ended | Denied) -> None:
         """End it with a status, and not only once the peer has read what is being written."""
@@ -83,11 +86,14 @@ class Stream:
 
     async def sleep(self) -> None:
         """Until woken, or until the session's deadline."""
-        deadline = self.session.deadline
-        timer = self._loop.call_at(deadline, self.wake) if deadline is not None else None
-        try:
-            await self._woken.wait()
-        finally:
-            if timer is not None:
-                timer.cancel()
-        self._woken.clear()
+        if not self._awake:
+            deadline = self.session.deadline
+            timer = self._loop.call_at(deadline, self.wake) if deadline is not None else None
+            self._sleeper = self._loop.create_future()
+            try:
+                await self._sleeper
+            finally:
+                self._sleeper = None
+                if timer is not None:
+                    timer.cancel()
+        self._awake = False

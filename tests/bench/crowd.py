@@ -109,6 +109,7 @@ class _Crowd:
         self._waiting = 0
         self._all = asyncio.Event()
         self._last = 0.0
+        self._failed = ""
         self._requests: dict[tuple[bool, bool], bytes] = {}
         self._versions: dict[str, str] = {}
         """What the first client was given in full, whoever the server is."""
@@ -142,8 +143,19 @@ class _Crowd:
         else:
             channel = grpc.aio.insecure_channel(target, options)
         client = _Client(channel, channel.stream_stream(METHOD)())
-        client.task = asyncio.create_task(self._talk(client, request, f"n{len(self._clients)}"))
+        client.task = asyncio.create_task(self._watched(self._talk(client, request, f"n{len(self._clients)}")))
         self._clients.append(client)
+
+    async def _watched(self, talk: Awaitable[None]) -> None:
+        """A stream that fails is said where the crowd is waited for: it would never be complete."""
+        try:
+            await talk
+            ended = "ended by the server"
+        except grpc.RpcError as error:
+            ended = str(error)
+        if self._clients:  # they are not being closed
+            self._failed = self._failed or ended
+            self._all.set()
 
     async def _talk(self, client: _Client, request: bytes, node_id: str) -> None:
         node = discovery_pb2.DeltaDiscoveryRequest(node={"id": node_id}).SerializeToString()
@@ -165,7 +177,12 @@ class _Crowd:
         self._all.clear()
 
     async def arrived(self) -> float:
-        await asyncio.wait_for(self._all.wait(), PATIENCE)
+        try:
+            await asyncio.wait_for(self._all.wait(), PATIENCE * 0.9)
+        except TimeoutError:
+            raise TimeoutError(f"{self._waiting} of {len(self._clients)} streams have no answer yet") from None
+        if self._failed:
+            raise RuntimeError(f"a stream failed: {self._failed}")
         return self._last
 
     async def count(self) -> int:
@@ -175,11 +192,11 @@ class _Crowd:
         return sum(client.bytes for client in self._clients)
 
     async def close(self) -> None:
-        for client in self._clients:
+        clients, self._clients = self._clients, []
+        for client in clients:
             client.task.cancel()
             client.call.cancel()
             await client.channel.close()
-        self._clients.clear()
 
 
 def crowd(pipe: Connection, size: int, port: int, keys: Any) -> None:
