@@ -45,6 +45,11 @@ def delimited(number: int, body: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(body)) + body
 
 
+def version_entry(name: str, version: str) -> bytes:
+    """The encoded entry of a map from names to versions (key = 1, value = 2), as clients send them."""
+    return delimited(1, name.encode()) + delimited(2, version.encode())
+
+
 _WRAPPER = "type.googleapis.com/envoy.service.discovery.v3.Resource"
 _SECOND = timedelta(seconds=1)
 _MICROSECOND = timedelta(microseconds=1)

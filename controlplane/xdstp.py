@@ -14,6 +14,7 @@ from controlplane.resources import Resource
 
 _SCHEME = "xdstp://"
 _ANY = "/*"
+_MANY = 64
 _SAFE = "-._~:/@!$'()*+,; |"
 """What stands for itself in a parameter; everything else is percent-encoded, whoever wrote it in whatever way."""
 
@@ -44,11 +45,19 @@ def other_names(resource: Resource) -> tuple[str, ...]:
     return resource.aliases
 
 
-def collections(names: Collection[str]) -> frozenset[str]:
+def collections(names: frozenset[str]) -> frozenset[str]:
     """Those of these canonical names that stand for a collection: their path ends in `/*`."""
+    return _collections(names) if len(names) < _MANY else _collections_of_many(names)
+
+
+def _collections(names: frozenset[str]) -> frozenset[str]:
     if not _structured(names):
         return frozenset()
     return frozenset(name for name in names if name.startswith(_SCHEME) and name.partition("?")[0].endswith(_ANY))
+
+
+_collections_of_many = lru_cache(maxsize=16)(_collections)
+"""A fleet asks for the same thousands."""
 
 
 @lru_cache(maxsize=4096)

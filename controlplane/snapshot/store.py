@@ -13,7 +13,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from weakref import WeakValueDictionary
 
-from controlplane.resources import FINGERPRINT_BYTES, VERSION_CHARACTERS, Resource
+from controlplane.resources import FINGERPRINT_BYTES, VERSION_CHARACTERS, Resource, version_entry
 from controlplane.snapshot.listing import LARGE, Listing
 from controlplane.snapshot.proofs import Proofs
 from controlplane.xdstp import other_names
@@ -151,12 +151,13 @@ class _Content:
 class _Shared:
     """What those who look through a view have in common, of one type, while its content stays the same."""
 
-    __slots__ = ("edition", "listing", "selections", "small_selections", "version", "versions")
+    __slots__ = ("edition", "entries", "listing", "selections", "small_selections", "version", "versions")
 
     def __init__(self, edition: tuple[int, ...]) -> None:
         self.edition = edition
         self.listing: Listing | None = None
         self.versions: dict[str, str] | None = None
+        self.entries: dict[bytes, str] | None = None
         self.version = ""
         self.selections: dict[frozenset[str], Listing] = {}
         self.small_selections: dict[frozenset[str], Listing] = {}
@@ -250,6 +251,14 @@ class View:
             for content in reversed(self._contents):  # of the first part that has a name, which is written last
                 shared.versions.update(content.versions.get(type_url, {}))
         return shared.versions
+
+    def version_entries(self, type_url: str) -> Mapping[bytes, str]:
+        """Every name, by the bytes of its entry in a map of versions; made when a client comes back after a change."""
+        shared = self._shared_of(type_url)
+        if shared.entries is None:
+            versions = self.versions(type_url)
+            shared.entries = {version_entry(name, version): name for name, version in versions.items()}
+        return shared.entries
 
     def listing(self, type_url: str) -> Listing:
         """Everything of a type; the same object for everybody until it changes."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from controlplane.resources import Resource
+from controlplane.resources import Resource, version_entry
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import Touched, View
 
@@ -67,6 +67,12 @@ class Substituted(View):
             else:
                 versions[name] = resource.version
         return versions
+
+    def version_entries(self, type_url: str) -> Mapping[bytes, str]:
+        """Every name that is shown, by the bytes of its entry in a map of versions."""
+        if not self.substitutes(type_url):
+            return self.inner.version_entries(type_url)
+        return {version_entry(name, version): name for name, version in self.versions(type_url).items()}
 
     def listing(self, type_url: str) -> Listing:
         """Everything of a type that is shown."""

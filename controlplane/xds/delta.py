@@ -14,9 +14,10 @@ from controlplane.xds.checks import check_names
 from controlplane.xds.heartbeats import TIMED
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
+from controlplane.xds.requests import DeltaRequest, acknowledgement, delta_request
 from controlplane.xds.session import Session
 from controlplane.xds.types import ROUTE_CONFIGURATION, VIRTUAL_HOST, WILDCARD
-from controlplane.xds.wire import DeltaRequest, Draft, acknowledgement, delta_request
+from controlplane.xds.wire import Draft
 
 
 class DeltaSession(Session):

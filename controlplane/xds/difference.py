@@ -13,6 +13,7 @@ from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds.progress import Progress
+from controlplane.xds.returning import Returned
 from controlplane.xds.types import VIRTUAL_HOST
 
 UNKNOWN = "?"
@@ -97,32 +98,26 @@ def switched(progress: Progress, old: Substituted, view: Substituted, wanted: Wa
     progress.relax()
 
 
-def resumed(progress: Progress, view: Substituted, unsure: Collection[str], wanted: Wanted) -> None:
-    """The client comes back with `progress.initial`: note what differs, but leave `unsure` names to be answered."""
-    initial, progress.initial = progress.initial, None
-    if not initial:
-        return
-    subscription, versions = progress.subscription, view.versions(progress.kind.url)
+def resumed(progress: Progress, view: Substituted, had: Returned, unsure: Collection[str], wanted: Wanted) -> None:
+    """The client comes back with `had`: note what differs, but leave `unsure` names to be answered."""
+    url, subscription = progress.kind.url, progress.subscription
     progress.whole = False
-    view.prove(progress.kind.url, initial)
-    # One pass over the view: to go through the decoder's map itself costs twice as much.
-    had = list(map(initial.get, versions))
-    differing = [name for name, then, now in zip(versions, had, versions.values(), strict=True) if then != now]
-    if len(initial) != len(had) - had.count(None):
-        differing += [name for name in initial if name not in versions]
-    if not subscription.enumerates:
-        differing = [name for name in differing if name in initial and subscription.covers(name)]
-    for name in differing:
-        if name not in unsure:
-            note(progress, view, name, initial.get(name, ""), wanted)
-    for name in view.timed(progress.kind.url):
-        if name in initial and subscription.covers(name):
+    view.prove(url, had)
+    versions = view.versions(url)
+    for name in had.missing.union(had.other):
+        held = had.get(name)
+        if name in unsure or held == versions.get(name):
+            continue
+        if subscription.enumerates or (held is not None and subscription.covers(name)):
+            note(progress, view, name, held or "", wanted)
+    for name in view.timed(url):
+        if name in had and subscription.covers(name):
             note(progress, view, name, UNKNOWN, wanted)  # its TTL may have run out on the way
-    progress.asked = subscription.resolve(progress.asked, view)
-    answered = [name for name in progress.asked.difference(versions) if name not in initial]
-    if not subscription.enumerates and None in had:
-        answered += [name for name, then in zip(versions, had, strict=True) if then is None and name in progress.asked]
-    progress.asked = progress.asked.intersection(unsure).union(answered)
+    asked = subscription.resolve(progress.asked, view)
+    answered = [name for name in view.select(url, asked).absent if name not in had] if asked else []
+    if not subscription.enumerates:
+        answered += [name for name in had.missing if name in asked and name not in had]
+    progress.asked = asked.intersection(unsure).union(answered)
     progress.relax()
 
 

@@ -6,7 +6,6 @@ A stream that is in sync needs no entry for a name: it holds the version of its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -114,7 +113,7 @@ class Progress:
         self.asked = NOTHING  # to be answered at once, whatever the client holds
         self.whole = False  # everything is to be answered
         self.finish = False  # one answer is due, even an empty one
-        self.initial: Mapping[str, str] | None = None  # versions of a resume that no view was there to compare with
+        self.initial: frozenset[bytes] | None = None  # versions of a resume that no view was there to compare with
         self.grace = 0.0
         self.beats: Heartbeats | None = None  # of resources with a TTL, which most streams never see
         self.large = False  # a response was too large for some clients, which was told

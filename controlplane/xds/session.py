@@ -21,7 +21,8 @@ from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Refusal, TypeStatus
 from controlplane.xds.outgoing import Outgoing
 from controlplane.xds.progress import Progress, Push
-from controlplane.xds.wire import Request
+from controlplane.xds.requests import Request
+from controlplane.xds.returning import Returned
 
 
 class Session(Outgoing):
@@ -70,7 +71,7 @@ class Session(Outgoing):
         self._tick += 1
         if (progress := self._types.get(type_url)) is not None:
             return progress, False
-        checks.check_names((type_url,), self._limits)
+        checks.check_names(frozenset((type_url,)), self._limits)
         if len(self._types) >= self._limits.types:
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.types} types on one stream")
         progress = self._types[type_url] = Progress(types.resource_type(type_url), now)
@@ -131,14 +132,15 @@ class Session(Outgoing):
 
     def _compare(self, progress: Progress, view: Substituted, now: float) -> None:
         """The first answer of a type: everything, or what differs from the versions that the client resumes with."""
-        if not progress.initial:
-            progress.initial = None
+        entries, progress.initial = progress.initial, None
+        if not entries:
             return
+        had = Returned(entries, view, progress.kind.url)
         if self.node is not None:
-            self._holds.resumed(self.node, progress.kind.url, progress.initial)
+            self._holds.resumed(self.node, progress.kind.url, had)
         # The cluster of an expected load assignment was just sent, and waits for it, unchanged or not.
         unsure = self._order.expected if progress.kind.url == types.LOAD_ASSIGNMENT else ()
-        difference.resumed(progress, view, unsure, Wanted(self._tick, now + self._timing.answer))
+        difference.resumed(progress, view, had, unsure, Wanted(self._tick, now + self._timing.answer))
         if self._only is None:
             progress.grace = now + self._timing.grace
 

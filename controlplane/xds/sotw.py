@@ -13,9 +13,10 @@ from controlplane.xds.checks import check_names
 from controlplane.xds.heartbeats import WRAPPED
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
+from controlplane.xds.requests import SotwRequest, sotw_request
 from controlplane.xds.session import Session
 from controlplane.xds.types import WILDCARD
-from controlplane.xds.wire import Draft, SotwRequest, sotw_request
+from controlplane.xds.wire import Draft
 
 
 class SotwSession(Session):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from typing import Any, Protocol
 import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 
+from controlplane.resources import delimited, version_entry
 from controlplane.xds import types
 
 URL = types.LOAD_ASSIGNMENT
 METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 PATIENCE = 120.0
+FORMS = 16
+"""Of what the clients that come back say: more than a server could have learnt by heart from the first of them."""
 
 
 def resource_name(index: int) -> str:
@@ -110,27 +114,31 @@ class _Crowd:
         self._all = asyncio.Event()
         self._last = 0.0
         self._failed = ""
-        self._requests: dict[tuple[bool, bool], bytes] = {}
+        self._requests: dict[tuple[bool, bool], list[bytes]] = {}
         self._versions: dict[str, str] = {}
         """What the first client was given in full, whoever the server is."""
 
-    def _request(self, wildcard: bool, resume: bool) -> bytes:
+    def _made(self, wildcard: bool, resume: bool) -> list[bytes]:
+        """The first request, in several forms: Envoy sorts names, but the versions of a map come in no order."""
         if (found := self._requests.get((wildcard, resume))) is None:
-            names = ["*"] if wildcard else [resource_name(index) for index in range(self._size)]
-            initial = dict(list(self._versions.items())[:-1]) if resume else {}
-            found = self._requests[wildcard, resume] = discovery_pb2.DeltaDiscoveryRequest(
-                type_url=URL, resource_names_subscribe=names, initial_resource_versions=initial
-            ).SerializeToString()
+            names = ["*"] if wildcard else sorted(resource_name(index) for index in range(self._size))
+            initial = list(self._versions.items())[:-1] if resume else []
+            head = discovery_pb2.DeltaDiscoveryRequest(type_url=URL, resource_names_subscribe=names).SerializeToString()
+            chance = random.Random(len(initial))
+            found = self._requests[wildcard, resume] = []
+            for _ in range(FORMS if resume else 1):
+                chance.shuffle(initial)
+                found.append(head + b"".join(delimited(5, version_entry(*one)) for one in initial))
         return found
 
     async def open(self, count: int, wildcard: bool = False, resume: bool = False) -> tuple[float, int]:
         """Seconds and bytes until each has its answer; who resumes lacks one resource, so that there is an answer."""
-        request = self._request(wildcard, resume)
+        requests = self._made(wildcard, resume)
         before = await self.bytes()
         began = time.monotonic()
         await self.expect(count)
-        for _ in range(count):
-            self._begin(request)
+        for number in range(count):
+            self._begin(requests[number % len(requests)])
         last = await self.arrived()
         return last - began, await self.bytes() - before
 

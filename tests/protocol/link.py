@@ -191,7 +191,7 @@ class Wire:
         stream = self._stream
         if stream is None or (self._said, self._answered) != (self._heard, self._taken):
             return False
-        busy = stream.outdated or stream.outbox or stream.writing or stream.failure or stream._woken.is_set()
+        busy = stream.outdated or stream.outbox or stream.writing or stream.failure or stream._awake
         return not busy
 
     def end(self) -> None:
