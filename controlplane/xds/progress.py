@@ -6,6 +6,7 @@ A stream that is in sync needs no entry for a name: it holds the version of its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -113,7 +114,7 @@ class Progress:
         self.asked = NOTHING  # to be answered at once, whatever the client holds
         self.whole = False  # everything is to be answered
         self.finish = False  # one answer is due, even an empty one
-        self.initial: frozenset[bytes] | None = None  # versions of a resume that no view was there to compare with
+        self.initial: Sequence[bytes] = ()  # versions of a resume that no view was there to compare with
         self.grace = 0.0
         self.beats: Heartbeats | None = None  # of resources with a TTL, which most streams never see
         self.large = False  # a response was too large for some clients, which was told

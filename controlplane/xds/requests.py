@@ -30,8 +30,6 @@ MAX_NODE_BYTES = 1 << 20
 _MAX_WORD = 1024
 """Characters of what a node is called, which logs and pages show."""
 
-_NO_ENTRIES: frozenset[bytes] = frozenset()
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -49,7 +47,7 @@ class DeltaRequest(Request):
 
     subscribe: frozenset[str] = NOTHING
     unsubscribe: frozenset[str] = NOTHING
-    initial_versions: frozenset[bytes] = _NO_ENTRIES
+    initial_versions: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ def delta_request(data: bytes) -> DeltaRequest:
         error=_error(message.error),
         node=_node(message.node),
         unsubscribe=_set(message.unsubscribe, message.unsubscribe_locators),
-        initial_versions=frozenset(message.versions) if message.versions else _NO_ENTRIES,
+        initial_versions=tuple(message.versions),
         subscribe=_names(message, discovery_pb2.DeltaDiscoveryRequest, "resource_names_subscribe"),
     )
 

@@ -1,12 +1,12 @@
 """What a client that comes back says it has, compared with what there is, at the cost of what differs.
 
-It names thousands of versions, nearly all of which are those of now. So the entries of its map are compared in the bytes
-that they came in, a set with a set, and only those that nobody knows are decoded.
+It names thousands of versions, nearly all of which are those of now. So the entries of its map are looked up in the bytes
+that they came in, and only those that nobody knows are decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import filterfalse
 
 from controlplane.snapshot.store import View
@@ -22,14 +22,13 @@ class Returned(Mapping[str, str]):
 
     __slots__ = ("_versions", "missing", "other")
 
-    def __init__(self, entries: frozenset[bytes], view: View, type_url: str) -> None:
+    def __init__(self, entries: Sequence[bytes], view: View, type_url: str) -> None:
         known = view.version_entries(type_url)
-        unknown = entries.difference(known)
-        complete = len(entries) - len(unknown) == len(known)
-        self.other = initial_versions(unknown) if unknown else {}
-        self.missing = (
-            NOTHING if complete else frozenset(map(known.__getitem__, filterfalse(entries.__contains__, known)))
-        )
+        found = set(map(known.get, entries))
+        unknown = None in found
+        complete = len(found) - unknown == len(known)
+        self.other = initial_versions(filterfalse(known.__contains__, entries)) if unknown else {}
+        self.missing = NOTHING if complete else frozenset(filterfalse(found.__contains__, known.values()))
         self._versions = view.versions(type_url)
 
     def __getitem__(self, name: str) -> str:

@@ -132,7 +132,7 @@ class Session(Outgoing):
 
     def _compare(self, progress: Progress, view: Substituted, now: float) -> None:
         """The first answer of a type: everything, or what differs from the versions that the client resumes with."""
-        entries, progress.initial = progress.initial, None
+        entries, progress.initial = progress.initial, ()
         if not entries:
             return
         had = Returned(entries, view, progress.kind.url)

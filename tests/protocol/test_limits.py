@@ -329,7 +329,7 @@ class Relay:
 
 def test_err_07_a_peer_that_vanished_is_noticed() -> None:
     async def test() -> None:
-        limits = Limits(keepalive_seconds=1.0, keepalive_timeout_seconds=0.2)
+        limits = Limits(keepalive_seconds=1.0, keepalive_timeout_seconds=3.0)
         async with running(limits=limits) as rig:
             relay = Relay(rig.port)
             listening = await relay.start()
