@@ -25,6 +25,7 @@ from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
 from controlplane.xds.holdings import Holding
 from controlplane.xds.holds import Family, Holds, family
+from controlplane.xds.leftovers import LARGE_BYTES, Leftovers
 from controlplane.xds.nodes import Denied, Directory, Ended, Node, Peer, Status
 from controlplane.xds.observer import Observer, SilentObserver, StreamStatus
 from controlplane.xds.session import Session
@@ -82,6 +83,7 @@ class XdsServer:
         self.holds = Holds(self.changed, self._takers)
         """What is held back from whom."""
         self._admission = Admission(self._limits, time.monotonic)
+        self._leftovers = Leftovers()
         self._stopping = False
         self._server: Any = None
 
@@ -140,6 +142,7 @@ class XdsServer:
         if self._server is not None:
             await self._server.stop(drain_seconds)
             self._server = None
+        self._leftovers.close()
 
     def nodes(self) -> list[StreamStatus]:
         """Every stream whose node is known, oldest first."""
@@ -282,17 +285,20 @@ class XdsServer:
                 stream.owed -= 1
             elif stream.account is not None:
                 self._admission.asked(stream.account, len(data))
+            if len(data) >= LARGE_BYTES:
+                self._leftovers.passed(len(data))
             del data  # a megabyte that would stay while the stream waits
             stream.heard()
         stream.finished = True
 
-    @staticmethod
-    async def _write(stream: Stream, context: Any) -> None:
+    async def _write(self, stream: Stream, context: Any) -> None:
         while not (stream.finished or stream.failure):
             responses = stream.take()
             stream.writing = True
             while responses and stream.failure is None:
                 stream.owed += 1
+                if (size := len(responses[-1])) >= LARGE_BYTES:
+                    self._leftovers.passed(size)
                 await context.write(responses.pop())
                 stream.sent = True
             stream.writing = False

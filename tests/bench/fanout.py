@@ -20,6 +20,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store, View
+from controlplane.xds.leftovers import QUIET_SECONDS
 from controlplane.xds.nodes import Node, Peer
 from controlplane.xds.observer import SilentObserver, Variant
 from controlplane.xds.server import XdsServer, dynamic_credentials
@@ -194,7 +195,7 @@ async def _server(pipe: Connection, size: int, keys: Any) -> None:
     server = XdsServer(store, _Everything(store), observer=listening)
     port = await server.start("127.0.0.1:0", dynamic_credentials(lambda: keys) if keys else None)
     gc.freeze()
-    gc.set_threshold(10_000, 10, 20)
+    gc.set_threshold(10_000, 10, 20)  # as `serve` does when it is ready
 
     async def change(content: str) -> float:
         one = _assignment(size // 2, content)
@@ -213,8 +214,8 @@ async def _server(pipe: Connection, size: int, keys: Any) -> None:
                 await asyncio.sleep(0.05)
 
     async def memory() -> int:
-        await asyncio.sleep(0.5)
         gc.collect()
+        await asyncio.sleep(QUIET_SECONDS + 0.5)  # as long as the server takes to give memory back
         resident = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240 - no disk behind it
         return resident * os.sysconf("SC_PAGE_SIZE")
 

@@ -1,0 +1,59 @@
+"""Memory that large messages leave behind, given back to the system when it is quiet again.
+
+First answers and the requests of those who come back are megabytes; a fleet that connects at once passes hundreds of
+them. glibc keeps what is freed in pieces of all sizes, and would show it as used for ever. Used by the server only; with
+another C library there is nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from collections.abc import Callable
+from functools import partial
+
+LARGE_BYTES = 1 << 16
+"""Of a message that counts; most have some hundred."""
+WORTH_BYTES = 64 << 20
+"""Passed since the last time, before it is worth looking through the heap again."""
+QUIET_SECONDS = 1.0
+"""Without a large message: while they pass, their memory is used again at once."""
+
+
+def _find_trim() -> Callable[[], object] | None:
+    try:
+        return partial(ctypes.CDLL(None).malloc_trim, 0)
+    except (OSError, AttributeError, TypeError):
+        return None  # no glibc
+
+
+class Leftovers:
+    """Of one server."""
+
+    def __init__(self, trim: Callable[[], object] | None = None) -> None:
+        self._trim = trim or _find_trim()
+        self._passed = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether memory will be given back when it is quiet."""
+        return self._timer is not None
+
+    def passed(self, size: int) -> None:
+        """A large message was read or written."""
+        self._passed += size
+        if self._trim is None or self._passed < WORTH_BYTES:
+            return
+        self.close()
+        self._timer = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._give_back, self._trim)
+
+    def close(self) -> None:
+        """Nothing is given back any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_back(self, trim: Callable[[], object]) -> None:
+        self._passed, self._timer = 0, None
+        asyncio.get_running_loop().run_in_executor(None, trim)  # 10 ms or more, without the interpreter's lock
