@@ -286,7 +286,7 @@ class Sight:
 
     def after(self, writes: dict[str, float]) -> list[float]:
         """Seconds from each write, by resource version, to when the watcher had it; all of them are waited for."""
-        until(lambda: self.look() or writes.keys() <= self._seen.keys(), "the bare watcher has all", 10)
+        until(lambda: self.look() or writes.keys() <= self._seen.keys(), "the bare watcher has all")
         return [self._seen[one] - at for one, at in writes.items()]
 
 

@@ -114,7 +114,7 @@ class _Peer:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait()
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()

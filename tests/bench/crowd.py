@@ -60,7 +60,7 @@ class Child:
     def end(self) -> None:
         self._pipe.close()
         self.process.terminate()
-        self.process.join(10)
+        self.process.join(PATIENCE)
 
 
 async def obey(pipe: Connection, actions: Mapping[str, Callable[..., Awaitable[Any]]]) -> None:

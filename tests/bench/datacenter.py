@@ -18,10 +18,11 @@ import yaml
 from tests.bench.cluster import Beside, samples, specs_folder
 from tests.bench.fleet import backend
 from tests.bench.probing import Answer, Client, wait_for
-from tests.bench.processes import ControlPlane, Envoy, free_port, until
+from tests.bench.processes import ControlPlane, Envoy, until
 from tests.bench.result import Plan, Result, median, percentile
 from tests.bench.specs import LABELS
 from tests.support.consul import Consul
+from tests.support.ports import free_port
 from tests.support.tools import tool
 
 SIZES, QUICK = (100,), (5,)

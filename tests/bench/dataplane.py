@@ -27,9 +27,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.bench import handwritten
 from tests.bench.fleet import backend
 from tests.bench.probing import Client
-from tests.bench.processes import ControlPlane, Envoy, free_port, until
+from tests.bench.processes import ControlPlane, Envoy, until
 from tests.bench.result import Plan, Result, median
 from tests.bench.specs import LABELS
+from tests.support.ports import free_port
 
 PATHS: Mapping[str, tuple[str, float]] = {"hit": ("/api/items", 5.0), "miss": ("/items/1", 15.0)}
 """By what it shows: the path, and the microseconds that a request may cost more."""

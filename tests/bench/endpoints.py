@@ -27,9 +27,10 @@ from tests.bench.cluster import (
     version,
 )
 from tests.bench.probing import Client, bystander, wait_for
-from tests.bench.processes import ControlPlane, Envoy, free_port, until
+from tests.bench.processes import ControlPlane, Envoy, until
 from tests.bench.result import Plan, Result, growth, median, percentile
 from tests.bench.specs import LABELS
+from tests.support.ports import free_port
 
 SIZES, QUICK = (100, 5_000), (10,)
 MEDIAN_GOAL_MS, TAIL_GOAL_MS, CPU_GROWTH_GOAL, GROWTH_GOAL = 10.0, 40.0, 1.5, 1.5

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.probing import Client, wait_for
-from tests.bench.processes import ControlPlane, Envoy, free_port
+from tests.bench.processes import ControlPlane, Envoy
 from tests.bench.specs import LABELS, Shape, Specs
+from tests.support.ports import free_port
 
 _BACKEND = """\
 static_resources:

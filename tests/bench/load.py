@@ -11,9 +11,10 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.pki.authority import Authority
 from controlplane.pki.identity import server_uri
-from tests.bench.processes import ControlPlane, free_port, until
+from tests.bench.processes import ControlPlane, until
 from tests.bench.result import Plan, Result, exponent, median
 from tests.bench.specs import LABELS, Shape, Specs
+from tests.support.ports import free_port
 
 SECONDS_GOAL, MEMORY_GOAL_MB = 12.0, 600.0
 GOAL_SIZE = 20_000

@@ -15,7 +15,7 @@ from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 60.0
 BYSTANDER_PAUSE = 0.002
 """Between two looks of the bystander: it must see an outage of milliseconds, and not be the load of the machine."""
 

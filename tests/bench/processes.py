@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,13 +22,6 @@ from controlplane.cli.envoy import find
 from controlplane.pki.authority import Authority
 
 START_SECONDS = 120.0
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
 
 
 def until(said: Callable[[], Any], what: str, seconds: float = START_SECONDS, step: float = 0.01) -> Any:

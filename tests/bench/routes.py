@@ -32,9 +32,10 @@ from tests.bench.cluster import (
     version,
 )
 from tests.bench.probing import TIMEOUT_SECONDS, Client, bystander
-from tests.bench.processes import Envoy, free_port, until
+from tests.bench.processes import Envoy, until
 from tests.bench.result import Plan, Result, growth, median, percentile
 from tests.bench.specs import LABELS
+from tests.support.ports import free_port
 
 SIZES, QUICK = (100, 1_000, 3_000), (20,)
 MEDIAN_GOAL_MS, TAIL_GOAL_MS, LOADED_GOAL, GROWTH_GOAL = 15.0, 50.0, 1.2, 1.5

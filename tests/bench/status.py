@@ -27,9 +27,10 @@ from tests.bench.cluster import (
     specs_folder,
 )
 from tests.bench.probing import Client
-from tests.bench.processes import ControlPlane, Envoy, free_port, until
+from tests.bench.processes import ControlPlane, Envoy, until
 from tests.bench.result import Plan, Result
 from tests.bench.specs import LABELS
+from tests.support.ports import free_port
 
 SIZES, QUICK = (1_000,), (20,)
 SECONDS_GOAL, WRITES_GOAL = 3.0, 2

@@ -231,7 +231,8 @@ def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None
     gc.freeze()  # as the process does: what is loaded stays, and is not looked through in the midst of a commit
     graph = compiler.endpoints.tables.graph
     steps = chain(compiler.putting(OBJECT, edited), compiler.commit())
-    count, changed, slowest, longest, last = 0, 0, 0.0, 0.0, time.process_time()
+    started = time.process_time()
+    count, changed, slowest, longest, last = 0, 0, 0.0, 0.0, started
     while True:
         try:
             next(steps)
@@ -249,10 +250,13 @@ def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None
             assert graph.runs <= runs + 2  # the load assignment, and the same for gRPC
             changed += 1
         last = time.process_time()
+    used = last - started
     gc.unfreeze()
     gc.set_threshold(*thresholds)
     assert changed >= 100
-    assert longest + slowest < 0.02, f"{longest * 1000:.1f} ms until a change may begin, {slowest * 1000:.1f} ms for it"
+    assert longest + slowest < used / 20, (
+        f"{longest:.4f} s until a change may begin, {slowest:.4f} s for it, of {used:.2f}"
+    )
 
 
 def test_a_source_that_is_not_configured_is_named_with_those_that_are() -> None:

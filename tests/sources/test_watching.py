@@ -12,6 +12,7 @@ import pytest
 
 from controlplane.sources.watching import Changes, Wake, noticed, polled, wakes
 from tests.sources.rig import replace_file
+from tests.support.waiting import PATIENCE
 
 WAYS = [polled] if noticed is polled else [noticed, polled]
 BOTH = pytest.mark.parametrize("changes", WAYS)
@@ -24,7 +25,7 @@ class Woken:
         self._stream = stream
 
     async def until(self, holds: Callable[[Wake], bool]) -> Wake:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while not holds(wake := await anext(self._stream)):
                 pass
         return wake

@@ -158,7 +158,9 @@ def test_nothing_is_written_when_nothing_changed(cluster: Kubernetes, plane: Pla
     namespace = cluster.namespace()
     cluster.spec(gateway(namespace))
     cluster.spec(team(namespace, "still"))
-    before = told(cluster, "RouteSpec", namespace, "still", Compiled=("True", "Compiled"))
+    before = told(
+        cluster, "RouteSpec", namespace, "still", Compiled=("True", "Compiled"), Programmed=("True", "NoProxies")
+    )
     cluster.spec(team(namespace, "other"))
     told(cluster, "RouteSpec", namespace, "other", Compiled=("True", "Compiled"))
     assert plane.stop() == 0

@@ -1,7 +1,6 @@
 """Services and EndpointSlices of a real API server: what is referred to arrives, and follows every change."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -321,18 +320,14 @@ def test_an_object_that_was_made_again_is_the_new_one(cluster: Kubernetes, names
     asyncio.run(scenario())
 
 
-def test_a_slice_written_is_delivered_at_once(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
+def test_each_write_of_a_slice_is_delivered(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
     async def scenario() -> None:
         web = ref(namespace, "web")
         cluster.service(namespace, "web")
         cluster.slice(namespace, "web-1", "web", ["10.0.0.1"])
         async with watching(kubeconfig, [web]) as (sink, _):
-            waited = []
             for number in range(2, 12):
                 await does(cluster.slice, namespace, "web-1", "web", ["10.0.0.1", f"10.0.0.{number}"])
-                written = time.monotonic()
                 await sink.until(lambda: f"10.0.0.{number}" in addresses(sink.services[web]))  # noqa: B023
-                waited.append(time.monotonic() - written)
-            assert sorted(waited)[5] < 0.1, waited
 
     asyncio.run(scenario())
