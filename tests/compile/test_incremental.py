@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controlplane.compile import hosts
@@ -61,6 +61,7 @@ def add_views(compiler: Compiler, objects: dict[Any, worlds.Said], *, grpc: bool
 
 
 @settings(max_examples=60, deadline=None)
+@example(47346, 1, hosts.MAX_FLOATING)  # a team's path that the gateway has in one shard and not in another
 @given(st.integers(0, 2**32), st.integers(1, 14), st.sampled_from((hosts.MAX_FLOATING, 2)))
 def test_a_history_of_edits_ends_where_a_fresh_compiler_begins(seed: int, steps: int, crowd: int) -> None:
     """`crowd`: hosts that become and cease to be crowded (`hosts.MAX_FLOATING`) are a part of the history."""
