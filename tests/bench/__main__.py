@@ -60,18 +60,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
     options = parser.parse_args(arguments)
     results: list[Result] = []
+    failed: list[str] = []
     print(_HEADER)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         plan = Plan(Path(folder), options.sizes, options.edits, options.quick)
         for name in options.names or BENCHES:
             print(f"{name} (load of the machine: {os.getloadavg()[0]:.2f} of {os.cpu_count()})", flush=True)
-            for result in BENCHES[name](plan):
-                print(_line(result), flush=True)
-                results.append(result)
+            try:
+                for result in BENCHES[name](plan):
+                    print(_line(result), flush=True)
+                    results.append(result)
+            except Exception as error:  # noqa: BLE001 - what was measured is kept, and the others go on
+                failed.append(name)
+                print(f"  {name} stopped: {error!r}", flush=True)
     _write(options.output, results)
     missed = [result for result in results if result.holds is False]
     print(f"{len(results)} numbers in {options.output}; {len(missed)} goals missed")
-    return 0
+    if failed:
+        print(f"not finished: {', '.join(failed)}")
+    return 1 if failed else 0
 
 
 def _sizes(text: str) -> tuple[int, ...]:
