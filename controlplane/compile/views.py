@@ -29,6 +29,7 @@ from controlplane.spec.policy import Policy
 
 if TYPE_CHECKING:
     from controlplane.compile.pipeline import Tables
+    from controlplane.compile.proxyless.tables import GrpcTables
 
 Port = tuple[str, int]
 
@@ -37,50 +38,57 @@ _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 """All addresses of IPv4 and of IPv6; a listener on one address of them is asked first."""
 
 
+def listeners_of(
+    read: Read, tables: Tables | GrpcTables, view: View
+) -> Iterator[tuple[ElementKey, Listener, GatewayName]]:
+    """The listeners of the gateways of a view, in their order."""
+    for gateway in view:
+        for key, element in read.find(tables.listeners_by_gateway, gateway):
+            assert isinstance(element.part, Listener)
+            yield key, element.part, gateway
+
+
 def _ports(
     read: Read, tables: Tables, view: View
 ) -> Iterator[tuple[Port, list[tuple[ElementKey, Listener, GatewayName]]]]:
     """The listeners of the gateways by port. The first gateway on a port decides its protocol and client address."""
     ports: dict[Port, list[tuple[ElementKey, Listener, GatewayName]]] = {}
-    for gateway in view:
-        for key, element in read.find(tables.listeners_by_gateway, gateway):
-            spec = element.part
-            assert isinstance(spec, Listener)
-            if (taken := _overlapping(ports, spec, gateway)) is not None:
-                message = f"{taken[0]} belongs to gateway {taken[1]}, and {spec.address} would take connections from it"
-                help = f"use address: {taken[2]}, or another port"
-                read.note(Issue(key, "address", codes.CONFLICT, message, help, section="listeners"))
+    for key, spec, gateway in listeners_of(read, tables, view):
+        if (taken := _overlapping(ports, spec, gateway)) is not None:
+            message = f"{taken[0]} belongs to gateway {taken[1]}, and {spec.address} would take connections from it"
+            help = f"use address: {taken[2]}, or another port"
+            read.note(Issue(key, "address", codes.CONFLICT, message, help, section="listeners"))
+            continue
+        sharing = ports.setdefault((spec.address, spec.port), [])
+        if sharing:
+            _, first, owner = sharing[0]
+            where = f"{listener_name(spec.address, spec.port)} belongs to gateway {owner}"
+            if spec.protocol is not first.protocol:
+                help = f"use protocol: {first.protocol}, or another port"
+                read.note(
+                    Issue(
+                        key,
+                        "protocol",
+                        codes.CONFLICT,
+                        f"{where}, which speaks {first.protocol}",
+                        help,
+                        section="listeners",
+                    )
+                )
                 continue
-            sharing = ports.setdefault((spec.address, spec.port), [])
-            if sharing:
-                _, first, owner = sharing[0]
-                where = f"{listener_name(spec.address, spec.port)} belongs to gateway {owner}"
-                if spec.protocol is not first.protocol:
-                    help = f"use protocol: {first.protocol}, or another port"
-                    read.note(
-                        Issue(
-                            key,
-                            "protocol",
-                            codes.CONFLICT,
-                            f"{where}, which speaks {first.protocol}",
-                            help,
-                            section="listeners",
-                        )
+            if spec.client_ip != first.client_ip:
+                read.note(
+                    Issue(
+                        key,
+                        "clientIP",
+                        codes.CONFLICT,
+                        f"{where}, which says another clientIP",
+                        "say the same",
+                        section="listeners",
                     )
-                    continue
-                if spec.client_ip != first.client_ip:
-                    read.note(
-                        Issue(
-                            key,
-                            "clientIP",
-                            codes.CONFLICT,
-                            f"{where}, which says another clientIP",
-                            "say the same",
-                            section="listeners",
-                        )
-                    )
-                    continue
-            sharing.append((key, spec, gateway))
+                )
+                continue
+        sharing.append((key, spec, gateway))
     yield from sorted(ports.items())
 
 

@@ -14,6 +14,7 @@ from controlplane.compile.proxyless.hosts import Members, served
 from controlplane.compile.proxyless.listener import route_configuration, server_listener, virtual_host
 from controlplane.compile.proxyless.rows import Port
 from controlplane.compile.rows import Issue, ResourceKey, Scope
+from controlplane.compile.views import listeners_of
 from controlplane.compile.xds_types import LISTENER, ROUTE_CONFIGURATION
 from controlplane.graph.engine import Read
 from controlplane.names import (
@@ -50,13 +51,10 @@ def _ports(
 ) -> Iterator[tuple[Port, list[tuple[ElementKey, Listener, GatewayName]]]]:
     """The listeners by address and port; the first gateway decides the protocol, as for Envoy."""
     ports: dict[Port, list[tuple[ElementKey, Listener, GatewayName]]] = {}
-    for gateway in view:
-        for key, element in read.find(tables.listeners_by_gateway, gateway):
-            spec = element.part
-            assert isinstance(spec, Listener)
-            sharing = ports.setdefault((spec.address, spec.port), [])
-            if spec.redirect is None and all(other.protocol is spec.protocol for _, other, _ in sharing):
-                sharing.append((key, spec, gateway))
+    for key, spec, gateway in listeners_of(read, tables, view):
+        sharing = ports.setdefault((spec.address, spec.port), [])
+        if spec.redirect is None and all(other.protocol is spec.protocol for _, other, _ in sharing):
+            sharing.append((key, spec, gateway))
     yield from ((port, sharing) for port, sharing in sorted(ports.items()) if sharing)
 
 

@@ -179,21 +179,18 @@ class Catalog:
 
     def put_service(self, declared: objects.Service) -> None:
         """A service as it is now."""
-        key = (declared.metadata.namespace, declared.metadata.name)
-        known = self.known.get(key)
-        if known is None or declared.metadata.version <= _newest(known, known.declared):
-            return
-        known.declared = declared
-        self._dirty[key] = None
+        self._service_event(declared.metadata, declared)
 
     def delete_service(self, declared: objects.Service) -> None:
         """A service as it was when it was deleted."""
-        key = (declared.metadata.namespace, declared.metadata.name)
+        self._service_event(declared.metadata, None)
+
+    def _service_event(self, metadata: objects.Metadata, now: objects.Service | None) -> None:
+        key = (metadata.namespace, metadata.name)
         known = self.known.get(key)
-        if known is None or declared.metadata.version <= _newest(known, known.declared):
-            return
-        known.declared = None
-        self._dirty[key] = None
+        if known is not None and metadata.version > _newest(known, known.declared):
+            known.declared = now
+            self._dirty[key] = None
 
     def put_slice(self, one: objects.EndpointSlice) -> None:
         """A slice as it is now."""
