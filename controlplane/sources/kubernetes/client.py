@@ -11,6 +11,8 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from enum import StrEnum
+from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -30,7 +32,7 @@ MAX_LINE = 32 * 1024 * 1024
 """Bytes of one event; etcd keeps objects of up to 1.5 MB."""
 _CHUNK = 64 * 1024
 _AGENT = "controlplane"
-_GOODBYE_SECONDS = 0.05
+_GOODBYE_TURNS = 3
 """Connections close in later turns of the event loop."""
 
 Parameters = Mapping[str, str]
@@ -71,6 +73,7 @@ class Client:
         self._access = access
         self._sessions: dict[int, tuple[Credentials, aiohttp.ClientSession]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._transports: WeakSet[asyncio.Transport] = WeakSet()
 
     async def get(self, path: str, parameters: Parameters, accept: str = "application/json") -> bytes:
         """The whole body of an answer. Raises Refused."""
@@ -215,7 +218,7 @@ class Client:
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
         # No limit: there is one connection a watch, and a watch that waits for another is a watch that is not there.
-        connector = aiohttp.TCPConnector(limit=0, ssl=credentials.tls or True, keepalive_timeout=15)
+        connector = Connector(self._transports, limit=0, ssl=credentials.tls or True, keepalive_timeout=15)
         session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -235,7 +238,23 @@ class Client:
         for _, session in self._sessions.values():
             await session.close()
         self._sessions.clear()
-        await asyncio.sleep(_GOODBYE_SECONDS)
+        for transport in list(self._transports):
+            transport.abort()
+        for _ in range(_GOODBYE_TURNS):
+            await asyncio.sleep(0)
+
+
+class Connector(aiohttp.TCPConnector):
+    """Notes its connections: that of a request which is given up says goodbye by TLS, and nobody waits for the answer."""
+
+    def __init__(self, transports: WeakSet[asyncio.Transport], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._noted = transports
+
+    async def _wrap_create_connection(self, *asked: Any, **more: Any) -> Any:
+        transport, protocol = await super()._wrap_create_connection(*asked, **more)
+        self._noted.add(transport)
+        return transport, protocol
 
 
 @contextmanager

@@ -10,10 +10,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 from aiohttp import web
 
+from controlplane.sources.kubernetes.client import Connector
 from tests.support.kubernetes import Kubernetes
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
@@ -54,21 +56,22 @@ class Relay:
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         url = self._cluster.url + request.raw_path
-        connector = aiohttp.TCPConnector(ssl=self._cluster.context)
-        async with (
-            aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
-            session.get(url, headers={"Accept": request.headers["Accept"]}) as upstream,
-        ):
-            response = web.StreamResponse(status=upstream.status, headers={"Content-Type": upstream.content_type})
-            try:
+        opened: WeakSet[asyncio.Transport] = WeakSet()
+        connector = Connector(opened, ssl=self._cluster.context)
+        try:
+            async with (
+                aiohttp.ClientSession(connector=connector, auto_decompress=False) as session,
+                session.get(url, headers={"Accept": request.headers["Accept"]}) as upstream,
+            ):
+                response = web.StreamResponse(status=upstream.status, headers={"Content-Type": upstream.content_type})
                 await response.prepare(request)
                 async for part in upstream.content.iter_any():
                     if not (self.silent and "watch" in request.query):
                         await response.write(part)
-            finally:
-                if upstream.connection is not None and upstream.connection.transport is not None:
-                    upstream.connection.transport.abort()
-            return response
+                return response
+        finally:
+            for transport in list(opened):
+                transport.abort()  # nobody waits for the goodbye of TLS
 
 
 @asynccontextmanager
