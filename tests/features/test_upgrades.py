@@ -10,6 +10,7 @@ import pytest
 from tests.features.conftest import Backends
 from tests.support.edge import Edge
 from tests.support.tokens import key_set, rsa_key, token
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.envoy
 
@@ -117,10 +118,10 @@ def _channel(edge: Edge, host: str) -> grpc.Channel:
 
 def test_grpc(edge: Edge, backends: Backends) -> None:
     with _channel(edge, "grpc.example.com") as channel:
-        assert channel.unary_unary("/test/Echo")(b"hello", timeout=10) == b"hello"
-        assert list(channel.stream_stream("/test/Chat")(iter([b"a", b"b"]), timeout=10)) == [b"a", b"b"]
+        assert channel.unary_unary("/test/Echo")(b"hello", timeout=PATIENCE) == b"hello"
+        assert list(channel.stream_stream("/test/Chat")(iter([b"a", b"b"]), timeout=PATIENCE)) == [b"a", b"b"]
         with pytest.raises(grpc.RpcError) as failed:
-            channel.unary_unary("/test/Fail")(b"", timeout=10)
+            channel.unary_unary("/test/Fail")(b"", timeout=PATIENCE)
         assert failed.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -134,12 +135,12 @@ def test_grpc(edge: Edge, backends: Backends) -> None:
 )
 def test_refusals_speak_grpc(edge: Edge, backends: Backends, host: str, method: str, code: grpc.StatusCode) -> None:
     with _channel(edge, host) as channel, pytest.raises(grpc.RpcError) as refused:
-        channel.unary_unary(method)(b"", timeout=10)
+        channel.unary_unary(method)(b"", timeout=PATIENCE)
     assert refused.value.code() is code
 
 
 def test_grpc_with_a_token(edge: Edge, backends: Backends) -> None:
     with _channel(edge, "MEMBERS.example.com") as channel:
         call = channel.unary_unary("/test/Echo")
-        assert call(b"hi", timeout=10, metadata=[("authorization", f"Bearer {token()}")]) == b"hi"
+        assert call(b"hi", timeout=PATIENCE, metadata=[("authorization", f"Bearer {token()}")]) == b"hi"
     assert "authorization" not in dict(backends.grpc.metadata)
