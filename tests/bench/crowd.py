@@ -10,6 +10,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
@@ -151,16 +152,14 @@ class _Crowd:
         else:
             channel = grpc.aio.insecure_channel(target, options)
         client = _Client(channel, channel.stream_stream(METHOD)())
-        client.task = asyncio.create_task(self._watched(self._talk(client, request, f"n{len(self._clients)}")))
+        client.task = asyncio.create_task(self._watched(client, self._talk(client, request, f"n{len(self._clients)}")))
         self._clients.append(client)
 
-    async def _watched(self, talk: Awaitable[None]) -> None:
+    async def _watched(self, client: _Client, talk: Awaitable[None]) -> None:
         """A stream that fails is said where the crowd is waited for: it would never be complete."""
-        try:
+        with suppress(grpc.RpcError):  # a write that fails does not say why, the call does
             await talk
-            ended = "ended by the server"
-        except grpc.RpcError as error:
-            ended = str(error)
+        ended = f"{await client.call.code()}: {await client.call.details()}"
         if self._clients:  # they are not being closed
             self._failed = self._failed or ended
             self._all.set()
