@@ -36,7 +36,7 @@ PATHS: Mapping[str, tuple[str, float]] = {"hit": ("/api/items", 5.0), "miss": ("
 """By what it shows: the path, and the microseconds that a request may cost more."""
 HOSTS = 1_000
 CONNECTIONS = 16
-LIVES, ROUNDS = 7, 4
+LIVES, ROUNDS = 7, 3
 """How often each Envoy is started, and how often each of a start is put under load for a second."""
 
 _GATEWAY = """\
