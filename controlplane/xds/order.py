@@ -30,6 +30,7 @@ class Order:
 
     __slots__ = (
         "_aggregated",
+        "_secrets",
         "_timing",
         "_types",
         "_view",
@@ -48,6 +49,7 @@ class Order:
         self._window = window
         self._view: View | None = None
         self._aggregated = aggregated
+        self._secrets: tuple[int, float] | None = None
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
         self.expected: dict[str, Expectation] = {}
@@ -94,6 +96,24 @@ class Order:
                 break
             held |= self._until(other.removals.blocks_removal(lane.wanted, now))
         return held | self._unwarmed(inf, now)
+
+    def holds_secrets(self, now: float) -> bool:
+        """Whether secrets that a listener under way has the client ask for must wait for the scopes that wait for it.
+
+        A filter chain is live as soon as its certificate is there: without its scopes it would refuse every request.
+        """
+        listeners, scopes = self._types.get(types.LISTENER), self._types.get(types.SCOPED_ROUTES)
+        if listeners is None or scopes is None:
+            return False
+        if self._secrets is None and listeners.in_flight and scopes.changed:
+            self._secrets = scopes.additions.wanted, now + self._timing.phase
+        if self._secrets is None:
+            return False
+        wanted, cap = self._secrets
+        held = now < cap and self._until(scopes.additions.blocks(wanted, now), cap)
+        if not held:
+            self._secrets = None
+        return held
 
     def expect(self, assignment: str, now: float) -> None:
         """A cluster was sent that is not warm before this load assignment is."""

@@ -1,9 +1,10 @@
 """What a stream is sent, and when: one half of the session, which knows what was asked for and what has changed.
 
-Make before break. What a client asks for is answered at once. What changed goes out type by type: additions and changes in
-push order, each after the ACK of the types it depends on; removals when all additions are acknowledged, in the
-order of `REMOVAL_ORDER`. The newest state wins: what waits is a set of names, never a queue of contents. Every wait
-is bounded (`Timing`). Heartbeats of resources with a TTL wait for nothing.
+Make before break. What a client asks for is answered at once, but for the certificate of a filter chain whose scopes are
+on their way. What changed goes out type by type: additions and changes in push order, each after the ACK of the types it
+depends on; removals when all additions are acknowledged, in the order of `REMOVAL_ORDER`. The newest state wins: what
+waits is a set of names, never a queue of contents. Every wait is bounded (`Timing`). Heartbeats of resources with a TTL
+wait for nothing.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ class Outgoing(ABC):
             return []
         if progress.trials and not progress.in_flight and not progress.changed:
             isolation.try_again(progress, view, progress.trials.pop(0), self._wanted(now))
+        if url == types.SECRET and progress.asked and self._order.holds_secrets(now):
+            return []
         waits = bool(progress.changed or progress.whole)
         free = waits and not self._order.holds_additions(progress, now)
         due = progress.finish and not progress.changed and not progress.gone and not progress.whole

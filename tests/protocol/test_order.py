@@ -54,6 +54,44 @@ def test_a_change_of_all_types_goes_out_in_order_each_after_the_acks_it_needs() 
     client.expect_nothing()
 
 
+def test_the_certificate_of_a_new_chain_comes_after_its_scopes() -> None:
+    """Envoy asks for it before it acknowledges the listener, and takes connections as soon as it has it."""
+    client = synced()
+    client.publish(*(resource(url, "a", "2") for url in (LDS, SRDS)), resource(SDS, "b"))
+    listeners = client.expect_names(LDS, ["a"])
+    client.send(SDS, ["b"])
+    client.expect_nothing()
+    client.ack(listeners)
+    scopes = client.expect_names(SRDS, ["a"])
+    client.expect_nothing()
+    client.ack(scopes)
+    client.take(SDS, ["b"])
+    client.expect_nothing()
+
+
+def test_a_certificate_is_not_held_for_longer_than_the_bound() -> None:
+    client = synced()
+    client.publish(resource(LDS, "a", "2"), resource(SRDS, "a", "2"), resource(SDS, "b"))
+    client.ack(client.expect_names(LDS, ["a"]))
+    client.publish(resource(LDS, "a", "3"), resource(SRDS, "b"))
+    client.expect_names(SRDS, ["a"])  # never acknowledged
+    client.expect_names(LDS, ["a"])
+    client.send(SDS, ["b"])
+    client.expect_nothing()
+    client.advance(5.1)
+    client.expect_names(SDS, ["b"])
+
+
+def test_the_certificate_of_a_new_cluster_waits_for_no_route() -> None:
+    client = synced()
+    client.publish(resource(CDS, "b"), resource(SRDS, "a", "2"), resource(SDS, "b"))
+    clusters = client.expect_names(CDS, ["b"])
+    client.send(SDS, ["b"])
+    client.take(SDS, ["b"])
+    client.ack(clusters)
+    client.take(SRDS, ["a"])
+
+
 @pytest.mark.parametrize("url", [CDS, EDS, SDS, LDS, ECDS, RDS, SRDS])
 def test_a_change_of_one_type_waits_for_nothing(url: str) -> None:
     client = synced()
