@@ -16,7 +16,7 @@ from tests.e2e.plane import Plane, answers, forward, gateway, respond
 from tests.support.backends import HttpBackend
 from tests.support.certificates import write_secret
 from tests.support.client import Connection
-from tests.support.consul import Consul
+from tests.support.consul import Consul, ConsulError
 from tests.support.envoy import Envoy
 from tests.support.load import Load
 from tests.support.load import answers as always
@@ -132,6 +132,15 @@ def test_a_process_that_starts_while_consul_is_gone_serves_what_was_known(site: 
     assert site.answer("a", "b")
 
 
+def roots(consul: Consul) -> dict[str, Any] | None:
+    """The authorities of the mesh; a server makes the first one some time after it leads."""
+    try:
+        found = dict(consul.get("/v1/agent/connect/ca/roots"))
+    except ConsulError:
+        return None
+    return found if found["Roots"] else None
+
+
 def leaf(consul: Consul, service: str) -> dict[str, Any]:
     """A certificate of the mesh for a service."""
     return dict(consul.get(f"/v1/agent/connect/ca/leaf/{service}"))
@@ -139,9 +148,9 @@ def leaf(consul: Consul, service: str) -> dict[str, Any]:
 
 def test_a_service_of_the_mesh_is_verified_by_its_identity_and_shown_ours(site: Site, tmp_path: Path) -> None:
     """What stands for a sidecar here is a TLS server with a certificate of Consul's authority that asks for one."""
-    roots = site.consul.get("/v1/agent/connect/ca/roots")
-    authority = "".join(root["RootCert"] for root in roots["Roots"])
-    domain = roots["TrustDomain"]
+    found = until(lambda: roots(site.consul), "the mesh has an authority")
+    authority = "".join(root["RootCert"] for root in found["Roots"])
+    domain = found["TrustDomain"]
     theirs, ours = leaf(site.consul, "web"), leaf(site.consul, "edge-gateway")
     files = {"ca.pem": authority, "tls.pem": theirs["CertPEM"], "tls.key": theirs["PrivateKeyPEM"]}
     for name, content in files.items():
