@@ -239,7 +239,7 @@ class ControlPlane:
             self._loop.flush(time.monotonic())
         await self._loop.settled()
         gc.freeze()  # what is loaded stays: no collection need look at it, this one neither
-        gc.set_threshold(10_000, 10, 20)  # a stream that ends leaves some cycles of grpc's: else 30 MB of them add up
+        gc.set_threshold(10_000, 10, 20)
         self._fleet.ready = True
         self._metrics.ready.set(1)
         self._forget_lost()

@@ -46,7 +46,7 @@ class Encoder:
 
     CACHED_BYTES = 64 << 20
     """Bounds what is kept; the first answer for 20,000 scopes is about 30 MB and is asked for by every proxy."""
-    CACHED_DRAFTS = 4096
+    CACHED_DRAFTS = 512
     """Bounds the small ones, of which a change makes one that is asked for in the next moments or never again."""
     ENTRY_BYTES = 1024
     """About what a small body costs beside its bytes."""

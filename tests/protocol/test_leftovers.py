@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
-from controlplane.xds.leftovers import WORTH_BYTES, Leftovers
+from controlplane.xds.leftovers import ENDED_STREAMS, WORTH_BYTES, Leftovers
 from tests.protocol.rig import PATIENCE, run
 
 
@@ -32,3 +34,23 @@ def test_it_is_not_worth_the_work_after_a_few_and_not_done_by_a_server_that_stop
         assert not leftovers.due
 
     run(test)
+
+
+def test_what_ended_streams_leave_in_cycles_is_collected() -> None:
+    class Call:
+        """Refers to itself, as grpc's do."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    leftovers = Leftovers(lambda: None)
+    gc.disable()
+    try:
+        calls = []
+        for _ in range(ENDED_STREAMS):
+            calls.append(weakref.ref(Call()))
+            assert calls[-1]() is not None
+            leftovers.ended()
+        assert [call for call in calls if call() is not None] == []
+    finally:
+        gc.enable()

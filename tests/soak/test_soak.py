@@ -203,6 +203,10 @@ def test_memory_and_counts_stay_level_under_change(tmp_path: Path, request: pyte
     print(
         f"descriptors {[one.fds for one in (settled[0], settled[-1])]}, tasks {[one.tasks for one in (settled[0], settled[-1])]}"
     )
+    minutes = settled[:: round(60 / SAMPLE_SECONDS)]
+    print(
+        f"minute by minute: RSS {[round(one.rss / 1e6, 1) for one in minutes]} MB, blocks {[round(one.blocks) for one in minutes]}"
+    )
     assert errors == []
     assert (nacks, problems) == (0, [])
     assert "stream failed" not in output
@@ -210,7 +214,8 @@ def test_memory_and_counts_stay_level_under_change(tmp_path: Path, request: pyte
     assert (
         max(one.fds for one in settled) - min(one.fds for one in settled) <= STREAMS / 4
     )  # some are between two streams
-    assert max(one.tasks for one in settled) - min(one.tasks for one in settled) <= STREAMS
+    # A stream has two, and a busy machine may have half of the streams between two lives at once.
+    assert max(one.tasks for one in settled) - min(one.tasks for one in settled) <= 2 * STREAMS
     assert settled[-1].rss < 1.2 * settled[0].rss
     if settled[-1].at - settled[0].at >= LONG:
         assert memory < 0.01 or memory - interval < 0, "memory grows"
