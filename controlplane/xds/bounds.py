@@ -76,9 +76,10 @@ class Limits:
     """A stream that has said nothing by then is ended."""
     handshake_seconds: float = 10.0
     """For the TLS handshake and the preface of HTTP/2."""
-    idle_seconds: float = 1.0
-    """A connection without a stream is closed after that. Envoy opens streams on the connection that it has: one that was
-    refused for a certificate would show the old one for ever, though it has been given a new one."""
+    idle_seconds: float = 5.0
+    """A connection without a stream is closed after that. More than the handshakes of a whole fleet take, or who comes back
+    with it is sent away before its first request is read. And not for ever: Envoy opens streams on the connection that it
+    has, so one that was refused for a certificate would go on to show the old one when it has been given another."""
     keepalive_seconds: float = 25.0
     keepalive_timeout_seconds: float = 12.0
     """A peer that does not answer a ping within that is gone: a peer that vanished is noticed within 40 s."""
