@@ -60,7 +60,9 @@ class Resource:
     """One resource. `body` is the serialised message, made once; `origin` is opaque to everything after compile.
 
     A client may ask for it by one of its `aliases` too. With a `ttl` it lives that long without word from us: xDS
-    repeats itself as long as it is published, and leaves the TTL out for clients that do not know of it.
+    repeats itself as long as it is published, and leaves the TTL out for clients that do not know of it. One that is
+    `late` sends requests to routes, and is none itself: a change of it goes out between the routes that come and those
+    that go, whatever its type.
     """
 
     type_url: str
@@ -70,6 +72,7 @@ class Resource:
     origin: object = field(default=None, compare=False, repr=False)
     ttl: timedelta | None = None
     aliases: tuple[str, ...] = ()
+    late: bool = False
     fingerprint: int = field(init=False, compare=False, repr=False)
     """Identity and version as a number to add up: the sum over a set does not depend on the order in which it was made.
 

@@ -14,10 +14,8 @@ from controlplane.resources import Resource, varint
 from controlplane.snapshot.store import View
 from controlplane.xds import types
 
-_ROUTES = (types.ROUTE_CONFIGURATION, types.SCOPED_ROUTES, types.VIRTUAL_HOST)
-
 _NAMED_BY: Mapping[str, tuple[str, ...]] = {
-    types.CLUSTER: (types.LISTENER, types.EXTENSION, *_ROUTES),
+    types.CLUSTER: (types.LISTENER, types.EXTENSION, *types.ROUTES),
     types.LOAD_ASSIGNMENT: (types.CLUSTER,),
     types.SECRET: (types.CLUSTER, types.LISTENER, types.EXTENSION),
     types.EXTENSION: (types.LISTENER,),

@@ -51,7 +51,10 @@ def note(progress: Progress, view: Substituted, name: str, before: str, wanted: 
         progress.changed.pop(name, None)
     else:
         progress.changed[name] = held
-        progress.additions.want(wanted.tick, wanted.cap)
+        if resource.late:
+            progress.postpone(name).want(wanted.tick, wanted.cap)
+        else:
+            progress.additions.want(wanted.tick, wanted.cap)
 
 
 def touched(progress: Progress, view: Substituted, before: Iterable[tuple[str, str]], wanted: Wanted) -> None:

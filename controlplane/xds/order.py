@@ -83,6 +83,18 @@ class Order:
             held |= self._unwarmed(lane.cap, now)
         return held
 
+    def holds_late(self, progress: Progress, now: float) -> bool:
+        """Whether changes of late resources of this type must wait: for the routes that they send requests to."""
+        assert progress.late is not None
+        lane = progress.late
+        held = self._windowed(progress, now)
+        cap = lane.cap + self._timing.phase  # by its own, routes may just have gone out
+        if now >= cap or not self._aggregated:
+            return held
+        if now < progress.grace:
+            return self._until(progress.grace, cap)  # a client that comes back has not asked for all types yet
+        return held | self._unrouted(lane.wanted, cap, now)
+
     def holds_removals(self, progress: Progress, now: float) -> bool:
         """Whether the removals of this type must wait: for all additions, and for the removals that go before."""
         lane = progress.removals
@@ -91,6 +103,8 @@ class Order:
         held = self._windowed(progress, now)
         for other in self.of_additions:
             held |= self._until(other.additions.blocks_removal(lane.wanted, now))
+            if other.late is not None:
+                held |= self._until(other.late.blocks_removal(lane.wanted, now))
         for other in self.of_removals:
             if other is progress:
                 break
@@ -100,7 +114,8 @@ class Order:
     def holds_secrets(self, now: float) -> bool:
         """Whether secrets that a listener under way has the client ask for must wait for the scopes that wait for it.
 
-        A filter chain is live as soon as its certificate is there: without its scopes it would refuse every request.
+        A filter chain is live as soon as its certificate is there: without its scopes it would refuse every request, and
+        without what is late those that only this sends to a scope.
         """
         listeners, scopes = self._types.get(types.LISTENER), self._types.get(types.SCOPED_ROUTES)
         if listeners is None or scopes is None:
@@ -110,7 +125,10 @@ class Order:
         if self._secrets is None:
             return False
         wanted, cap = self._secrets
-        held = now < cap and self._until(scopes.additions.blocks(wanted, now), cap)
+        held = now < cap and self._unrouted(wanted, cap, now)
+        for other in self.of_additions if now < cap else ():
+            if other.late is not None:
+                held |= self._until(other.late.blocks(wanted, now), cap)
         if not held:
             self._secrets = None
         return held
@@ -138,6 +156,8 @@ class Order:
                 lane.acked = max(lane.acked, push.additions_tick)
         if push.removals_tick is not None:
             progress.removals.acked = max(progress.removals.acked, push.removals_tick)
+        if push.late_tick is not None and progress.late is not None:
+            progress.late.acked = max(progress.late.acked, push.late_tick)
         if not self.expected:
             return
         if progress.kind.url == types.CLUSTER:
@@ -150,11 +170,23 @@ class Order:
 
     def refused(self, progress: Progress, push: Push) -> None:
         """Additions wait for the bound of the push, in case it is put right soon; removals wait much longer."""
-        for lane, tick in ((progress.additions, push.additions_tick), (progress.removals, push.removals_tick)):
-            if tick is not None and lane.pushed == tick:
+        for lane, tick in (
+            (progress.additions, push.additions_tick),
+            (progress.late, push.late_tick),
+            (progress.removals, push.removals_tick),
+        ):
+            if lane is not None and tick is not None and lane.pushed == tick:
                 lane.removal_limit = push.sent + self._timing.refused
         if progress.kind.url in {types.CLUSTER, types.LOAD_ASSIGNMENT}:
             self.expected.clear()
+
+    def _unrouted(self, wanted: int, cap: float, now: float) -> bool:
+        """Whether routes that were wanted at this tick are not taken over yet."""
+        held = False
+        for url in types.ROUTES:
+            if (routes := self._types.get(url)) is not None:
+                held |= self._until(routes.additions.blocks(wanted, now), cap)
+        return held
 
     def _windowed(self, progress: Progress, now: float) -> bool:
         limits = [push.limit for push in progress.in_flight if now < push.limit]

@@ -2,9 +2,9 @@
 
 Make before break. What a client asks for is answered at once, but for the certificate of a filter chain whose scopes are
 on their way. What changed goes out type by type: additions and changes in push order, each after the ACK of the types it
-depends on; removals when all additions are acknowledged, in the order of `REMOVAL_ORDER`. The newest state wins: what
-waits is a set of names, never a queue of contents. Every wait is bounded (`Timing`). Heartbeats of resources with a TTL
-wait for nothing.
+depends on; what is late (`Resource.late`) after the ACK of all routes; removals when all of that is acknowledged, in the
+order of `REMOVAL_ORDER`. The newest state wins: what waits is a set of names, never a queue of contents. Every wait is
+bounded (`Timing`). Heartbeats of resources with a TTL wait for nothing.
 """
 
 from __future__ import annotations
@@ -86,9 +86,14 @@ class Outgoing(ABC):
         if self.view is None:
             return []
         responses: list[bytes] = []
+        late = []
         for progress in self._order.of_additions:
             if progress.changed or progress.asked or progress.whole or progress.finish or progress.trials:
                 responses += self._poll_additions(progress, self.view, now)
+                if progress.postponed:
+                    late.append(progress)
+        for progress in late:
+            responses += self._poll_late(progress, self.view, now)
         for progress in self._order.of_removals:
             if progress.gone:
                 responses += self._poll_removals(progress, now)
@@ -103,17 +108,28 @@ class Outgoing(ABC):
         url = progress.kind.url
         if progress.static:
             return []
-        if progress.trials and not progress.in_flight and not progress.changed:
+        if progress.trials and not progress.in_flight and not progress.waiting():
             isolation.try_again(progress, view, progress.trials.pop(0), self._wanted(now))
         if url == types.SECRET and progress.asked and self._order.holds_secrets(now):
             return []
-        waits = bool(progress.changed or progress.whole)
-        free = waits and not self._order.holds_additions(progress, now)
+        free = progress.timely and not self._order.holds_additions(progress, now)
         due = progress.finish and not progress.changed and not progress.gone and not progress.whole
         if not (progress.asked or free or due):
             return []
-        whole = free and progress.whole
-        changed = frozenset(progress.changed) if free else NOTHING
+        changed = progress.waiting() if free else NOTHING
+        return self._send(progress, view, now, changed, whole=free and progress.whole)
+
+    def _poll_late(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
+        if progress.static or self._order.holds_late(progress, now):
+            return []
+        return self._send(progress, view, now, progress.postponed, late=True)
+
+    def _send(
+        self, progress: Progress, view: Substituted, now: float, changed: frozenset[str],
+        *, whole: bool = False, late: bool = False,
+    ) -> list[bytes]:  # fmt: skip
+        """What is asked for, these changes, and everything if it is the turn of that."""
+        url = progress.kind.url
         created = frozenset(name for name in changed if progress.changed[name] == "")
         listing = difference.due(progress, view, changed, whole=whole)
         if progress.again:
@@ -140,7 +156,7 @@ class Outgoing(ABC):
             if created:
                 push.created = created if part is listing else created.intersection(one.name for one in part.resources)
             if part is parts[-1]:
-                self._all_sent(progress, push, listing, changed, view, now, answers=answers)
+                self._all_sent(progress, push, listing, changed, view, now, answers=answers, late=late)
             if url == types.LOAD_ASSIGNMENT:
                 self._order.assigned(push, part.resources, now)
             responses.append(self._finish(progress, push, draft, last=part is parts[-1]))
@@ -148,13 +164,16 @@ class Outgoing(ABC):
 
     def _all_sent(
         self, progress: Progress, push: Push, listing: Listing, changed: frozenset[str], view: View, now: float,
-        *, answers: bool,
+        *, answers: bool, late: bool,
     ) -> None:  # fmt: skip
         """This push is the last of what could go: what waits for this type waits for its ACK."""
         url = progress.kind.url
-        if not progress.changed and not progress.whole:
+        if not late and not progress.timely:
             push.additions_tick = self._tick
             progress.additions.push(self._tick, push.limit, answer=answers and not changed)
+        if progress.late is not None and progress.late.wanted > progress.late.pushed and not progress.postponed:
+            push.late_tick = self._tick
+            progress.late.push(self._tick, push.limit)
         if url == types.CLUSTER and changed:
             self._warm(push, [one for one in listing.resources if one.name in changed], view, now)
         elif url == types.ROUTE_CONFIGURATION and (hosts := self._types.get(types.VIRTUAL_HOST)) is not None:

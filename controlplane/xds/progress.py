@@ -91,6 +91,7 @@ class Push:
     sent: float
     limit: float
     additions_tick: int | None = None
+    late_tick: int | None = None
     removals_tick: int | None = None
     complete: bool = False
     hold: float = 0.0
@@ -102,14 +103,15 @@ class Progress:
 
     __slots__ = (
         "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace",
-        "in_flight", "initial", "kind", "large", "refusal", "refused_new", "removals", "replaced", "returning", "sent", "sent_nonce",
-        "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "whole",
+        "in_flight", "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "returning", "sent",
+        "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "whole",
     )  # fmt: skip
 
     def __init__(self, kind: ResourceType, now: float) -> None:
         self.kind = kind
         self.subscription = Subscription(kind)
         self.changed: dict[str, str] = {}  # name to the version the client holds: content differs from the view's
+        self.postponed: frozenset[str] = NOTHING  # those in `changed` that are late
         self.gone: dict[str, str] = {}  # name to the version the client holds: the view has it no more
         self.asked = NOTHING  # to be answered at once, whatever the client holds
         self.whole = False  # everything is to be answered
@@ -119,6 +121,7 @@ class Progress:
         self.beats: Heartbeats | None = None  # of resources with a TTL, which most streams never see
         self.large = False  # a response was too large for some clients, which was told
         self.additions = Lane()
+        self.late: Lane | None = None  # additions and changes of late resources, which few types have
         self.removals = Lane()
         self.in_flight: list[Push] = []
         self.sent: Listing | None = None  # state of the world, full-state types: the last response
@@ -159,6 +162,22 @@ class Progress:
         refused = (self.replaced.get(name) is None for name in self.complaints)
         return self.returning and (self.stuck or any(refused))
 
+    @property
+    def timely(self) -> bool:
+        """Whether something waits, beside what is late."""
+        return self.whole or len(self.changed) > len(self.postponed)
+
+    def waiting(self) -> frozenset[str]:
+        """The names in `changed` that are not late."""
+        return frozenset(self.changed) - self.postponed if self.postponed else frozenset(self.changed)
+
+    def postpone(self, name: str) -> Lane:
+        """This name, in `changed`, is late: the lane that it waits in."""
+        self.postponed |= {name}
+        if self.late is None:
+            self.late = Lane()
+        return self.late
+
     def ask(self, names: frozenset[str]) -> None:
         """These are to be answered, whatever the client holds."""
         self.asked = self.asked | names if self.asked else shared(names)
@@ -190,10 +209,16 @@ class Progress:
                 self.gone.pop(name, None)
         if not self.changed:
             self.changed = {}  # one that was large keeps its memory
+        if self.postponed:
+            self.postponed = self.postponed.intersection(self.changed)
 
     def relax(self) -> None:
         """Nobody waits for a lane in which nothing is left."""
-        if not self.changed and not self.whole:
+        if self.postponed:
+            self.postponed = self.postponed.intersection(self.changed)
+        if self.late is not None and not self.postponed:
+            self.late.nothing()
+        if not self.whole and len(self.changed) == len(self.postponed):
             self.additions.nothing()
         if not self.gone:
             self.removals.nothing()

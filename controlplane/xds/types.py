@@ -56,6 +56,9 @@ PUSH_ORDER: tuple[ResourceType, ...] = (
 )
 """Additions and changes, in the order in which one change of all types goes out."""
 
+ROUTES = (ROUTE_CONFIGURATION, SCOPED_ROUTES, VIRTUAL_HOST)
+"""What a late resource of any type follows: it sends requests to them."""
+
 REMOVAL_ORDER: tuple[str, ...] = (
     VIRTUAL_HOST,
     SCOPED_ROUTES,

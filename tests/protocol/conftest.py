@@ -14,6 +14,7 @@ DIALOGUES = {
     "test_variants",
     "test_sotw",
     "test_order",
+    "test_late",
     "test_stream",
     "test_names",
     "test_ttl",

@@ -36,14 +36,20 @@ Change = tuple[str, str, Resource | None]
 
 
 def resource(
-    url: str, name: str, content: str = "1", *, ttl: float | None = None, aliases: tuple[str, ...] = ()
+    url: str,
+    name: str,
+    content: str = "1",
+    *,
+    ttl: float | None = None,
+    aliases: tuple[str, ...] = (),
+    late: bool = False,
 ) -> Change:
     """A resource with some content, a TTL in seconds; a cluster is one with static endpoints."""
     body = content.encode()
     if url == CDS:
         body = cluster(name, content=content)
     lives = None if ttl is None else timedelta(seconds=ttl)
-    return url, name, Resource(url, name, body, ttl=lives, aliases=aliases)
+    return url, name, Resource(url, name, body, ttl=lives, aliases=aliases, late=late)
 
 
 def cluster(name: str, *, kind: str = "STATIC", service: str = "", content: str = "1") -> bytes:
@@ -309,3 +315,18 @@ class Sotw(Dialogue):
         message = self.expect_bodies(url, *bodies)
         self.ack(message, names)
         return message
+
+
+NAMED = [EDS, SDS, ECDS, RDS]
+"""The types of which an Envoy asks for names."""
+
+
+def synced(*extra: str) -> Delta:
+    """A stream that holds one resource of every type."""
+    urls = [CDS, EDS, SDS, LDS, ECDS, RDS, SRDS]
+    client = Delta(*(resource(url, "a") for url in urls))
+    for url in urls:
+        client.send(url, ["a", *extra] if url in NAMED else [])
+        client.ack(client.expect(url))
+    client.expect_nothing()
+    return client

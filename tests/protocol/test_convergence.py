@@ -2,6 +2,7 @@
 
 The client applies responses in order, asks for the load assignment of each cluster it has, and acknowledges late. Time
 stands still except to end a resume, so no bound ever lets anything through: every order seen is one that was earned.
+Clusters are led to by routes, and routes by a table, which is late.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from tests.protocol.dialogue import (
     CDS,
+    ECDS,
     EDS,
     LDS,
     PART,
@@ -49,6 +51,7 @@ class EnvoyLike(RuleBasedStateMachine):
         self.requests: deque[Any] = deque()
         self.asked: set[str] = set()
         self.started = False
+        self.routed = False  # first answers come as they are asked for: from then on the table leads to what is there
 
     @initialize(routes=worlds, contents=versions)
     def begin(self, routes: dict[str, str], contents: dict[str, int]) -> None:
@@ -65,6 +68,7 @@ class EnvoyLike(RuleBasedStateMachine):
                 world[change[:2]] = change[2]  # type: ignore[assignment]
         for name, target in routes.items():
             world[SRDS, name] = Resource(SRDS, name, f"{name} {target}".encode())
+        world[ECDS, "table"] = Resource(ECDS, "table", " ".join(["table", *sorted(routes)]).encode(), late=True)
         world[LDS, "l"] = Resource(LDS, "l", str(sum(contents.values()) % 2).encode())
         changes: list[Change] = [(url, name, found) for (url, name), found in world.items()]
         changes += [removed(url, name) for url, name in self.world if (url, name) not in world]
@@ -92,6 +96,11 @@ class EnvoyLike(RuleBasedStateMachine):
             name, target = body.decode().split()
             assert target in clusters, f"{name} leads to {target}, which is not there"
             assert target in assignments, f"{name} leads to {target}, which has no endpoints"
+        if ECDS in self.held and SRDS in self.held:
+            _, *known = self.held[ECDS]["table"].decode().split()
+            dangling = set(known) - self.held[SRDS].keys()
+            assert not dangling or not self.routed, f"the table leads to {dangling}, which are not there"
+            self.routed |= not dangling
 
     def settle(self) -> None:
         for _ in range(200):
@@ -110,7 +119,7 @@ class EnvoyLike(RuleBasedStateMachine):
         self.settle()
         self.client.advance(0.3)  # the grace of a resume
         self.settle()
-        expected: dict[str, dict[str, bytes]] = {CDS: {}, EDS: {}, LDS: {}, SRDS: {}}
+        expected: dict[str, dict[str, bytes]] = {CDS: {}, EDS: {}, LDS: {}, ECDS: {}, SRDS: {}}
         for (url, name), found in self.world.items():
             expected[url][name] = found.body
         assert {url: self.held.get(url, {}) for url in expected} == expected
@@ -122,9 +131,11 @@ class EnvoyLike(RuleBasedStateMachine):
         """As Envoy does: listeners and routes are asked for when all clusters have their endpoints."""
         if not self.started and self.held.get(CDS, {}).keys() == self.held.get(EDS, {}).keys():
             self.started = True
-            for url in (LDS, SRDS):
-                self.held[url] = {}
-                self.requests.append(lambda url=url: self.client.send(url))
+            self.routed = False
+            for url in (LDS, ECDS, SRDS):
+                self.held.pop(url, None)
+                names = ["table"] if url == ECDS else []
+                self.requests.append(lambda url=url, names=names: self.client.send(url, names))
 
     def connect(self) -> None:
         raise NotImplementedError
@@ -139,10 +150,10 @@ class DeltaEnvoy(EnvoyLike):
     def connect(self) -> None:
         self.client = Delta(store=self.store)
         self.started = SRDS in self.held and bool(self.held[CDS])  # with nothing, it begins as if for the first time
-        for url in (CDS, EDS, LDS, SRDS) if self.started else (CDS, EDS):
+        for url in (CDS, EDS, LDS, ECDS, SRDS) if self.started else (CDS, EDS):
             held = self.held.get(url, {})
             initial = {name: Resource(url, name, body).version for name, body in held.items()}
-            names = sorted(self.asked) if url == EDS else []
+            names = sorted(self.asked) if url == EDS else ["table"] if url == ECDS else []
             if url == EDS and not names:
                 continue
             self.requests.append(
@@ -191,7 +202,8 @@ class SotwEnvoy(EnvoyLike):
         else:
             self.held[url] = {self.name_of(url, body): body for body in bodies}
         self.nonces[url] = message.nonce
-        self.requests.append(lambda: self.client.ack(message, sorted(self.asked) if url == EDS else []))
+        names = {EDS: sorted(self.asked), ECDS: ["table"]}.get(url, [])
+        self.requests.append(lambda: self.client.ack(message, names))
         if url == CDS and self.asked != set(self.held[CDS]):
             self.asked = set(self.held[CDS])
             for name in self.held.get(EDS, {}).keys() - self.asked:

@@ -19,20 +19,8 @@ from tests.protocol.dialogue import (
     eds_cluster,
     removed,
     resource,
+    synced,
 )
-
-NAMED = [EDS, SDS, ECDS, RDS]
-
-
-def synced(*extra: str) -> Delta:
-    """A stream that holds one resource of every type."""
-    urls = [CDS, EDS, SDS, LDS, ECDS, RDS, SRDS]
-    client = Delta(*(resource(url, "a") for url in urls))
-    for url in urls:
-        client.send(url, ["a", *extra] if url in NAMED else [])
-        client.ack(client.expect(url))
-    client.expect_nothing()
-    return client
 
 
 def test_a_change_of_all_types_goes_out_in_order_each_after_the_acks_it_needs() -> None:
