@@ -172,7 +172,8 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     headers = {header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()}
     yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
     hosts = dict(host for gateway in view for host in wildcards(read, tables, gateway))
-    yield _extension(view, REKEY_WILDCARD, rekey_wildcard(hosts))
+    # It sends requests to shards that must be there: those that come before it does, those that go after it did.
+    yield _extension(view, REKEY_WILDCARD, rekey_wildcard(hosts), late=True)
     named = [row for gateway in view for row in read.find(tables.limits_by_gateway, gateway)]
     shared = {identity: limit for (_, _, identity), limit in named}
     slots = {slot for (_, slot, _), _ in named}
@@ -188,10 +189,10 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
         yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)
 
 
-def _extension(view: View, name: str, config: Any) -> tuple[ResourceKey, Resource]:
+def _extension(view: View, name: str, config: Any, *, late: bool = False) -> tuple[ResourceKey, Resource]:
     message = extension_pb2.TypedExtensionConfig(name=name, typed_config=config)
     body = checked(message, f"{GATEWAY_KIND} {view[0]}")
-    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, body, origin=view)
+    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, body, origin=view, late=late)
 
 
 def _jwt(read: Read, tables: Tables, view: View) -> Any:

@@ -11,7 +11,8 @@ these filters off for itself. Only when there is none do they act:
    catch-all of the listener group.
 
 The shards of an open host, of which only some paths were granted, do not decide on the others: their last route
-(`elsewhere`) switches the third filter on again. Of open wildcards the table knows the segments.
+(`elsewhere`) switches the third filter on again. Of open wildcards the table knows the segments. It may name no shard
+that a proxy does not have: its changes come after those of shards, and before removals of shards (`Resource.late`).
 
 Facts about Envoy 1.40 that shape this, each pinned by a test: what a route says to the Lua filter is read when the
 request reaches the filter, not when the chain is built; `streamInfo():routeName()` is empty while no route is
