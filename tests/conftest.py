@@ -7,7 +7,10 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from controlplane.xds.environment import WITHOUT_EXPERIMENTS
+
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what channels say of their end would stand between the dots
+os.environ.setdefault("GRPC_EXPERIMENTS", WITHOUT_EXPERIMENTS)  # servers inside of tests are those of `serve`
 
 # How long an example takes says what else the machine does. The rest is Hypothesis's own choice, in CI another one.
 settings.register_profile("patient", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -24,11 +24,10 @@ class Returned(Mapping[str, str]):
 
     def __init__(self, entries: Sequence[bytes], view: View, type_url: str) -> None:
         known = view.version_entries(type_url)
-        found = set(map(known.get, entries))
-        unknown = None in found
-        complete = len(found) - unknown == len(known)
-        self.other = initial_versions(filterfalse(known.__contains__, entries)) if unknown else {}
-        self.missing = NOTHING if complete else frozenset(filterfalse(found.__contains__, known.values()))
+        missing = known.keys() - entries  # the one pass over all of them
+        alike = len(entries) == len(known) - len(missing)  # each is known, and stands once
+        self.other = {} if alike else initial_versions(filterfalse(known.__contains__, entries))
+        self.missing = frozenset(map(known.__getitem__, missing)) if missing else NOTHING
         self._versions = view.versions(type_url)
 
     def __getitem__(self, name: str) -> str:

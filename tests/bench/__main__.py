@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from controlplane.xds import environment
 from tests.bench import (
     compared,
     compiling,
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--edits", type=int, default=100, help="edits of each size (default: 100)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
     options = parser.parse_args(arguments)
+    environment.prepare()  # as `serve` does; the processes that are started inherit it
     results: list[Result] = []
     failed: list[str] = []
     print(_HEADER)
