@@ -15,7 +15,9 @@ from envoy.type.matcher.v3 import regex_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from controlplane.filters.envoy import duration, packed
-from controlplane.spec.route import PathChange, PathMatch, Redirect, Retry
+from controlplane.spec.match import PathMatch
+from controlplane.spec.rewrite import PathChange
+from controlplane.spec.route import Redirect, Retry
 
 _CODES = route_components_pb2.RedirectAction.RedirectResponseCode
 _REDIRECT_CODES = {

@@ -20,7 +20,8 @@ from controlplane.model import regex
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.backend import Backend, Member
 from controlplane.spec.delegation import Delegate
-from controlplane.spec.route import PathMatch, Route
+from controlplane.spec.match import PathMatch
+from controlplane.spec.route import Route
 from controlplane.spec.rows import Element, GatewayRow
 
 if TYPE_CHECKING:
@@ -191,34 +192,19 @@ def claimed_by(
     return Claimed(tuple(hosts), matches, frozenset(host for host in hosts if not grant.whole(host)))
 
 
-_REGEX_LITERAL = re.compile(r"\^?((?:[A-Za-z0-9_~/-]|\\[.-])*)")
-
-
 def within(prefix: str, path: PathMatch) -> bool:
     """Whether every path that the match takes is the prefix, or lies below it."""
     base = prefix.rstrip("/")
     if not base:
         return True
     if path.regex is not None:
-        literal, whole = literal_of_regex(path.regex)
+        literal, whole = regex.literal(path.regex)
         return literal.startswith(f"{base}/") or (whole and literal in {base, prefix})
     if path.template is not None:
         literal = re.split(r"[*{]", path.template, maxsplit=1)[0]
         return literal.startswith(f"{base}/") or path.template == base
     text = path.exact or path.prefix or ""
     return text.startswith(f"{base}/") or (text == base and not prefix.endswith("/")) or text == prefix
-
-
-def literal_of_regex(pattern: str) -> tuple[str, bool]:
-    """The text that every match of a pattern begins with, and whether the pattern is nothing but that text."""
-    if regex.alternates(pattern):
-        return "", False
-    found = _REGEX_LITERAL.match(pattern)
-    assert found is not None
-    literal, rest = found[1], pattern[found.end() :]
-    if rest[:1] in {"*", "?", "+", "{"} and literal:
-        literal = literal[:-2] if literal[-2:-1] == "\\" else literal[:-1]
-    return literal.replace("\\", ""), rest in {"", "$"}
 
 
 def refusals_of_backend(

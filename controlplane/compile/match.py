@@ -16,7 +16,7 @@ from controlplane.filters.envoy import packed
 from controlplane.model import regex
 from controlplane.model.written import dump
 from controlplane.names import ElementKey
-from controlplane.spec.route import HeaderMatch, Match, PathMatch, QueryMatch
+from controlplane.spec.match import HeaderMatch, Match, PathMatch, QueryMatch
 
 MAX_SEGMENT = 255
 """Characters of a first segment that make a shard key."""

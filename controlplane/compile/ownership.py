@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from controlplane.compile import codes
 from controlplane.compile.chains import names_host
-from controlplane.compile.grants import Grant, literal_of_regex, within
+from controlplane.compile.grants import Grant, within
 from controlplane.compile.placement import covering_patterns, covers
 from controlplane.compile.rows import CompiledRoute, Entry, HostKey, Issue, MatchKey, Scope, ShardKey
 from controlplane.filters.shard_lua.compile import FALLBACK
 from controlplane.graph.engine import Index, Read
+from controlplane.model import regex
 from controlplane.names import ElementKey, GatewayName
-from controlplane.spec.route import PathMatch
+from controlplane.spec.match import PathMatch
 
 if TYPE_CHECKING:
     from controlplane.compile.pipeline import Tables
@@ -322,7 +323,7 @@ def _shape(path: str) -> Shape:
 def shape(path: PathMatch) -> Shape:
     """The shape of what a match takes. Of a regex only its literal beginning is known."""
     if path.regex is not None:
-        literal, whole = literal_of_regex(path.regex)
+        literal, whole = regex.literal(path.regex)
         if whole and literal:
             return Shape(_segments(literal), Follows.NOTHING)
         begin, _, stem = literal.rpartition("/")

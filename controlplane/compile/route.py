@@ -47,7 +47,8 @@ from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
-from controlplane.spec.route import Match, PathMatch, Route
+from controlplane.spec.match import Match, PathMatch
+from controlplane.spec.route import Route
 
 DISABLED_BODY = "this route is not configured correctly\n"
 """What a route with errors answers, with 503."""

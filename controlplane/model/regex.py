@@ -2,10 +2,18 @@
 
 The documents call `check`, so that a pattern that Envoy would refuse is an error at its line. It reads a little less
 than RE2 does (no Unicode classes, no quoted text), and matches nothing: no text of a tenant meets a backtracking engine.
+What a pattern could match is known roughly, and never too little: whether it can match anything made of given
+characters (`read`), and how that, and each of its groups, may begin.
 https://github.com/google/re2/wiki/Syntax
 """
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from controlplane.model.characters import EVERY, POSIX, Characters, characters, of_class, with_other_case
 
 MAX_CHARACTERS = 1024
 MAX_REPEAT = 1000
@@ -21,26 +29,50 @@ _BEYOND_ASCII = 10
 _CLASSES = {"d": 1, "w": 4, "s": 3, "D": 8, "W": 12, "S": 11}
 _ESCAPES = frozenset("aftnrv")
 _ASSERTIONS = frozenset("AzbB")
-_POSIX = frozenset(
-    {"alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "word"}
-    | {"xdigit"}
-)
 _FLAGS = frozenset("imsU")
+
+
+class Part(NamedTuple):
+    """What is known of a pattern, or of a part of it: the size of its program, and which texts it may match."""
+
+    size: int
+    empty: bool = True
+    """It may match nothing at all, which is something else than not to match."""
+    first: Characters = 0
+    """What a text that it matches may begin with, of the characters that texts are made of."""
+    possible: bool = True
+    """It may match some text made of these characters."""
+
+
+@dataclass(slots=True)
+class Groups:
+    """What is known of the groups of a pattern, by number."""
+
+    parts: dict[int, Part] = field(default_factory=dict)
+    leading: set[int] = field(default_factory=set)
+    """They begin where the match begins."""
+    optional: set[int] = field(default_factory=set)
+    """They may take no part in a match."""
 
 
 def check(text: str) -> int:
     """The number of groups of a pattern. Raises ValueError that says what RE2 does not understand, or that it is too large."""
+    return len(read(text)[1].parts)
+
+
+def read(text: str, made_of: Characters = EVERY) -> tuple[Part, Groups]:
+    """What is known of a pattern and its groups, for texts made of these characters. Raises as `check` does."""
     if not text or len(text) > MAX_CHARACTERS:
         raise ValueError(f"a regex has 1 to {MAX_CHARACTERS} characters")
-    reader = _Reader(text)
-    size = _FRAME + reader.alternatives(0)
+    reader = _Reader(text, made_of)
+    whole = reader.alternatives(0)
     if reader.at < len(text):
         raise reader.error('")" without "("')
-    if size > MAX_PROGRAM:
+    if (size := _FRAME + whole.size) > MAX_PROGRAM:
         raise ValueError(
             f"the regex is too large: about {size:,} instructions, at most {MAX_PROGRAM:,}; use smaller repetitions"
         )
-    return reader.groups
+    return whole, reader.known
 
 
 def alternates(text: str) -> bool:
@@ -50,14 +82,32 @@ def alternates(text: str) -> bool:
     return reader.several
 
 
-class _Reader:
-    """Reads a pattern once, from left to right; each method returns the size of what it read."""
+_LITERAL = re.compile(r"\^?((?:[A-Za-z0-9_~/-]|\\[.-])*)")
 
-    def __init__(self, text: str) -> None:
+
+def literal(text: str) -> tuple[str, bool]:
+    """The text that every match of a pattern begins with, and whether the pattern is nothing but that text."""
+    if alternates(text):
+        return "", False
+    found = _LITERAL.match(text)
+    assert found is not None
+    beginning, rest = found[1], text[found.end() :]
+    if rest[:1] in {"*", "?", "+", "{"} and beginning:
+        beginning = beginning[:-2] if beginning[-2:-1] == "\\" else beginning[:-1]
+    return beginning.replace("\\", ""), rest in {"", "$"}
+
+
+class _Reader:
+    """Reads a pattern once, from left to right; each method returns what is known of the part that it read."""
+
+    def __init__(self, text: str, made_of: Characters = EVERY) -> None:
         self.text = text
         self.at = 0
-        self.groups = 0
+        self.known = Groups()
         self.several = False
+        self._made_of = made_of
+        self._groups = 0
+        self._leads = True  # nothing that takes characters stands before
         self._names: set[str] = set()
         self._folds = False
         self._repeat = 1  # the largest product of nested repetitions in what was read last
@@ -78,30 +128,54 @@ class _Reader:
         self.at += 1
         return self.text[self.at - 1]
 
-    def alternatives(self, depth: int) -> int:
+    def alternatives(self, depth: int) -> Part:
         """What stands between bars, up to the end or a closing parenthesis."""
         if depth > MAX_DEPTH:
             raise self.error(f"more than {MAX_DEPTH} nested groups")
-        size, repeat = self._sequence(depth), self._repeat
+        leads, groups = self._leads, self._groups
+        found, repeat = [self._sequence(depth)], self._repeat
         while self._take("|"):
             self.several |= depth == 0
-            size += 1 + self._sequence(depth)
+            self._leads = leads
+            found.append(self._sequence(depth))
             repeat = max(repeat, self._repeat)
         self._repeat = repeat
-        return size
+        if len(found) == 1:
+            return found[0]
+        self._may_be_left_out(groups)
+        size = sum(part.size for part in found) + len(found) - 1
+        possible = [part for part in found if part.possible]
+        first = 0
+        for part in possible:
+            first |= part.first
+        return Part(size, any(part.empty for part in possible), first, bool(possible))
 
-    def _sequence(self, depth: int) -> int:
+    def _may_be_left_out(self, groups: int) -> None:
+        """The groups that were opened since there were so many."""
+        self.known.optional.update(range(groups + 1, self._groups + 1))
+
+    def _sequence(self, depth: int) -> Part:
         size, repeat = 0, 1
+        empty, first, possible = True, 0, True
         while self.at < len(self.text) and self.text[self.at] not in "|)":
             self._repeat = 1
-            size += self._repeated(self._atom(depth))
+            groups = self._groups
+            part = self._repeated(self._atom(depth), groups)
             repeat = max(repeat, self._repeat)
+            size += part.size
+            if empty:
+                first |= part.first
+            empty &= part.empty
+            possible &= part.possible
+            self._leads &= part.empty and not part.first
         self._repeat = repeat
-        return max(size, 1)
+        return Part(max(size, 1), empty, first if possible else 0, possible)
 
-    def _repeated(self, size: int) -> int:
+    def _repeated(self, part: Part, groups: int) -> Part:
         start = self.at
+        size, least, most = part.size, 1, None
         if self.text[self.at : self.at + 1] in {"*", "+", "?"}:
+            least, most = int(self.text[self.at] == "+"), 1 if self.text[self.at] == "?" else None
             self.at += 1
             size += 4
         elif (bounds := self._bounds()) is not None:
@@ -111,11 +185,16 @@ class _Reader:
                 raise self.error(f"a repetition of more than {MAX_REPEAT}", start)
             size = max(least * size + (size + 4 if most is None else (most - least) * (size + 1)), 1)
         else:
-            return size
+            return part
         self._take("?")
         if self.text[self.at : self.at + 1] in {"*", "+", "?"} or self._bounds() is not None:
             raise self.error("RE2 has no possessive quantifier, and no repetition of a repetition")
-        return size
+        if most != 1:  # a group holds what its last repetition matched
+            self.known.leading.difference_update(range(groups + 1, self._groups + 1))
+        if least == 0:
+            self._may_be_left_out(groups)
+            return Part(size, empty=True, first=0 if most == 0 else part.first)
+        return part._replace(size=size)
 
     def _bounds(self) -> tuple[int, int | None] | None:
         """`{2}`, `{2,}` or `{2,5}`; anything else in braces is text, as it is for RE2."""
@@ -130,40 +209,57 @@ class _Reader:
         self.at = end + 1
         return int(least), int(most) if most else None if comma else int(least)
 
-    def _atom(self, depth: int) -> int:
+    def _one_of(self, size: int, members: Characters) -> Part:
+        """One character of these."""
+        if self._folds:
+            size = 3 * size + 5
+            members = with_other_case(members)
+        members &= self._made_of
+        return Part(size, empty=False, first=members, possible=bool(members))
+
+    def _atom(self, depth: int) -> Part:
         start = self.at
         if self._bounds() is not None:
             raise self.error("nothing before a repetition to repeat", start)
         character = self._next("it")
         if character == "(":
-            size = self._group(depth, start)
-        elif character == "[":
-            size = self._folded(self._class(start))
-        elif character == "\\":
-            size = self._folded(self._escape(in_class=False))
-        elif character == ".":
-            size = _CLASSES["D"]
-        elif character in "*+?":
+            return self._group(depth, start)
+        if character == "[":
+            return self._one_of(*self._class(start))
+        if character == "\\":
+            return self._escaped()
+        if character in "^$":
+            return Part(1)
+        if character == ".":
+            return Part(_CLASSES["D"], empty=False, first=self._made_of, possible=bool(self._made_of))
+        if character in "*+?":
             raise self.error(f'nothing before "{character}" to repeat', start)
-        elif character in "kKsS":
-            size = 4  # with (?i) they have a third form
-        else:
-            size = 1 if character.isascii() else self._folded(len(character.encode()))
-        return size
+        part = self._one_of(len(character.encode()), characters(character))
+        if character.isascii():
+            # With (?i) a letter is a class of two; two letters have a third form, beyond ASCII.
+            return part._replace(size=4 if character in "kKsS" else 1)
+        return part
 
-    def _folded(self, size: int) -> int:
-        """The size of something that is read without regard to case, if it is."""
-        return 3 * size + 5 if self._folds else size
+    def _escaped(self) -> Part:
+        """An escape outside of classes."""
+        at = self.at
+        size = self._escape(in_class=False)
+        written = self.text[at : self.at]
+        if written in _ASSERTIONS:
+            return Part(size)
+        if written in _CLASSES:
+            return self._one_of(size, of_class(written))
+        return self._one_of(size, characters(_character(written)))
 
-    def _group(self, depth: int, start: int) -> int:
-        extra = 2
+    def _group(self, depth: int, start: int) -> Part:
+        number = None
+        leads = self._leads
         if not self._take("?"):
-            self.groups += 1
+            number = self._open()
         elif self._take("P<") or (self.text[self.at + 1 : self.at + 2] not in {"=", "!"} and self._take("<")):
-            self.groups += 1
+            number = self._open()
             self._name(start)
         else:
-            extra = 0
             flags = self.at
             self._folds |= "i" in self.text[flags : flags + len(_FLAGS) + 1].partition(")")[0].partition(":")[0]
             while self.at < len(self.text) and (self.text[self.at] in _FLAGS or self.text[self.at] == "-"):
@@ -175,16 +271,25 @@ class _Reader:
                     raise self.error("flags such as (?i) are missing", start)
                 if self.text[self.at : self.at + 1] in {"*", "+", "?"} or self._bounds() is not None:
                     raise self.error("nothing before a repetition to repeat")
-                return 1
+                return Part(1)
             if not self._take(":"):
                 raise self.error(
                     "RE2 has no look-around, back-reference, condition, comment or atomic group, only the flags imsU",
                     start,
                 )
-        size = self.alternatives(depth + 1)
+        part = self.alternatives(depth + 1)
         if not self._take(")"):
             raise self.error('"(" without ")"', start)
-        return size + extra
+        if number is None:
+            return part
+        self.known.parts[number] = part
+        if leads:
+            self.known.leading.add(number)
+        return part._replace(size=part.size + 2)
+
+    def _open(self) -> int:
+        self._groups += 1
+        return self._groups
 
     def _name(self, start: int) -> None:
         end = self.text.find(">", self.at)
@@ -226,30 +331,35 @@ class _Reader:
             raise self.error('a character is written as "\\x41" or "\\x{20AC}"', start)
         return 1 if code < 0x80 else 4
 
-    def _class(self, start: int) -> int:
-        size = 10 if self._take("^") else 0
+    def _class(self, start: int) -> tuple[int, Characters]:
+        negated = self._take("^")
+        size, members = 10 if negated else 0, 0
         first = True
         while first or not self._take("]"):
             first = False
             if self._take("[:"):
                 name = self.text[self.at : max(self.text.find(":]", self.at), self.at)]
-                if name.removeprefix("^") not in _POSIX:
+                if (known := POSIX.get(name.removeprefix("^"))) is None:
                     raise self.error('a class in a class is one such as "[:alpha:]"', start)
                 self.at += len(name) + 2
                 size += 12 if name.startswith("^") else 4
+                members |= EVERY & ~known if name.startswith("^") else known
                 continue
             low, cost = self._member(start)
             if self.text.startswith("-", self.at) and self.text[self.at + 1 : self.at + 2] not in {"", "]"}:
                 self.at += 1
                 high, more = self._member(start)
-                if low is None or high is None or low > high:
+                if not (isinstance(low, str) and isinstance(high, str)) or low > high:
                     raise self.error("a range in a class goes from a character to a later one", start)
                 cost = max(cost, more)
+                members |= (1 << min(ord(high), 128) + 1) - (1 << min(ord(low), 128))
+            else:
+                members |= characters(low) if isinstance(low, str) else low
             size += cost
-        return max(size, 1)
+        return max(size, 1), EVERY & ~members if negated else members
 
-    def _member(self, start: int) -> tuple[str | None, int]:
-        """One member of a class: its character (None for a class such as one of digits), and its size."""
+    def _member(self, start: int) -> tuple[str | Characters, int]:
+        """One member of a class: its character, or the set of a class such as one of digits, and its size."""
         character = self._next("a class in brackets")
         if character != "\\":
             return character, 1 if character.isascii() else _BEYOND_ASCII
@@ -257,7 +367,7 @@ class _Reader:
         size = self._escape(in_class=True)
         written = self.text[at : self.at]
         if written in _CLASSES:
-            return None, size
+            return of_class(written), size
         return _character(written), 1 if size == 1 else _BEYOND_ASCII
 
 

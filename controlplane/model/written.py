@@ -28,6 +28,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from controlplane.model import regex
+from controlplane.model.characters import Characters, characters
 
 
 class Choice(NamedTuple):
@@ -198,13 +199,30 @@ def _own_header_name(text: str) -> str:
     return name
 
 
+def _seen_header_name(text: str) -> str:
+    name = header_name(text)
+    if "_" in name:
+        raise ValueError("requests with an underscore in the name of a header are refused: it would never be seen")
+    if name.startswith("x-gatewayspec-"):
+        raise ValueError(f'"{name}" belongs to the proxy')
+    if name in _NEVER_SEEN:
+        raise ValueError(f'"{name}" is removed from every request before anything looks at it')
+    return name
+
+
+_NEVER_SEEN = frozenset(
+    ("connection", "keep-alive", "proxy-connection", "transfer-encoding", "x-forwarded-client-cert")
+)
+
 HeaderName = Annotated[str, AfterValidator(header_name)]
-"""A header that is looked at."""
+SeenHeaderName = Annotated[str, AfterValidator(_seen_header_name)]
+"""A header of requests that is looked at."""
 ChangedHeaderName = Annotated[str, AfterValidator(_own_header_name)]
 """A header that is set, added or removed."""
 
 
-def _header_value(text: str) -> str:
+def header_value(text: str) -> str:
+    """The value of a header, or a part of one. Raises ValueError when it cannot be."""
     if len(text) > 8192:
         raise ValueError("a header value has at most 8192 characters")
     if any((ord(character) < 0x20 and character != "\t") or ord(character) == 0x7F for character in text):
@@ -212,7 +230,7 @@ def _header_value(text: str) -> str:
     return text
 
 
-HeaderValue = Annotated[str, AfterValidator(_header_value)]
+HeaderValue = Annotated[str, AfterValidator(header_value)]
 
 
 def _address(text: str) -> str:
@@ -237,6 +255,26 @@ def _regex(text: str) -> str:
 
 Regex = Annotated[str, AfterValidator(_regex)]
 """RE2 syntax, matched against the whole text."""
+
+
+def regex_for(made_of: Characters, texts: str, begin: str = "") -> AfterValidator:
+    """A regex that can match a text of these characters; an error says what such `texts` are."""
+
+    def possible(pattern: str) -> str:
+        part, _ = regex.read(pattern, made_of)
+        if not (part.first & characters(begin) if begin else part.possible):
+            raise ValueError(f"no request matches this regex: {texts}")
+        return pattern
+
+    return AfterValidator(possible)
+
+
+class FieldError(ValueError):
+    """What is wrong with a field further down than the model that sees it: `path` leads there, as people write it."""
+
+    def __init__(self, path: tuple[str | int, ...], message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class OneOf(Written):

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from controlplane.model.written import Choice, Host, Name, OneOf, Written
-from controlplane.spec.route import literal_path
+from controlplane.spec.match import literal_path
 
 _PATTERN = r"^(\*|[a-z0-9]([-a-z0-9.]{0,251})\*?)$"
 

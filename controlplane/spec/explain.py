@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from controlplane.errors import Diagnostic, Place, nearest
+from controlplane.model.written import FieldError
 from controlplane.spec.codes import Code
 from controlplane.spec.places import positions, shown
 from controlplane.spec.yaml import MAX_FAULTS, Fault, Path
@@ -113,7 +114,8 @@ def _found(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Found:
             return _Found(Code.MISSING_FIELD, f'missing field "{path[-1]}"', path[:-1], at=path[:-1])
         case "value_error":
             code = Code.CONTRADICTION if isinstance(value, dict | list | tuple) else Code.MALFORMED
-            return _Found(code, str(context["error"]), path)
+            error = context["error"]
+            return _Found(code, str(error), path + (error.path if isinstance(error, FieldError) else ()))
         case "literal_error" | "enum":
             choices = re.findall(r"'([^']*)'|(\w[\w.-]*)", str(context.get("expected", "")).replace(" or ", " "))
             known = [text or ("true" if bare == "True" else bare) for text, bare in choices]

@@ -11,7 +11,7 @@ from controlplane.compile.grants import Grant, within
 from controlplane.names import GatewayName
 from controlplane.spec.delegation import Delegate
 from controlplane.spec.gateway import KINDS
-from controlplane.spec.route import PathMatch
+from controlplane.spec.match import PathMatch
 from controlplane.spec.rows import rows
 from tests.compile import worlds
 

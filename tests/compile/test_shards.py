@@ -16,7 +16,7 @@ from controlplane.compile.compiler import Compiler
 from controlplane.compile.match import order, segment
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.names import ElementKey, GatewayName
-from controlplane.spec.route import Match
+from controlplane.spec.match import Match
 from tests.compile import worlds
 from tests.compile.lookup import Lookup
 from tests.compile.reference import Outcome, Request, decide

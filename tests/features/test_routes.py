@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
+from controlplane.spec.match import PathMatch
 from tests.features.conftest import Backends
 from tests.support.edge import Edge
 
@@ -44,6 +46,8 @@ spec:
     - {name: inverted, hosts: [shop.example.com], match: [{path: {prefix: /inverted}, headers: [{name: x-team, exact: red, invert: true}]}], public: true, respond: {status: 200, body: not red}}
     - {name: query, hosts: [shop.example.com], match: [{path: {prefix: /query}, query: [{name: v, exact: "2"}]}], public: true, respond: {status: 200, body: v2}}
     - {name: query-any, hosts: [shop.example.com], match: [{path: {prefix: /query}, query: [{name: v, present: true}]}], public: true, respond: {status: 200, body: v}}
+    - {name: search, hosts: [shop.example.com], match: [{path: {exact: /search}, query: [{name: q, regex: 'a(%20|\\+)b'}]}], public: true, respond: {status: 200}}
+    - {name: first, hosts: [shop.example.com], match: [{path: {exact: /first}, query: [{name: v, exact: a}]}], public: true, respond: {status: 200}}
     - {name: both, hosts: [shop.example.com], match: [{path: {exact: /a}}, {path: {exact: /b}}], public: true, respond: {status: 200, body: a or b}}
     - {name: root, hosts: [root.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
     - {name: wild, hosts: ["*.wild.example.com"], match: [{path: {prefix: /}}], public: true, respond: {status: 200, body: wild}}
@@ -206,3 +210,44 @@ def test_many_requests_on_one_http2_connection(edge: Edge) -> None:
     with edge.http2() as connection:
         found = [connection.request(path, "shop.example.com").body for path in ("/a", "/api", "/x/y.css", "/none")]
     assert found == [b"a or b", b"short", b"floating", b""]
+
+
+LETTERS = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def accepted(path: str) -> bool:
+    try:
+        PathMatch(exact=path)
+    except ValueError:
+        return False
+    return True
+
+
+def test_a_literal_path_that_is_accepted_is_one_that_requests_have(ports: dict[str, int]) -> None:
+    """Envoy encodes and decodes some characters before it compares: a route that could never match is no document."""
+    every = [f"/a{one}b" for one in (*LETTERS, *(f"%{code:02X}" for code in range(256)))]
+    routes = [
+        {"name": f"r{number}", "hosts": ["shop.example.com"], "match": [{"path": {"exact": path}}], "public": True}
+        | {"respond": {"status": 200, "body": path}}
+        for number, path in enumerate(every)
+        if accepted(path)
+    ]
+    rest = {"name": "rest", "hosts": ["rest.example.com"], "match": [{"path": {"prefix": "/"}}], "public": True}
+    routes.append(rest | {"to": [{"backend": "one"}]})
+    document, _, _ = SPEC.partition("  routes:\n")
+    with Edge(f"{document}  routes: {json.dumps(routes)}\n", ports) as edge, edge.connect() as connection:
+        for path in every:
+            if accepted(path):
+                assert connection.request(path, "shop.example.com").body == path.encode()
+            elif path not in {"/a#b", "/a?b", "/a%00b", "/a%2Fb", "/a%5Cb"}:
+                assert connection.request(path, "rest.example.com").seen_path != path, "it could have been accepted"
+
+
+@pytest.mark.parametrize(("sent", "status"), [("a%20b", 200), ("a+b", 200), ("a%2520b", 404), ("ab", 404)])
+def test_a_query_is_compared_as_it_was_sent(edge: Edge, sent: str, status: int) -> None:
+    """A regex is how to say both forms of a space."""
+    assert edge.request(f"/search?q={sent}").status == status
+
+
+def test_only_the_first_of_equal_parameters_counts(edge: Edge) -> None:
+    assert [edge.request(f"/first?{query}").status for query in ("v=a&v=b", "v=b&v=a")] == [200, 404]

@@ -14,11 +14,11 @@ from controlplane.model.written import (
     Choice,
     Duration,
     Flag,
-    HeaderName,
     HeaderValue,
     Name,
     OneOf,
     PositiveDuration,
+    SeenHeaderName,
     Written,
     canonical_host,
 )
@@ -78,7 +78,7 @@ class TokenPlace(OneOf):
 
     choices = (Choice(("header", "cookie", "query")),)
 
-    header: HeaderName | None = None
+    header: SeenHeaderName | None = None
     prefix: HeaderValue = ""
     cookie: Annotated[str, Field(pattern=_TOKEN)] | None = None
     query: Annotated[str, Field(pattern=_TOKEN)] | None = None
