@@ -107,6 +107,11 @@ class Cluster:
         self.write([("POST", _ROUTES.format(TEAM), route(index)) for index in wanted])
         self.routes = max(self.routes, count)
 
+    def told(self) -> bool:
+        """Whether every RouteSpec of the team says what became of it."""
+        with closing(self.session()) as session:
+            return all("status" in one for one in json.loads(session.send("GET", routes_path()))["items"])
+
     def write(self, requests: Sequence[tuple[str, str, Object]]) -> float:
         """All of these, on several connections at once; time.monotonic() when the last was answered."""
         waiting = iter(requests)
@@ -283,6 +288,11 @@ class Sight:
     def look(self) -> None:
         """Take what the watcher has said."""
         self._seen |= dict(one for one in self._watcher.said() if one)
+
+    def quiet(self, seconds: float) -> None:
+        """Wait until it has seen nothing for so long."""
+        while self._watcher.pipe.poll(seconds):
+            self.look()
 
     def after(self, writes: dict[str, float]) -> list[float]:
         """Seconds from each write, by resource version, to when the watcher had it; all of them are waited for."""

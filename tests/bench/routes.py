@@ -1,7 +1,7 @@
 """From a RouteSpec that is created in a real cluster to the answer of a real Envoy, alone and among other changes.
 
-The clock runs from the answer of the API server to the first request that the new route answers; status is written all the
-while. Blocks of creations alternate between quiet and 20 changes a second of other RouteSpecs, so that what else the
+The clock runs from the answer of the API server to the first request that the new route answers; the status of what changes
+is written all the while, that of what was there before. Blocks of creations alternate between quiet and 20 changes a second of other RouteSpecs, so that what else the
 machine does meets both. A host that nobody has answers 404; anything but that, and then 200, is an error.
 """
 
@@ -76,6 +76,8 @@ def _measure(api: Cluster, size: int, plan: Plan, medians: dict[int, float]) -> 
         last = host(api.routes - 1)
         until(lambda: envoy.check() or client.ask(last, "/").status == 200, "the last route answers", step=0.05)
         sight = Sight(stack.enter_context(Beside(bare_watch, api.folder, api.api.port, routes_path())))
+        until(api.told, "what is there has its status", step=0.5)
+        sight.quiet(1.0)
         others = stack.enter_context(Beside(changing, api.folder, api.api.port, size))
         watched = [(host(index), "/") for index in range(1, size, 2)]
         stop = stack.enter_context(bystander(port, watched[:: max(1, len(watched) // 200)]))
