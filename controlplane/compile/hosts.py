@@ -135,7 +135,9 @@ class _Shard:
             bodies = [MERGED_ROOT, *without_upgrades(served), self._end()]
         else:
             bodies = [*(entry.body for entry in served), self._end()]
-        return _row(shard(self.key, bodies), self.key.gateway)
+        # What this gateway would write claims to, were it not for an older one, still comes from nobody else.
+        kept_out = self.read.get(self.tables.given_up_headers, self.key.gateway) or frozenset()
+        return _row(shard(self.key, bodies, kept_out), self.key.gateway)
 
     def _end(self) -> bytes:
         if self.left_to_others:

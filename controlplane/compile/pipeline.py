@@ -112,6 +112,8 @@ class Tables:
             self.backends,
             lambda key, element: [element.gateway] if key.object.kind == GATEWAY_KIND else [],
         )
+        self.providers_by_claim_header = Index("providers by claim header", self.providers, providers.claim_headers)
+        self.providers_by_token_header = Index("providers by token header", self.providers, providers.token_headers)
         self.kept_by_gateway = Index("kept by gateway", self.kept_requirements, lambda key, _: [key[0]])
         self.kept_chains_by_gateway = Index("kept chains", self.kept_chains, lambda _, chain: [chain.gateway])
         self.gone_gateways = Index("gone gateways", self.kept_gateways, lambda _, __: [True])
@@ -127,8 +129,11 @@ class Tables:
         self.refused_backends: Derived[Any, Any, ElementKey, bool] = Derived(
             "refused_backends", self.backends, self._with(grants.refusals_of_backend)
         )
+        self.given_up_headers: Grouped[Any, Any, Any, GatewayName, frozenset[str]] = Grouped(
+            "given_up_headers", self.providers_by_gateway, self._with(providers.given_up_headers)
+        )
         self.identity_headers: Grouped[Any, Any, Any, GatewayName, frozenset[str]] = Grouped(
-            "identity_headers", self.providers_by_gateway, providers.identity_headers
+            "identity_headers", self.providers_by_gateway, self._with(providers.identity_headers)
         )
         self.provider_states: Derived[Any, Any, ElementKey, ProviderStatus] = Derived(
             "provider_states", self.providers, self._with(providers.provider_state)

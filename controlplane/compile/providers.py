@@ -1,4 +1,9 @@
-"""JWT providers: whether their keys can be had, and which headers only they may set."""
+"""JWT providers: whether their keys can be had, and which headers only they may set.
+
+What a provider writes its claims to is removed from every request on every listener of a proxy, whatever gateway it is
+for, before tokens are looked for. So such a header of one gateway cannot be where another one on the same proxies takes
+its tokens from: the older gateway keeps its meaning of the header, and the provider of the other one is out of use.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
+from controlplane.compile.claims import excluded
 from controlplane.compile.rows import Issue, ProviderStatus
 from controlplane.filters.jwt.key_set import key_set_problem
 from controlplane.filters.jwt.spec import JwtProvider
-from controlplane.graph.engine import Read
+from controlplane.graph.engine import Index, Read
 from controlplane.names import ElementKey, GatewayName, SecretRef
 from controlplane.spec.rows import Element
 
 if TYPE_CHECKING:
     from controlplane.compile.pipeline import Tables
+
+ByHeader = Index[ElementKey, Element, str]
 
 
 def provider_state(
@@ -23,15 +31,17 @@ def provider_state(
     """The state of one provider. Lost keys close its routes: authentication fails closed."""
     provider = element.part
     assert isinstance(provider, JwtProvider)
-    set_here = read.get(tables.identity_headers, element.gateway) or frozenset()
-    if unreadable := [name for name in provider.token_headers() if name in set_here]:
-        taken = f'no token reaches it: "{unreadable[0]}" is a header of claimsToHeaders, which clients may not send'
-        help = "give the claim a header of its own; its routes answer 503 until then"
-        read.note(
-            Issue(key, "from" if provider.from_ else "", codes.IDENTITY_HEADER, taken, help, section="identity.jwt")
-        )
-        yield key, ProviderStatus(taken)
-    elif provider.jwks.inline is not None:
+    if (issue := _misread(read, tables, key, element.gateway, provider)) is not None:
+        read.note(issue)
+        yield key, ProviderStatus(issue.message)
+        return
+    for index, place in enumerate(provider.from_):
+        if place.cookie is not None and not provider.forward:
+            message = f'backends get the token in cookie "{place.cookie}": Envoy removes no cookies'
+            help = "say forward: true where they may have it"
+            path = f"from[{index}].cookie"
+            read.note(Issue(key, path, codes.IMPOSSIBLE, message, help, error=False, section="identity.jwt"))
+    if provider.jwks.inline is not None:
         yield key, ProviderStatus(None, provider.jwks.inline)
     elif provider.jwks.secret_ref is None:
         yield key, ProviderStatus(None)
@@ -71,15 +81,64 @@ def provider_state(
             yield key, ProviderStatus(None, key_set.decode())
 
 
+def _misread(read: Read, tables: Tables, key: ElementKey, gateway: GatewayName, provider: JwtProvider) -> Issue | None:
+    """What is wrong when a header would be both a claim that the gateway vouches for, and a token of a client."""
+    given_up = read.get(tables.given_up_headers, gateway) or frozenset()
+    for header in sorted(given_up.intersection(provider.claims_to_headers.values())):
+        owner = next(_older(read, tables.providers_by_token_header, tables, gateway, header))
+        message = f'"{header}" is where gateway {owner} takes its tokens from, on the same proxies'
+        help = "give the claim another header; its routes answer 503 until then"
+        return Issue(key, "claimsToHeaders", codes.CONFLICT, message, help, section="identity.jwt")
+    path, here = "from" if provider.from_ else "", read.get(tables.identity_headers, gateway) or frozenset()
+    for header in provider.token_headers():
+        message = f'no token reaches it: "{header}" is a header of claimsToHeaders'
+        if header in here:
+            help = "give the claim a header of its own; its routes answer 503 until then"
+            issue = f"{message}, which clients may not send"
+            return Issue(key, path, codes.IDENTITY_HEADER, issue, help, section="identity.jwt")
+        if (other := next(_older(read, tables.providers_by_claim_header, tables, gateway, header), None)) is not None:
+            issue = f"{message} of gateway {other}, on the same proxies"
+            help = "take the token from another place; its routes answer 503 until then"
+            return Issue(key, path, codes.CONFLICT, issue, help, section="identity.jwt")
+    return None
+
+
+def _older(read: Read, providers: ByHeader, tables: Tables, gateway: GatewayName, header: str) -> Iterator[GatewayName]:
+    """Older gateways that share proxies with this one and use a header."""
+    others = {element.gateway for _, element in read.find(providers, header)} - {gateway}
+    row = read.get(tables.gateways, gateway) if others else None
+    for other in sorted(others if row is not None else ()):
+        rival = read.get(tables.gateways, other)
+        assert row is not None
+        if rival is not None and not excluded(rival.labels, row.labels) and (rival.claim, other) < (row.claim, gateway):
+            yield other
+
+
+def claim_headers(_: ElementKey, element: Element) -> set[str]:
+    """The headers that a provider writes claims to."""
+    assert isinstance(element.part, JwtProvider)
+    return set(element.part.claims_to_headers.values())
+
+
+def token_headers(_: ElementKey, element: Element) -> set[str]:
+    """The headers that a provider takes tokens from."""
+    assert isinstance(element.part, JwtProvider)
+    return set(element.part.token_headers())
+
+
+def given_up_headers(
+    read: Read, tables: Tables, gateway: GatewayName, members: tuple[tuple[ElementKey, Element], ...]
+) -> Iterator[tuple[GatewayName, frozenset[str]]]:
+    """The claim headers of a gateway that hold tokens of an older one; they must not be removed for that one."""
+    names = {header for member in members for header in claim_headers(*member)}
+    if lost := {name for name in names if any(_older(read, tables.providers_by_token_header, tables, gateway, name))}:
+        yield gateway, frozenset(lost)
+
+
 def identity_headers(
-    _: Read, gateway: GatewayName, members: tuple[tuple[ElementKey, Element], ...]
+    read: Read, tables: Tables, gateway: GatewayName, members: tuple[tuple[ElementKey, Element], ...]
 ) -> Iterator[tuple[GatewayName, frozenset[str]]]:
     """The headers that providers of a gateway set, and that nobody else may."""
-    names = {
-        header
-        for _, element in members
-        if isinstance(element.part, JwtProvider)
-        for header in element.part.claims_to_headers.values()
-    }
-    if names:
+    given_up = read.get(tables.given_up_headers, gateway) or frozenset()
+    if names := {header for member in members for header in claim_headers(*member) if header not in given_up}:
         yield gateway, frozenset(names)

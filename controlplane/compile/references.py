@@ -53,6 +53,9 @@ class Surroundings(Protocol):
     def token_places(self, gateway: GatewayName, name: str) -> list[str]:
         """Where a JWT provider takes its tokens from, in words."""
 
+    def claim_headers(self, gateway: GatewayName, name: str) -> list[str]:
+        """The headers that a JWT provider writes claims to, sorted."""
+
     def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
         """The headers that providers of the gateway set."""
 
@@ -166,9 +169,19 @@ def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: 
 
 
 def _check_places(around: Surroundings, problems: Problems, gateway: GatewayName, names: list[str]) -> None:
-    """Each of several required tokens must come from a place of its own: Envoy shows every token to every provider."""
+    """Each of several required tokens must come from a place of its own: Envoy shows every token to every provider.
+
+    And its claims go to headers of its own: what one issuer says would replace what another one does.
+    """
     taken: dict[str, str] = {}
     for name in names:
+        for header in around.claim_headers(gateway, name):
+            if (other := taken.setdefault(f"claims {header}", name)) != name:
+                problems.error(
+                    codes.IMPOSSIBLE, "auth.allOf",
+                    f'"{other}" and "{name}" both write a claim to "{header}": it would not be known whose it is',
+                    "give one of them another header (identity.jwt[].claimsToHeaders)",
+                )  # fmt: skip
         for place in around.token_places(gateway, name):
             if (other := taken.setdefault(place, name)) != name:
                 problems.error(

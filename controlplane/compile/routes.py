@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile.grants import Grant
+from controlplane.compile.providers import claim_headers
 from controlplane.compile.route import compiled_route
 from controlplane.compile.rows import Chain, CompiledRoute, Issue, ProviderStatus, Settings
 from controlplane.filters.jwt.spec import JwtProvider
@@ -81,6 +82,10 @@ class _Surroundings:
     def token_places(self, gateway: GatewayName, name: str) -> list[str]:
         found = self._own(self._tables.providers_by_name, gateway, name)
         return found[1].part.token_places() if found and isinstance(found[1].part, JwtProvider) else []
+
+    def claim_headers(self, gateway: GatewayName, name: str) -> list[str]:
+        found = self._own(self._tables.providers_by_name, gateway, name)
+        return sorted(claim_headers(*found)) if found else []
 
     def known(self, kind: str, gateway: GatewayName) -> list[str]:
         index = {

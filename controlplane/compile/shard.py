@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
@@ -40,8 +40,8 @@ def ordered(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Entry | None]]:
         by_path.setdefault(entry.signature.path, []).append(entry)
 
 
-def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
-    """The resource of one shard; `routes` are serialised Envoy routes in order.
+def shard(key: ShardKey, routes: Iterable[bytes], kept_out: frozenset[str] = frozenset()) -> Resource:
+    """The resource of one shard; `routes` are serialised Envoy routes in order, `kept_out` headers that go to no backend.
 
     The routes are spliced in as bytes: a message of many routes is not built again because one of them changed.
     """
@@ -52,7 +52,7 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
     configuration = (
         serialised(route_pb2.RouteConfiguration(name=shard_name(key.group, key.host, key.segment)))
         + delimited(_CONFIGURATION_HOSTS, virtual_host)
-        + _what_shards_say(fallback=key.segment == shard_lua.FALLBACK)
+        + _what_shards_say(kept_out, fallback=key.segment == shard_lua.FALLBACK)
     )
     scope = scoped_route_pb2.ScopedRouteConfiguration(name=name)
     for fragment in (f"{key.group}|{key.host}", key.segment):
@@ -60,8 +60,8 @@ def shard(key: ShardKey, routes: Iterable[bytes]) -> Resource:
     return Resource(SCOPED_ROUTE, name, serialised(scope) + delimited(_SCOPE_CONFIGURATION, configuration))
 
 
-@cache
-def _what_shards_say(*, fallback: bool) -> bytes:
+@lru_cache(maxsize=1024)
+def _what_shards_say(kept_out: frozenset[str], *, fallback: bool) -> bytes:
     """The fields of a route configuration that follow its virtual hosts (by number, as in canonical encoding)."""
     configuration = route_pb2.RouteConfiguration(
         ignore_port_in_host_matching=True,
@@ -69,6 +69,7 @@ def _what_shards_say(*, fallback: bool) -> bytes:
         validate_clusters=BoolValue(value=False),
     )
     shard_lua.decided(configuration, fallback=fallback)
+    configuration.request_headers_to_remove.extend(sorted(kept_out))
     return serialised(configuration)
 
 

@@ -170,6 +170,7 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     """The filter configurations that come by ECDS: a change reaches open connections, and no listener drains."""
     yield _extension(view, filter_chain.JWT, _jwt(read, tables, view))
     headers = {header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()}
+    headers |= {header for _, _, spec, _ in _kept(read, tables, view) for header in spec.claims_to_headers.values()}
     yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
     hosts = dict(host for gateway in view for host in wildcards(read, tables, gateway))
     # It sends requests to shards that must be there: those that come before it does, those that go after it did.
@@ -198,13 +199,11 @@ def _extension(view: View, name: str, config: Any, *, late: bool = False) -> tup
 def _jwt(read: Read, tables: Tables, view: View) -> Any:
     providers: dict[str, Any] = {}
     requirements: set[str] = set()
-    declared: set[str] = set()
     for gateway in view:
         for key, element in read.find(tables.providers_by_gateway, gateway):
             state = read.get(tables.provider_states, key)
             assert isinstance(element.part, JwtProvider)
             name = jwt.provider_name(gateway, element.part.name)
-            declared.add(name)
             if state is not None and state.problem is None:
                 cluster = jwks_cluster_name(gateway, element.part.name)
                 providers[name] = jwt.provider(element.part, state.key_set, cluster)
@@ -213,12 +212,25 @@ def _jwt(read: Read, tables: Tables, view: View) -> Any:
     for gateway in (*view, *_gone(read, tables, view)):
         for (_, requirement), _ in read.find(tables.kept_by_gateway, gateway):
             requirements.add(requirement)
+    for name, gateway, spec, key_set in _kept(read, tables, view):
+        providers[name] = jwt.provider(spec, key_set, jwks_cluster_name(gateway, spec.name))
+    possible = [name for name in requirements if all(part in providers for part in jwt.providers_of(name))]
+    return jwt.filter_config(providers, sorted(possible))
+
+
+def _kept(read: Read, tables: Tables, view: View) -> Iterator[tuple[str, GatewayName, JwtProvider, str | None]]:
+    """Providers that are in no spec any more, and that routes on some proxy may still require."""
+    declared = {
+        jwt.provider_name(gateway, element.part.name)
+        for gateway in view
+        for _, element in read.find(tables.providers_by_gateway, gateway)
+    }
+    for gateway in (*view, *_gone(read, tables, view)):
+        for (_, requirement), _ in read.find(tables.kept_by_gateway, gateway):
             for name in jwt.providers_of(requirement):
                 # One whose keys are lost is declared, and stays closed.
                 if name not in declared and (kept := read.get(tables.kept_providers, name)) is not None:
-                    providers[name] = jwt.provider(*kept, jwks_cluster_name(gateway, kept[0].name))
-    possible = [name for name in requirements if all(part in providers for part in jwt.providers_of(name))]
-    return jwt.filter_config(providers, sorted(possible))
+                    yield name, gateway, *kept
 
 
 def _gone(read: Read, tables: Tables, view: View) -> list[GatewayName]:

@@ -100,6 +100,8 @@ def _providers(random: Random) -> list[Said]:
     provider: Said = {"name": "corp", "issuer": "i", "audiences": ["a"], "jwks": jwks}
     if random.random() < 0.5:
         provider["claimsToHeaders"] = {"sub": "x-user"}
+    if random.random() < 0.3:
+        provider["from"] = [{"header": "x-user"}]
     return [provider] if random.random() < 0.8 else []
 
 

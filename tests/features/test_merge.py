@@ -120,3 +120,61 @@ def test_identity_headers_of_all_gateways_are_removed(edge: Edge, backends: Back
     for host in ("alpha.example.com", "beta.example.com"):
         answer = edge.request("/", host, headers=forged)
         assert {answer.seen(name) for name in forged} == {None}
+
+
+CONTESTED = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {{name: {name}, namespace: platform}}
+spec:
+  fleet: {{selector: {{matchLabels: {{role: edge}}}}}}
+  listeners: [{{name: http, port: 8080, protocol: HTTP}}]
+  identity:
+    jwt:
+      - {{name: corp, issuer: "https://id.example.com/", audiences: [{name}], jwks: {{inline: 'KEYS'}}, {corp}}}
+      - {{name: plain, issuer: "https://id.example.com/", audiences: [{name}], jwks: {{inline: 'KEYS'}}}}
+  backends: [{{name: web, members: [{{static: {{address: 127.0.0.1, port: @one@}}}}]}}]
+  routes:
+    - {{name: public, hosts: [{name}.example.com], match: [{{path: {{prefix: /}}}}], public: true, to: [{{backend: web}}]}}
+    - {{name: corp, hosts: [{name}.example.com], match: [{{path: {{prefix: /corp}}}}], auth: {{anyOf: [{{jwt: corp}}]}}, to: [{{backend: web}}]}}
+    - {{name: plain, hosts: [{name}.example.com], match: [{{path: {{prefix: /plain}}}}], auth: {{anyOf: [{{jwt: plain}}]}}, to: [{{backend: web}}]}}
+"""
+READS, WRITES = "from: [{header: x-badge}]", "claimsToHeaders: {sub: x-badge}"
+
+
+def contested(first: str, second: str, ports: dict[str, int]) -> Edge:
+    """Two gateways, of which `alpha` is the older one."""
+    specs = (CONTESTED.format(name="alpha", corp=first), CONTESTED.format(name="beta", corp=second))
+    return Edge("---".join(specs).replace("KEYS", key_set(rsa_key())), ports)
+
+
+def conflicts(edge: Edge) -> list[tuple[str, str]]:
+    return [(one.subject, one.path) for one in edge.diagnostics if one.code == "GW0213"]
+
+
+def test_a_header_of_tokens_stays_one_when_another_gateway_writes_a_claim_to_it(
+    ports: dict[str, int], backends: Backends
+) -> None:
+    """The younger gateway is out of use where it says so, and still nobody forges the header for its backends."""
+    with contested(READS, WRITES, ports) as edge:
+        assert conflicts(edge) == [("GatewaySpec platform/beta", "spec.identity.jwt[corp].claimsToHeaders")]
+        badge = {"x-badge": token(aud="alpha")}
+        assert edge.request("/corp", "alpha.example.com", headers=badge).status == 200
+        assert edge.request("/corp", "alpha.example.com").status == 401
+        bearer = {"authorization": f"Bearer {token(aud='beta')}", "x-badge": "root"}
+        assert edge.request("/corp", "beta.example.com", headers=bearer).status == 503
+        for path in ("/", "/plain"):
+            answer = edge.request(path, "beta.example.com", headers=bearer)
+            assert (answer.status, answer.seen("x-badge")) == (200, None)
+
+
+def test_a_claim_header_stays_one_when_another_gateway_takes_tokens_from_it(
+    ports: dict[str, int], backends: Backends
+) -> None:
+    with contested(WRITES, READS, ports) as edge:
+        assert conflicts(edge) == [("GatewaySpec platform/beta", "spec.identity.jwt[corp].from")]
+        headers = {"authorization": f"Bearer {token(aud='alpha')}", "x-badge": "root"}
+        assert edge.request("/corp", "alpha.example.com", headers=headers).seen("x-badge") == "anna"
+        assert edge.request("/", "alpha.example.com", headers=headers).seen("x-badge") is None
+        assert edge.request("/corp", "beta.example.com", headers={"x-badge": token(aud="beta")}).status == 503
+        assert edge.request("/plain", "beta.example.com", headers=headers).status == 403

@@ -130,6 +130,19 @@ def test_all_errors_of_all_documents_come_at_once_with_their_places() -> None:
             'spec.identity.jwt[corp].claimsToHeaders.sub: "x-envoy-a" belongs to the proxy',
         ),
         (
+            "sub: x-user-id",
+            "sub: Authorization",
+            (
+                'spec.identity.jwt[corp].claimsToHeaders.sub: "authorization" would be removed from what clients send: '
+                'give the claim a header of its own, such as "x-user-id"'
+            ),
+        ),
+        (
+            "sub: x-user-id",
+            "sub: x-user-id, email: X-User-ID",
+            'spec.identity.jwt[corp].claimsToHeaders.email: another claim goes to "x-user-id" too: give each its own',
+        ),
+        (
             "request: 15s",
             "request: 15s, request: 1s",
             'spec.routes[web].timeouts: the key "request" stands twice in this mapping',

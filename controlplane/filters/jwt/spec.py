@@ -13,6 +13,7 @@ from controlplane.model.written import (
     ChangedHeaderName,
     Choice,
     Duration,
+    FieldError,
     Flag,
     HeaderValue,
     Name,
@@ -90,6 +91,25 @@ class TokenPlace(OneOf):
         return self
 
 
+_OF_CLIENTS = re.compile(
+    "accept.*|access-control-.*|authorization|cache-control|content-.*|cookie|date|expect|forwarded|from|grpc-.*|if-.*"
+    "|max-forwards|origin|pragma|prefer|priority|proxy-.*|range|referer|sec-.*|trace(parent|state)|trailer|user-agent|via"
+    "|x-(b3-.*|forwarded-.*|real-ip|request-id|requested-with)"
+)
+"""Headers that clients send for reasons of their own."""
+
+
+def _claim_header(name: str) -> str:
+    if _OF_CLIENTS.fullmatch(name):
+        raise ValueError(
+            f'"{name}" would be removed from what clients send: give the claim a header of its own, such as "x-user-id"'
+        )
+    return name
+
+
+ClaimHeaderName = Annotated[ChangedHeaderName, AfterValidator(_claim_header)]
+
+
 class JwtProvider(Written):
     """An issuer of tokens. `iss`, `aud` and `exp` are always checked."""
 
@@ -97,7 +117,7 @@ class JwtProvider(Written):
     issuer: Annotated[str, Field(min_length=1, max_length=1024)]
     audiences: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     jwks: Jwks
-    claims_to_headers: dict[Annotated[str, Field(pattern=r"^[^\s]{1,128}$")], ChangedHeaderName] = Field(
+    claims_to_headers: dict[Annotated[str, Field(pattern=r"^[^\s]{1,128}$")], ClaimHeaderName] = Field(
         default_factory=dict
     )
     from_: Annotated[tuple[TokenPlace, ...], Field(alias="from")] = ()
@@ -122,6 +142,15 @@ class JwtProvider(Written):
         if not self.from_:
             return ["authorization"]
         return [place.header or "cookie" for place in self.from_ if place.query is None]
+
+    @model_validator(mode="after")
+    def _each_claim_has_a_header(self) -> JwtProvider:
+        said: set[str] = set()
+        for claim, header in self.claims_to_headers.items():
+            if header in said:
+                raise FieldError(("claimsToHeaders", claim), f'another claim goes to "{header}" too: give each its own')
+            said.add(header)
+        return self
 
     @model_validator(mode="after")
     def _skew_is_small(self) -> JwtProvider:
