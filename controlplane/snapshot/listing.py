@@ -31,8 +31,8 @@ class Listing:
         self.resources = resources
         self.absent = absent
         by_itself = shared and len(resources) + len(absent) >= LARGE
-        said = () if by_itself else (tuple((one.name, one.version, one.body) for one in resources), tuple(absent))
-        self.key: Hashable = said or self
+        # A token, and not itself: what holds itself stays until the collector comes.
+        self.key: Hashable = object() if by_itself else (tuple(map(_said, resources)), tuple(absent))
         self._version = ""
         self._size = -1
         self._timed: tuple[Resource, ...] | None = None
@@ -116,6 +116,10 @@ def followed(before: Listing | None, change: Listing) -> Listing:
     if before is not None:
         return before.followed_by(change)
     return Listing(change.resources) if change.absent else change
+
+
+def _said(resource: Resource) -> tuple[str, str, bytes]:
+    return resource.name, resource.version, resource.body
 
 
 def _name(resource: Resource) -> str:

@@ -5,7 +5,8 @@ One for each part of the store, which says what changes; sessions say, through v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 
 from controlplane.resources import Resource
 
@@ -19,7 +20,7 @@ class Proofs:
     __slots__ = ("_unproven", "good")
 
     def __init__(self) -> None:
-        self.good: dict[tuple[str, str], Resource] = {}
+        self.good: OrderedDict[tuple[str, str], Resource] = OrderedDict()
         # By type and name: what nobody has taken over yet, with what it replaced before anybody had (an ACK of that may
         # be under way).
         self._unproven: dict[str, dict[str, Resource | None]] = {}
@@ -32,16 +33,18 @@ class Proofs:
         """Whether somebody took over what is there now."""
         return name not in self._unproven.get(type_url, ())
 
-    def changed(self, type_url: str, name: str, before: Resource | None, *, gone: bool) -> None:
-        """Other content stands there now, or none; if nobody took over what was there, what was good before stays."""
+    def changed(self, type_url: str, before: Mapping[str, Resource | None], gone: Iterable[str]) -> None:
+        """Other content stands under these names now, or none: what was there, and was taken over, is good to show."""
         unproven = self._unproven.setdefault(type_url, {})
-        was_proven = name not in unproven
-        if before is not None and was_proven:
-            self._keep(before)
-        if gone:
-            unproven.pop(name, None)
-        else:
-            unproven[name] = None if was_proven else before
+        # Of what nobody took over since it was there, what was good before stays.
+        again = {name: before[name] for name in before.keys() & unproven.keys()}
+        for name, one in before.items():
+            if one is not None and name not in again:
+                self._keep(one)
+        unproven.update(dict.fromkeys(before))
+        unproven.update(again)
+        for name in gone:
+            del unproven[name]
 
     def took(self, type_url: str, versions: Mapping[str, str], current: Mapping[str, str]) -> None:
         """Somebody took these versions over; `current` are those that are there now."""
@@ -59,7 +62,8 @@ class Proofs:
             del self._unproven[type_url]  # one that was large costs as much to look through when it is empty
 
     def _keep(self, resource: Resource) -> None:
-        self.good.pop((resource.type_url, resource.name), None)
-        self.good[resource.type_url, resource.name] = resource
+        key = resource.type_url, resource.name
+        self.good[key] = resource
+        self.good.move_to_end(key)
         if len(self.good) > REMEMBERED_GOOD:
-            del self.good[next(iter(self.good))]
+            self.good.popitem(last=False)  # of a plain dict, the first one takes the longer to find the more have gone

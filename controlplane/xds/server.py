@@ -237,6 +237,7 @@ class XdsServer:
 
     def _close(self, stream: Stream) -> None:
         del self._streams[stream.number]
+        stream.task = None  # it ends with an error whose traceback holds the stream
         self._leftovers.ended()
         if stream.turn is not None:
             stream.turn.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from controlplane.resources import Resource, delimited
 from controlplane.snapshot import store as store_module
+from controlplane.snapshot.listing import LARGE
 from controlplane.snapshot.store import Store
 
 URL, OTHER = "type/A", "type/B"
@@ -87,6 +89,20 @@ def test_a_name_in_several_parts_is_there_until_the_last_one_drops_it() -> None:
     assert view.get(URL, "s") is None
     assert view.touched_since(2) == {URL: {"s": version("1")}}
     assert view.touched_since(0) == {URL: {"s": ""}}
+
+
+def test_a_listing_that_is_replaced_is_freed_at_once_and_not_when_the_collector_comes() -> None:
+    store = Store()
+    store.publish({"p": [change(f"r{number:02d}") for number in range(2 * LARGE)]})
+    view = store.view(["p"])
+    seen = weakref.ref(view.listing(URL))
+    gc.disable()
+    try:
+        store.publish({"p": [change("r00", "2")]})
+        assert len(view.listing(URL).resources) == 2 * LARGE
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_what_is_forgotten_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
