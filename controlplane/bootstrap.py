@@ -139,8 +139,7 @@ def bootstrap(
         "dynamic_resources": _dynamic_resources(variant),
         "static_resources": {"clusters": [_xds_cluster(server)]},
         "admin": _admin(admin_address or ADMIN_ADDRESS),
-        "layered_runtime": {"layers": [{"name": "hardening", "static_layer": dict(RUNTIME)}]},
-        "overload_manager": _overload_manager(memory_limit_bytes),
+        **hardening(memory_limit_bytes),
         # No sink is configured: without this Envoy merges every histogram each 5 s on the thread that applies xDS.
         "stats_flush_on_admin": True,
         "stats_config": {"use_all_default_tags": True},
@@ -292,6 +291,14 @@ def _admin(text: str) -> dict[str, Any]:
                 },
             }
         ],
+    }
+
+
+def hardening(memory_limit_bytes: int | None = None) -> dict[str, Any]:
+    """What a proxy holds to whatever it is told: bounds for its regexes, its connections and its memory."""
+    return {
+        "layered_runtime": {"layers": [{"name": "hardening", "static_layer": dict(RUNTIME)}]},
+        "overload_manager": _overload_manager(memory_limit_bytes),
     }
 
 

@@ -75,6 +75,7 @@ def command(
     output_format: str,
 ) -> int:
     """Print the resources of a gateway; equal specs give equal bytes. PATH is a file, a folder, or -."""
+    from controlplane.bootstrap import hardening
     from controlplane.cli import render
     from controlplane.cli.documents import read, structured
     from controlplane.cli.offline import compiled
@@ -100,7 +101,10 @@ def command(
     if chosen:
         resources = result.resources(chosen, family)
         folder = secrets.absolute() if secrets else None
-        content = _sorted_maps(standalone(resources, folder)) if static else _listed(chosen, resources, types)
+        if static:
+            content = _sorted_maps(standalone(resources, folder) | hardening())
+        else:
+            content = _listed(chosen, resources, types)
         terminal.data(structured(content, output_format))
     return code
 

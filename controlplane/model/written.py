@@ -164,6 +164,19 @@ Host = Annotated[
 ]
 
 
+def _one_host(text: str) -> str:
+    host = canonical_host(text)
+    if "*" in host:
+        raise ValueError("one host is needed here, a wildcard is none")
+    return host
+
+
+OneHost = Annotated[
+    str, AfterValidator(_one_host), WithJsonSchema({"type": "string", "examples": ["shop.example.com"]})
+]
+"""A host that requests or clients are sent to."""
+
+
 def _server_name(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))

@@ -120,6 +120,8 @@ def _found(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Found:
             choices = re.findall(r"'([^']*)'|(\w[\w.-]*)", str(context.get("expected", "")).replace(" or ", " "))
             known = [text or ("true" if bare == "True" else bare) for text, bare in choices]
             shown_value = f'"{value[:40]}"' if isinstance(value, str) else _type_name(value)
+            if isinstance(value, bool | int):
+                shown_value = str(value).lower()
             message = f"{shown_value} is not possible here"
             help = nearest(value, known) if isinstance(value, str) else "known: " + ", ".join(known)
             return _Found(Code.NOT_A_CHOICE, message, path, help)
@@ -137,7 +139,7 @@ def _type_name(value: Any) -> str:
         case int():
             return "a number"
         case float():
-            return f"{value:g}"
+            return str(value)
         case str():
             return "a text"
         case list() | tuple():

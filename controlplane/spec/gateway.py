@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field
 
 from controlplane.filters.jwt.spec import JwtProvider
-from controlplane.model.written import Count, Name, Percent, PositiveDuration, Written
+from controlplane.model.written import Count, FieldError, Name, Percent, PositiveDuration, Written
 from controlplane.spec.backend import Backend
 from controlplane.spec.delegation import Delegate
 from controlplane.spec.listener import Listener
@@ -73,20 +73,20 @@ class Defaults(Written):
     retry: RetryDefaults = RetryDefaults()
 
 
+def _distinct(elements: tuple[object, ...]) -> tuple[object, ...]:
+    seen: set[str] = set()
+    for number, element in enumerate(elements):
+        name: str = element.name  # type: ignore[attr-defined]
+        if name in seen:
+            raise FieldError((number, "name"), f'the name "{name}" stands twice; names are identity')
+        seen.add(name)
+    return elements
+
+
 class Identity(Written):
     """Who issues the identities of callers."""
 
-    jwt: Annotated[tuple[JwtProvider, ...], Field(max_length=256)] = ()
-
-
-def _distinct(elements: tuple[object, ...]) -> tuple[object, ...]:
-    seen: set[str] = set()
-    for element in elements:
-        name: str = element.name  # type: ignore[attr-defined]
-        if name in seen:
-            raise ValueError(f'the name "{name}" stands twice; names are identity')
-        seen.add(name)
-    return elements
+    jwt: Annotated[tuple[JwtProvider, ...], Field(max_length=256), AfterValidator(_distinct)] = ()
 
 
 class GatewayBody(Written):
@@ -101,11 +101,6 @@ class GatewayBody(Written):
     policies: Annotated[tuple[Policy, ...], AfterValidator(_distinct)] = ()
     backends: Annotated[tuple[Backend, ...], AfterValidator(_distinct)] = ()
     routes: Annotated[tuple[Route, ...], AfterValidator(_distinct)] = ()
-
-    @model_validator(mode="after")
-    def _distinct_providers(self) -> GatewayBody:
-        _distinct(self.identity.jwt)
-        return self
 
 
 def _gateway_name(text: str) -> str:

@@ -16,6 +16,7 @@ from controlplane.model.written import (
     Flag,
     Host,
     Name,
+    OneHost,
     OneOf,
     PositiveDuration,
     Written,
@@ -35,7 +36,7 @@ class Redirect(Written):
     """Answer with a redirect; what is not named stays as in the request."""
 
     scheme: Literal["http", "https"] | None = None
-    host: Host | None = None
+    host: OneHost | None = None
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
     path: RedirectPath | None = None
     code: Literal[301, 302, 303, 307, 308] = 302
@@ -61,6 +62,9 @@ MAX_BODY = 4096
 """Bytes of a direct response: Envoy's default bound."""
 
 
+_WITHOUT_BODY = frozenset({204, 205, 304})
+
+
 def _short_body(text: str) -> str:
     if (size := len(text.encode())) > MAX_BODY:
         raise ValueError(f"a body has at most {MAX_BODY} bytes, this one has {size}")
@@ -73,11 +77,23 @@ class Respond(Written):
     status: Annotated[int, Field(strict=True, ge=200, le=599)]
     body: Annotated[str, Field(max_length=MAX_BODY), AfterValidator(_short_body)] = ""
 
+    @model_validator(mode="after")
+    def _fits_the_status(self) -> Respond:
+        if self.body and self.status in _WITHOUT_BODY:
+            # Envoy sends it, and clients take it for the beginning of the next answer.
+            raise FieldError(("body",), f"an answer with status {self.status} has no body")
+        if 300 <= self.status < 400 and self.status != 304:
+            # Envoy adds the address of the request itself.
+            raise FieldError(
+                ("status",), f"a client that gets {self.status} would ask for the same again: use redirect"
+            )
+        return self
+
 
 class RequestTransform(Written):
     """What is changed on the way to the backend."""
 
-    host: Host | None = None
+    host: OneHost | None = None
     path: PathChange | None = None
     headers: HeaderChanges = HeaderChanges()
 

@@ -11,6 +11,7 @@ import yaml
 
 from controlplane import __version__
 from controlplane.cli.exit import Exit
+from controlplane.model.regex import MAX_PROGRAM
 from tests.cli.conftest import GATEWAY, Run
 
 
@@ -111,6 +112,9 @@ def test_static_is_a_whole_configuration(run: Run, specs: Path) -> None:
     found = yaml.safe_load(run("compile", "specs", "--static").stdout)
     assert found["static_resources"]["listeners"]
     assert found["static_resources"]["clusters"]
+    runtime = found["layered_runtime"]["layers"][0]["static_layer"]
+    assert runtime["re2.max_program_size.error_level"] == MAX_PROGRAM, "what `validate` accepts, Envoy does too"
+    assert found["overload_manager"]["resource_monitors"]
     assert "ads" not in json.dumps(found)
     assert run("compile", "specs", "--static", "--type", "lds").returncode == Exit.USAGE
 

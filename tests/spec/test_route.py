@@ -1,0 +1,54 @@
+"""What a route may say that no client or backend could make sense of is an error, at the field."""
+
+from __future__ import annotations
+
+import pytest
+
+from controlplane.spec.parse import parse_text
+from tests.spec.documents import routes
+
+TO = "      to:\n        - backend: web\n"
+
+
+def said(action: str) -> list[str]:
+    text = routes("a").replace(TO, f"      {action}\n")
+    return [str(diagnostic) for parsed in parse_text(text, "f.yaml") for diagnostic in parsed.diagnostics]
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (
+            "respond: {status: 204, body: hi}",
+            "16:36: spec.routes[root].respond.body: an answer with status 204 has no body",
+        ),
+        (
+            "respond: {status: 302}",
+            "16:25: spec.routes[root].respond.status: a client that gets 302 would ask for the same again: use redirect",
+        ),
+        (
+            'redirect: {host: "*.example.com"}',
+            "16:24: spec.routes[root].redirect.host: one host is needed here, a wildcard is none",
+        ),
+        (
+            'to: [{backend: web}]\n      transform: {request: {host: "*"}}',
+            "17:35: spec.routes[root].transform.request.host: one host is needed here, a wildcard is none",
+        ),
+    ],
+)
+def test_the_field_is_named(action: str, message: str) -> None:
+    assert said(action) == [f"f.yaml:{message}"]
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 304, 404, 599])
+def test_an_answer_without_a_body_may_have_any_other_status(status: int) -> None:
+    assert said(f"respond: {{status: {status}}}") == []
+
+
+def test_a_name_that_stands_twice_is_shown_where_it_does() -> None:
+    text = routes("a").replace(
+        "  routes:\n", '    - {name: web, members: [{static: {address: "::1", port: 1}}]}\n  routes:\n'
+    )
+    (diagnostic,) = (one for parsed in parse_text(text, "f.yaml") for one in parsed.diagnostics)
+    message = 'f.yaml:10:14: spec.backends[web].name: the name "web" stands twice; names are identity'
+    assert str(diagnostic) == message
