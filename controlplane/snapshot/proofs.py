@@ -38,9 +38,9 @@ class Proofs:
         unproven = self._unproven.setdefault(type_url, {})
         # Of what nobody took over since it was there, what was good before stays.
         again = {name: before[name] for name in before.keys() & unproven.keys()}
-        for name, one in before.items():
-            if one is not None and name not in again:
-                self._keep(one)
+        proven = [one for name, one in before.items() if one is not None and name not in again]
+        for one in proven[-REMEMBERED_GOOD:]:
+            self._keep(one)
         unproven.update(dict.fromkeys(before))
         unproven.update(again)
         for name in gone:

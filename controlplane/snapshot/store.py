@@ -62,12 +62,9 @@ class _Content:
         self.remembered = 0
         self.forgotten = 0  # changes up to this sequence number are not in the ring any more
 
-    def apply(self, changes: Iterable[Change]) -> dict[str, dict[str, str]]:
-        """Take the changes over; what was touched, with the version before."""
-        by_type: dict[str, dict[str, Resource | None]] = {}
-        for type_url, name, resource in changes:
-            by_type.setdefault(type_url, {})[name] = resource
-        touched = {type_url: self._apply(type_url, of_type) for type_url, of_type in by_type.items()}
+    def apply(self, changes: Mapping[str, Mapping[str, Resource | None]]) -> dict[str, dict[str, str]]:
+        """Take the changes over, by type URL and name; what was touched, with the version before."""
+        touched = {type_url: self._apply(type_url, of_type) for type_url, of_type in changes.items()}
         return {type_url: names for type_url, names in touched.items() if names}
 
     def _apply(self, type_url: str, newest: Mapping[str, Resource | None]) -> dict[str, str]:
@@ -339,6 +336,16 @@ class View:
         return ""
 
 
+def _by_type(changes: Iterable[Change]) -> dict[str, dict[str, Resource | None]]:
+    """The changes by type URL and name. The last one of a name counts."""
+    found: dict[str, dict[str, Resource | None]] = {}
+    for type_url, name, resource in changes:
+        if resource is not None and (resource.name != name or resource.type_url != type_url):
+            raise ValueError(f"{resource.type_url} {resource.name!r} published as {type_url} {name!r}")
+        found.setdefault(type_url, {})[name] = resource
+    return found
+
+
 def _hash(total: int) -> str:
     return f"{total % _HASH_MODULUS:0{2 * FINGERPRINT_BYTES}x}"[:VERSION_CHARACTERS]
 
@@ -358,10 +365,7 @@ class Store:
         A publication that changes nothing gets no number: the last one is returned. Raises ValueError, with nothing
         taken over, when a resource does not stand under its own type URL and name.
         """
-        checked = {part: list(of_part) for part, of_part in changes.items()}
-        for type_url, name, resource in chain.from_iterable(checked.values()):
-            if resource is not None and (resource.type_url, resource.name) != (type_url, name):
-                raise ValueError(f"{resource.type_url} {resource.name!r} published as {type_url} {name!r}")
+        checked = {part: _by_type(of_part) for part, of_part in changes.items()}
         touched = {part: self._content(part).apply(of_part) for part, of_part in checked.items()}
         if not any(touched.values()):
             return self.sequence

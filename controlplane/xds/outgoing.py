@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from math import inf
+from sys import maxsize
 
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
@@ -65,6 +66,7 @@ class Outgoing(ABC):
         self._observer: Observer = observer or SilentObserver()
         self._timing = timing or Timing()
         self._limits = limits or Limits()
+        self._portion = self._limits.response_changes if self.variant is Variant.DELTA else maxsize
         self._holds = holds or Holds()
         self._admitted: View | None = None  # what `view` shows, without what is held back
         self._warming = warming_of
@@ -116,8 +118,11 @@ class Outgoing(ABC):
         due = progress.finish and not progress.changed and not progress.gone and not progress.whole
         if not (progress.asked or free or due):
             return []
-        changed = progress.waiting() if free else NOTHING
-        return self._send(progress, view, now, changed, whole=free and progress.whole)
+        changed = progress.waiting(self._portion) if free else NOTHING
+        responses = self._send(progress, view, now, changed, whole=free and progress.whole)
+        if len(changed) == self._portion and progress.timely:
+            self._order.wake(now)  # others first, then the next portion
+        return responses
 
     def _poll_late(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
         if progress.static or self._order.holds_late(progress, now):

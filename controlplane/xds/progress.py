@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
+from sys import maxsize
 
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substitutes
@@ -167,9 +169,17 @@ class Progress:
         """Whether something waits, beside what is late."""
         return self.whole or len(self.changed) > len(self.postponed)
 
-    def waiting(self) -> frozenset[str]:
-        """The names in `changed` that are not late."""
-        return frozenset(self.changed) - self.postponed if self.postponed else frozenset(self.changed)
+    @property
+    def in_step(self) -> bool:
+        """Whether the client wants all there is, and has it; nor can any of it be late."""
+        lacks = self.changed or self.gone or self.whole or self.refused_new
+        return self.kind.full_state and self.subscription.everything and not lacks
+
+    def waiting(self, most: int = maxsize) -> frozenset[str]:
+        """Names in `changed` that are not late."""
+        if self.postponed:
+            return frozenset(self.changed) - self.postponed
+        return frozenset(self.changed if len(self.changed) <= most else islice(self.changed, most))
 
     def postpone(self, name: str) -> Lane:
         """This name, in `changed`, is late: the lane that it waits in."""

@@ -106,7 +106,7 @@ class Session(Outgoing):
         for type_url, names in touched.items():
             if (progress := self._types.get(type_url)) is not None:
                 progress.stuck = False
-                before = isolation.held(progress, names.items()) if progress.replaced else names.items()
+                before = [*isolation.held(progress, names.items())] if progress.replaced else names.items()
                 difference.touched(progress, view, before, self._wanted(now))
 
     def _switch(self, view: Substituted, now: float) -> None:

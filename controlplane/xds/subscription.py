@@ -36,6 +36,11 @@ class Subscription:
         """Whether the wildcard brings in names that were not asked for."""
         return self.wildcard and self._kind.enumerable
 
+    @property
+    def everything(self) -> bool:
+        """Whether it is all there is, and neither aliases nor collections play a part."""
+        return self.enumerates and not self._loose
+
     def covers(self, name: str) -> bool:
         """Whether the stream wants to hear of the resource of this name."""
         return self.enumerates or name in self.names or (self._loose and self._covers_loosely(name))

@@ -70,8 +70,11 @@ class Direct:
         self.poll()
 
     def poll(self) -> None:
-        for data in self.session.poll(self.now):
-            self._arrived(data)
+        while responses := self.session.poll(self.now):
+            for data in responses:
+                self._arrived(data)
+            if self.session.deadline is None or self.session.deadline > self.now:
+                break  # otherwise there is more, for which others need not wait
 
     def end(self) -> None:
         pass
@@ -191,7 +194,8 @@ class Wire:
         stream = self._stream
         if stream is None or (self._said, self._answered) != (self._heard, self._taken):
             return False
-        busy = stream.outdated or stream.outbox or stream.writing or stream.failure or stream._awake
+        due = stream.session.deadline is not None and stream.session.deadline <= self.now
+        busy = due or stream.outdated or stream.outbox or stream.writing or stream.failure or stream._awake
         return not busy
 
     def end(self) -> None:

@@ -8,7 +8,9 @@ Clusters are led to by routes, and routes by a table, which is late.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 from envoy.config.cluster.v3 import cluster_pb2
 from hypothesis import settings
@@ -17,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
+from controlplane.xds import difference
 from tests.protocol.dialogue import (
     CDS,
     ECDS,
@@ -147,8 +150,10 @@ class EnvoyLike(RuleBasedStateMachine):
 class DeltaEnvoy(EnvoyLike):
     """By increments, with reconnects that resume."""
 
+    bounds: Mapping[str, Any] = {}
+
     def connect(self) -> None:
-        self.client = Delta(store=self.store)
+        self.client = Delta(store=self.store, **self.bounds)
         self.started = SRDS in self.held and bool(self.held[CDS])  # with nothing, it begins as if for the first time
         for url in (CDS, EDS, LDS, ECDS, SRDS) if self.started else (CDS, EDS):
             held = self.held.get(url, {})
@@ -181,6 +186,23 @@ class DeltaEnvoy(EnvoyLike):
             if new or old:
                 self.requests.append(lambda: self.client.send(EDS, sorted(new), sorted(old)))
         self.start()
+
+
+class DeltaInPortions(DeltaEnvoy):
+    """With two changes a response, and what is touched gone through in bulk."""
+
+    bounds: Mapping[str, Any] = {"response_changes": 2}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = patch.object(difference, "MANY", 2)
+        self.patch.start()
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.patch.stop()
 
 
 class SotwEnvoy(EnvoyLike):
@@ -228,5 +250,7 @@ class SotwEnvoy(EnvoyLike):
 
 TestDelta = DeltaEnvoy.TestCase
 TestDelta.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestPortions = DeltaInPortions.TestCase
+TestPortions.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
 TestSotw = SotwEnvoy.TestCase
 TestSotw.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)

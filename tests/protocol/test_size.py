@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.protocol.dialogue import CDS, EDS, LDS, SRDS, Delta, Sotw, resource
+from controlplane.xds.difference import MANY
+from tests.protocol.dialogue import CDS, EDS, LDS, SRDS, Delta, Sotw, removed, resource
 
 LIMIT = 4096
 ENVOY = {"user_agent_name": "envoy"}
@@ -29,6 +30,43 @@ def test_err_08_a_later_delta_answer_is_split_and_nothing_that_depends_on_it_goe
         client.ack(part)
     client.ack(client.expect_names(SRDS, ["r"]))
     assert client.session.settled > settled
+    client.expect_nothing()
+
+
+def test_many_changes_go_in_portions_and_nothing_that_depends_on_them_goes_before_all_of_them() -> None:
+    client = Delta(resource(CDS, "old"), resource(SRDS, "r"), response_changes=10)
+    client.send(CDS)
+    client.take(CDS, ["old"])
+    client.send(SRDS)
+    client.take(SRDS, ["r"])
+    names = [f"c{number:02}" for number in range(95)]
+    client.publish(*(resource(CDS, name) for name in names), removed(CDS, "old"), resource(SRDS, "r", "2"))
+    portions = [client.inbox.popleft() for _ in range(8)]  # as many as may lack their ACK, and then one for each
+    while portions:
+        client.expect_nothing()
+        client.ack(portions[0])
+        assert [each.name for each in portions.pop(0).resources] == names[:10]
+        names = names[10:]
+        if len(names) > 7 * 10:
+            portions.append(client.inbox.popleft())
+    client.take(SRDS, ["r"])
+    client.take(CDS, [], ["old"])
+    client.expect_nothing()
+
+
+def test_many_changes_of_one_publication_are_told_as_few_are() -> None:
+    names = [f"r{number:03}" for number in range(2 * MANY)]
+    client = Delta(*(resource(SRDS, name) for name in names))
+    client.send(SRDS)
+    client.take(SRDS, names)
+    same, changed, gone, new = names[:20], names[20:80], names[80:], [f"s{number:03}" for number in range(MANY)]
+    client.publish(
+        *(resource(SRDS, name) for name in same),
+        *(resource(SRDS, name, "2") for name in (*changed, *new)),
+        *(removed(SRDS, name) for name in (*gone, "never")),
+    )
+    client.take(SRDS, [*changed, *new])
+    client.take(SRDS, [], gone)
     client.expect_nothing()
 
 
