@@ -25,6 +25,7 @@ from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
 from controlplane.sources.guard import Limits, ObjectGuard, held_sentence
 from controlplane.spec.codes import Code
+from controlplane.spec.rows import Row, RowKey
 
 log = structlog.get_logger(__name__)
 
@@ -106,11 +107,22 @@ class Intake:
 
     def _put(self, spec: SpecObject) -> None:
         self.objects[spec.ref] = spec
-        self._unconfirmed.discard(spec.ref)
         self.register.know(spec.ref)
         self.services.refer(spec.ref, spec.rows)
-        self._loop.edit(spec.ref, lambda compiler: compiler.putting(spec.ref, spec.rows))
+        if spec.ref in self._unconfirmed and self._texts[spec.ref] != spec.text:
+            self._succeed(spec.ref, spec.rows)
+        else:
+            self._loop.edit(spec.ref, lambda compiler: compiler.putting(spec.ref, spec.rows))
+        self._unconfirmed.discard(spec.ref)
         self._keep(spec)
+
+    def _succeed(self, ref: ObjectRef, rows: Mapping[RowKey, Row] | None) -> None:
+        """An object is not (None: not there) as it was before this process began: proxies have what followed from that."""
+        before = restored(ref, self._texts[ref])
+        if before is not None:
+            self._loop.edit(ref, lambda compiler: compiler.succeeding(ref, before.rows, rows))
+        elif rows is not None:
+            self._loop.edit(ref, lambda compiler: compiler.putting(ref, rows))
 
     def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
         """An object is gone; what is not sure may be held. Takes effect with `flush`."""
@@ -284,6 +296,7 @@ class Intake:
             if ref in believed or (spec := restored(ref, self._texts[ref])) is None:
                 self._guard.back(ref)
                 self._keep(ref)
+                self._succeed(ref, None)
             else:
                 self._put(spec)
         self._say_held(source)

@@ -21,7 +21,7 @@ import structlog
 from controlplane.admin.server import application, listen
 from controlplane.app.addresses import Addresses
 from controlplane.app.draining import Draining
-from controlplane.app.fleet import Fleet, Labels
+from controlplane.app.fleet import SETTLE_BOUND, Fleet, Labels
 from controlplane.app.intake import Intake
 from controlplane.app.lane import EndpointLane
 from controlplane.app.listening import obstacle, reason
@@ -292,6 +292,8 @@ class ControlPlane:
         gone = [key for key in commit.requirements if key not in tables.requirements.rows]
         if self._fleet.ready and (gone or sequence != before):
             self._fleet.published(sequence, event_time, (lambda: self._release(gone)) if gone else None)
+        elif gone:  # while this process was not there: proxies come back with routes that name them
+            asyncio.get_running_loop().call_later(SETTLE_BOUND, self._release, gone)
         if commit.fleet_changed or sequence != before:
             self._server.changed()
         self._metrics.build_seconds.observe(build_seconds)

@@ -57,6 +57,8 @@ class Compiler:
     tables: Tables = field(default_factory=Tables)
     endpoints: Endpoints = field(default_factory=lambda: Endpoints(EndpointTables(None)))
     objects: dict[ObjectRef, Mapping[RowKey, Row]] = field(default_factory=dict)
+    successors: dict[ObjectRef, Mapping[RowKey, Row] | None] = field(default_factory=dict)
+    """What becomes of objects once they have been compiled as they were."""
     grpc: Followed | None = None
     """What gRPC nodes get; None while none has asked."""
     wanted: Callable[[], Iterable[tuple[View, Family]]] = tuple
@@ -81,6 +83,16 @@ class Compiler:
                 self._set(key, row)
             if number % _BATCH == _BATCH - 1:
                 yield
+
+    def succeeding(
+        self, ref: ObjectRef, before: Mapping[RowKey, Row], rows: Mapping[RowKey, Row] | None
+    ) -> Generator[None]:
+        """The object as it was when proxies got what they have, before this process began; and as it is (None: gone).
+
+        The next commit compiles the one and then the other, so that what proxies still use is kept as on any edit.
+        """
+        yield from self.putting(ref, before)
+        self.successors[ref] = rows
 
     def remove(self, ref: ObjectRef) -> None:
         """The object is gone."""
@@ -170,6 +182,8 @@ class Compiler:
         """
         graph = self.tables.graph
         changes = yield from graph.commit()
+        if self.successors:
+            changes = _merged(changes, (yield from self._succeed(changes)))
         noted = issues_of(graph)
         if self.tables.gateways.name in changes and (missing := set(self.wanted()).difference(self.views())):
             for view, family in sorted(missing):
@@ -195,6 +209,18 @@ class Compiler:
             frozenset(changes.get(self.tables.requirements.name, ())),
             fleet_changed,
         )
+
+    def _succeed(self, changes: Changes) -> Generator[None, None, Changes]:
+        """Sweep again, now that what was there before has been compiled: these are the changes of that."""
+        for gateway, requirement in changes.get(self.tables.requirements.name, ()):
+            self.keep_requirement(gateway, requirement, keep=True)
+        successors, self.successors = self.successors, {}
+        for ref, rows in successors.items():
+            if rows is None:
+                self.remove(ref)
+            else:
+                yield from self.putting(ref, rows)
+        return (yield from self.tables.graph.commit())
 
     def commit_now(self) -> Commit:
         """Sweep to the end in one go."""

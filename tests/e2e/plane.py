@@ -228,13 +228,16 @@ class Plane:
 
     # -- proxies -------------------------------------------------------------------------------------------------
 
-    def bootstrap(self, node: str = "envoy-1", *, cluster: str = "edge", **labels: str) -> str:
-        """The output of `controlplane bootstrap`."""
+    def bootstrap(
+        self, node: str = "envoy-1", *, cluster: str = "edge", through: int | None = None, **labels: str
+    ) -> str:
+        """The output of `controlplane bootstrap`; `through`: a port of loopback where the node finds it instead."""
         from controlplane.bootstrap import bootstrap, render
         from controlplane.pki.authority import Authority
 
         authority = None if self.insecure else Authority.open(self.state)
-        return render(bootstrap(node, cluster, labels or {"role": "edge"}, self.xds, "127.0.0.1:0", authority))
+        xds = self.xds if through is None else f"127.0.0.1:{through}"
+        return render(bootstrap(node, cluster, labels or {"role": "edge"}, xds, "127.0.0.1:0", authority))
 
     def stop_envoys(self) -> None:
         while self._envoys:

@@ -37,7 +37,6 @@ def relay(plane: Plane) -> Iterator[Relay]:
     plane.start().ready()
     with Relay(int(plane.xds.rpartition(":")[2])) as relay:
         relay.slow_down(DISTANCE)
-        plane.xds = f"127.0.0.1:{relay.port}"
         yield relay
 
 
@@ -53,8 +52,7 @@ def team(*paths: str, host: str = "*.foo.example.com") -> dict[str, Any]:
     }
 
 
-@pytest.mark.usefixtures("relay")
-def test_a_wildcard_host_comes_below_another_goes_and_is_replaced(plane: Plane) -> None:
+def test_a_wildcard_host_comes_below_another_goes_and_is_replaced(plane: Plane, relay: Relay) -> None:
     """Whoever asks is answered by the one or by the other."""
     port = free_port()
 
@@ -66,7 +64,7 @@ def test_a_wildcard_host_comes_below_another_goes_and_is_replaced(plane: Plane) 
         until(lambda: answers(port, body, host=host), f"{host} is answered by {body}")
 
     write()
-    plane.envoy().ready()
+    plane.envoy(bootstrap=plane.bootstrap(through=relay.port)).ready()
     serves("wide", "x.foo.example.com")
     asks = [answered(path, f"x.{name}.example.com") for name in ("foo", "bar") for path in ("/", "/some/where")]
     with Load(lambda: Connection(port), *asks):
@@ -80,8 +78,7 @@ def test_a_wildcard_host_comes_below_another_goes_and_is_replaced(plane: Plane) 
             serves("wide", "x.bar.example.com")
 
 
-@pytest.mark.usefixtures("relay")
-def test_a_team_takes_other_paths_of_a_wildcard_host_and_the_gateway_the_rest(plane: Plane) -> None:
+def test_a_team_takes_other_paths_of_a_wildcard_host_and_the_gateway_the_rest(plane: Plane, relay: Relay) -> None:
     """Of an open wildcard, the proxies know the segments; one that is declared as a whole has all."""
     port = free_port()
     host = "x.foo.example.com"
@@ -98,7 +95,7 @@ def test_a_team_takes_other_paths_of_a_wildcard_host_and_the_gateway_the_rest(pl
             until(lambda path=path, body=body: answers(port, body, path, host=host), f"{path} is answered by {body}")
 
     plane.write(gateway(port=port, routes=[WIDE], delegates=[GRANTED]), file="all.yaml")
-    plane.envoy().ready()
+    plane.envoy(bootstrap=plane.bootstrap(through=relay.port)).ready()
     write()
     with Load(lambda: Connection(port), *(answered(path, host) for path in ("/pay", "/buy", "/", "/some/where"))):
         write("/pay")
@@ -112,8 +109,7 @@ def test_a_team_takes_other_paths_of_a_wildcard_host_and_the_gateway_the_rest(pl
         write()
 
 
-@pytest.mark.usefixtures("relay")
-def test_a_wildcard_host_gets_another_certificate(plane: Plane) -> None:
+def test_a_wildcard_host_gets_another_certificate(plane: Plane, relay: Relay) -> None:
     """Another filter chain, whose requests are sent to its own shards by the table that comes after these."""
     port = free_port()
     for name in ("one", "two"):
@@ -139,7 +135,7 @@ def test_a_wildcard_host_gets_another_certificate(plane: Plane) -> None:
             return False
 
     write("one", "first")
-    plane.envoy().ready()
+    plane.envoy(bootstrap=plane.bootstrap(through=relay.port)).ready()
     until(lambda: serves(b"first"), "it answers")
     with Load(connect, answered("/", "x.example.com"), anew):
         for certificate, body in (("two", "second"), ("one", "third")):

@@ -1,0 +1,121 @@
+"""What is other than when proxies got what they have is compiled as an edit: they are left what they still use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from controlplane.compile.compiler import Compiler
+from controlplane.compile.xds_types import EXTENSION
+from controlplane.names import GatewayName, ObjectRef
+from controlplane.resources import Resource
+from controlplane.spec.parse import parse_text
+from controlplane.spec.rows import Row, RowKey, rows
+from tests.support.tokens import key_set, rsa_key
+
+SPEC = """\
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: @gateway@, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners:
+    - {name: http, port: 8080, protocol: HTTP}
+    - {name: https, port: 8443, protocol: HTTPS, tls: [{hosts: [tls.test], certificate: {secretRef: @secret@}}]}
+  identity:
+    jwt: [{name: @provider@, issuer: "https://id.test/", audiences: [shop], jwks: {inline: '@keys@'}}]
+  routes:
+    - {name: one, hosts: [a.test], match: [{path: {prefix: /}}], auth: {anyOf: [{jwt: @provider@}]}, respond: {status: 200}}
+    - {name: two, hosts: [tls.test], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}
+"""
+KEYS = key_set(rsa_key())
+
+Said = tuple[ObjectRef, Mapping[RowKey, Row]]
+
+
+def said(gateway: str = "edge", provider: str = "corp", secret: str = "old") -> Said:
+    text = SPEC
+    for name, value in {"gateway": gateway, "provider": provider, "secret": secret, "keys": KEYS}.items():
+        text = text.replace(f"@{name}@", value)
+    (parsed,) = parse_text(text, "spec.yaml", "files")
+    assert parsed.ref is not None
+    assert parsed.document is not None
+    return parsed.ref, rows(parsed.ref, parsed.document)
+
+
+def resources(compiler: Compiler, gateway: str) -> list[Resource]:
+    return compiler.resources((GatewayName(f"platform/{gateway}"),))
+
+
+def edited(before: Said, now: Said) -> Compiler:
+    """A compiler that lived through the edit."""
+    compiler = Compiler()
+    compiler.put(*before)
+    for gateway, requirement in compiler.commit_now().requirements:
+        compiler.keep_requirement(gateway, requirement, keep=True)
+    if before[0] != now[0]:
+        compiler.remove(before[0])
+    compiler.put(*now)
+    compiler.commit_now()
+    return compiler
+
+
+@pytest.mark.parametrize(
+    "now",
+    [{"provider": "partner"}, {"secret": "new"}, {"gateway": "shop"}, {"gateway": "shop", "provider": "partner"}],
+    ids="+".join,
+)
+def test_it_is_as_if_it_had_been_edited_now_and_proxies_can_be_told_so(now: dict[str, str]) -> None:
+    before, after, gateway = said(), said(**now), now.get("gateway", "edge")
+    compiler = Compiler()
+    if before[0] != after[0]:
+        list(compiler.succeeding(*before, None))
+        compiler.put(*after)
+    else:
+        list(compiler.succeeding(*before, after[1]))
+    commit = compiler.commit_now()
+    assert resources(compiler, gateway) == resources(edited(before, after), gateway)
+    published = [entry for of_part in commit.publication.values() for entry in of_part]
+    assert {(url, name) for url, name, one in published if one is not None} >= {
+        (one.type_url, one.name) for one in resources(compiler, gateway)
+    }
+
+    # What proxies had is in there, and leaves when none needs it any more.
+    fresh = Compiler()
+    fresh.put(*after)
+    fresh.commit_now()
+    assert resources(compiler, gateway) != resources(fresh, gateway)
+    left = [key for key in commit.requirements if key not in compiler.tables.requirements.rows]
+    for key in left:
+        compiler.keep_requirement(*key, keep=False)
+    for chain in list(compiler.tables.kept_chains.rows):
+        compiler.release_chain(chain)
+    compiler.commit_now()
+    assert resources(compiler, gateway) == resources(fresh, gateway)
+
+
+def test_what_an_object_said_before_is_no_problem_now() -> None:
+    """A document that could not be served as a whole, and was put right while nobody looked."""
+    ref, before = said(provider="corp")
+    broken = {key: row for key, row in before.items() if "corp" not in str(key)}
+    assert len(broken) == len(before) - 1
+    alone, compiler = Compiler(), Compiler()
+    alone.put(ref, broken)
+    list(compiler.succeeding(ref, broken, before))
+    problems = [
+        [one.message for found in each.commit_now().issues.values() for one in found if "corp" in one.message]
+        for each in (alone, compiler)
+    ]
+    assert problems[0]
+    assert not problems[1]
+
+
+def test_a_token_of_the_provider_before_is_still_taken_while_its_routes_may_be_on_proxies() -> None:
+    ref, before = said()
+    compiler = Compiler()
+    list(compiler.succeeding(ref, before, said(provider="partner")[1]))
+    compiler.commit_now()
+    (filter_,) = [one for one in resources(compiler, "edge") if one.type_url == EXTENSION and b"partner" in one.body]
+    for name in (b"platform/edge|any:corp", b"platform/edge|any:partner"):
+        assert name in filter_.body
