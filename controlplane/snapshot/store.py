@@ -314,14 +314,20 @@ class View:
     def _touched_since(self, sequence: int) -> Touched | None:
         if len(self._contents) == 1:
             return self._contents[0].since(sequence)
-        by_part: list[Touched] = []
-        for content in self._contents:
-            if (touched := content.since(sequence)) is None:
-                return None
-            by_part.append(touched)
-        merged: dict[str, dict[str, str]] = {}
-        for type_url, name in {(url, name) for touched in by_part for url, names in touched.items() for name in names}:
-            merged.setdefault(type_url, {})[name] = self._version_then(by_part, type_url, name)
+        found = [content.since(sequence) for content in self._contents]
+        if len(by_part := [touched for touched in found if touched is not None]) < len(found):
+            return None
+        merged: dict[str, Mapping[str, str]] = {}
+        for type_url in {url for touched in by_part for url in touched}:
+            pairs = zip(self._contents, by_part, strict=True)
+            alone = [
+                one.get(type_url, {}) for content, one in pairs if type_url in one or content.by_type.get(type_url)
+            ]
+            if len(alone) == 1:
+                merged[type_url] = alone[0]
+            else:
+                names = {name for names in alone for name in names}
+                merged[type_url] = {name: self._version_then(by_part, type_url, name) for name in names}
         return merged
 
     def _version_then(self, by_part: Sequence[Touched], type_url: str, name: str) -> str:
