@@ -53,6 +53,8 @@ class Groups:
     """They begin where the match begins."""
     optional: set[int] = field(default_factory=set)
     """They may take no part in a match."""
+    follows: dict[int, Part] = field(default_factory=dict)
+    """What comes behind a leading one, as far as the group reaches that both stand in."""
 
 
 def check(text: str) -> int:
@@ -157,10 +159,19 @@ class _Reader:
     def _sequence(self, depth: int) -> Part:
         size, repeat = 0, 1
         empty, first, possible = True, 0, True
+        followed: list[int] = []
         while self.at < len(self.text) and self.text[self.at] not in "|)":
             self._repeat = 1
             groups = self._groups
+            opens = self._leads and self.text.startswith("(", self.at) and not self.text.startswith("(?", self.at)
             part = self._repeated(self._atom(depth), groups)
+            for number in followed:
+                before = self.known.follows[number]
+                if before.empty:
+                    self.known.follows[number] = Part(0, part.empty, before.first | part.first)
+            if opens:
+                followed.append(groups + 1)
+                self.known.follows[groups + 1] = Part(0)
             repeat = max(repeat, self._repeat)
             size += part.size
             if empty:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from controlplane.model import regex
 from controlplane.model.characters import characters
+from controlplane.model.regex import Part
 from controlplane.model.written import Choice, OneOf, Regex, Written
 from controlplane.spec.match import IN_PATHS, LiteralPath, PathMatch
 
@@ -47,7 +48,11 @@ class RegexReplace(Written):
             part = groups.parts[item] if item else whole
             if item and item not in groups.leading and part.first & ~_SLASH:
                 return False
-            if not part.empty and item not in groups.optional:
+            follows = groups.follows.get(item, Part(0))
+            # A leading group is not empty where what follows it cannot begin as a path does.
+            leads = item in groups.leading and not (follows.empty or follows.first & _SLASH)
+            filled = leads or not part.empty
+            if filled and item not in groups.optional:
                 return True
         # Nothing takes the place of the beginning: what follows it is the path.
         literal, alone = regex.literal(self.pattern)

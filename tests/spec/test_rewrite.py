@@ -15,7 +15,7 @@ from tests.spec.documents import routes
 PATTERNS = (
     "^/a", "/a", "^/a/?", "^/a/(.*)$", "^/(.*)$", "^(.*)/a", "^(/[^/]+)(/.*)$", "^/a(/.*)?$", "(/|b)", "a|(/)", "/+$",
     "/$", "^/$", "/*", "a*", ".+", ".*", "b", "[^/]+", "b$", ".b$", "^/(a)(b)?", "^(.)+$", "^(/.)+$", "(a?)(/)", "^(?:/a)*(/.*)$",
-    "(?i)^/A", r"\ba", "^", "^(a|/)b", "^/{2}a", "//a",
+    "^(.*?)a(.*)$", "^(.*)(a*)/b", "(a?)(b?)a", "((a*)b)?(/)", "(?:(a*))b", "(/*)+b", "(/*)+a", "(a*)|b", "(?i)^/A", r"\ba", "^", "^(a|/)b", "^/{2}a", "//a",
 )  # fmt: skip
 SUBSTITUTIONS = ("", "/", "x", "/x", r"\0", r"\1", r"\1/", r"x\1", r"\1x", r"/\1", r"\2\1", r"\1\2", r"\\/")
 MATCHES = (
@@ -76,6 +76,8 @@ def test_what_is_accepted_leaves_a_path() -> None:
         (r"\.html$", "", {"prefix": "/"}),
         (r"^(/[^/]+)/v1(/.*)$", r"\1\2", {"prefix": "/"}),
         (r"^(.*)/v1/", r"\1/v2/", {"prefix": "/"}),
+        ("^(.*?)one(.*)$", r"\1two\2", {"prefix": "/"}),
+        ("^/service/([^/]+)(/.*)$", r"\2/instance/\1", {"prefix": "/service"}),
     ],
 )
 def test_usual_rewrites_are_accepted(pattern: str, substitution: str, match: dict[str, str]) -> None:

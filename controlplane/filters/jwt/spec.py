@@ -92,9 +92,10 @@ class TokenPlace(OneOf):
 
 
 _OF_CLIENTS = re.compile(
-    "accept.*|access-control-.*|authorization|cache-control|content-.*|cookie|date|expect|forwarded|from|grpc-.*|if-.*"
-    "|max-forwards|origin|pragma|prefer|priority|proxy-.*|range|referer|sec-.*|trace(parent|state)|trailer|user-agent|via"
-    "|x-(b3-.*|forwarded-.*|real-ip|request-id|requested-with)"
+    "accept(-.*)?|access-control-.*|authorization|cache-control|content-.*|cookie|date|expect|forwarded|from"
+    "|grpc-(accept-encoding|encoding|timeout)|if-.*|max-forwards|origin|pragma|prefer|priority|proxy-.*|range|referer"
+    "|sec-.*|trace(parent|state)|trailer|user-agent|via"
+    "|x-(b3-.*|forwarded-(for|host|port|prefix|proto)|real-ip|request-id|requested-with)"
 )
 """Headers that clients send for reasons of their own."""
 
