@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPResponse
 from types import TracebackType
 from typing import Any, Self
@@ -84,12 +85,16 @@ def dial(port: int, tls: ssl.SSLContext | None = None, sni: str | None = None, p
 
 
 class Connection:
-    """One HTTP/1.1 connection, used for as many requests as wanted."""
+    """One HTTP/1.1 connection, used for as many requests as wanted.
+
+    When the server has said that it closes it, as a proxy does now and then while it drains, the next is another one.
+    """
 
     def __init__(
         self, port: int, tls: ssl.SSLContext | None = None, sni: str | None = None, preface: bytes = b""
     ) -> None:
-        self.socket = dial(port, tls, sni, preface)
+        self._dial = partial(dial, port, tls, sni, preface)
+        self.socket = self._dial()
         self._http = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         self._http.sock = self.socket
 
@@ -97,6 +102,9 @@ class Connection:
         self, target: str, host: str | None = None, method: str = "GET", headers: Headers = (), body: bytes = b""
     ) -> Response:
         """Send one request with this target as it stands, and read the whole answer."""
+        if self._http.sock is None:
+            self.socket.close()
+            self._http.sock = self.socket = self._dial()
         self._http.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
         if host is not None:
             self._http.putheader("host", host)
