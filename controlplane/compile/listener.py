@@ -104,7 +104,7 @@ def _filter(group: str, http_filter: HttpFilter) -> Any:
     else:
         message.name = http_filter.resource_name(group)
         message.config_discovery.CopyFrom(
-            config_source_pb2.ExtensionConfigSource(config_source=ads(), type_urls=[http_filter.type_url])
+            config_source_pb2.ExtensionConfigSource(config_source=ads(), type_urls=http_filter.type_urls)
         )
     return message
 

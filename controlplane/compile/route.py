@@ -257,7 +257,7 @@ def _act(
         message.route.retry_policy.CopyFrom(policy)
     if route.websocket:
         websocket(message.route)
-        message.metadata.filter_metadata[shard_lua.REKEY_WILDCARD].update(shard_lua.websocket_metadata())
+        message.metadata.filter_metadata[shard_lua.NAME].update(shard_lua.websocket_metadata())
     if route.transform is not None:
         if route.transform.request.host is not None:
             message.route.host_rewrite_literal = route.transform.request.host

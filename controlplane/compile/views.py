@@ -20,7 +20,7 @@ from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.local_ratelimit.spec import LocalLimit
-from controlplane.filters.shard_lua.compile import REKEY_WILDCARD, rekey_wildcard
+from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.graph.engine import Read
 from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, View, jwks_cluster_name, listener_name, part_of
 from controlplane.resources import Resource
@@ -174,7 +174,7 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
     hosts = dict(host for gateway in view for host in wildcards(read, tables, gateway))
     # It sends requests to shards that must be there: those that come before it does, those that go after it did.
-    yield _extension(view, REKEY_WILDCARD, rekey_wildcard(hosts), late=True)
+    yield _extension(view, shard_lua.NAME, shard_lua.rekey_wildcard(hosts), late=True)
     named = [row for gateway in view for row in read.find(tables.limits_by_gateway, gateway)]
     shared = {identity: limit for (_, _, identity), limit in named}
     slots = {slot for (_, slot, _), _ in named}
@@ -186,7 +186,7 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
                 if chain.listener == key:
                     limits.setdefault(chain.group, {}).update(_listener_limits(read, tables, key, spec, gateway))
     for name, found in sorted(limits.items()):
-        config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.shared({}, ())
+        config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.nothing()
         yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)
 
 

@@ -26,14 +26,14 @@ class HttpFilter:
 
     `config` gives a fixed configuration. `delivered` names the ECDS resource that brings a changing one instead, so
     that a change reaches open connections and leaves the listener alone; `per_listener` makes that one per listener group.
-    Envoy knows a delivered filter, and what routes say to it, by the name of that resource.
+    Envoy knows a delivered filter, and what routes say to it, by the name of that resource. `type_urls` are what it may be.
     """
 
     name: str
     stage: Stage
     config: Callable[[], Any] | None = None
     delivered: str | None = None
-    type_url: str = ""
+    type_urls: tuple[str, ...] = ()
     per_listener: bool = False
 
     def resource_name(self, group: str) -> str:
@@ -46,23 +46,22 @@ def _filters() -> tuple[HttpFilter, ...]:
     mutation = "type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation"
     authn = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"
     lua = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
+    nothing = "type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config"
     return (
-        HttpFilter(shard_lua.NATIVE_FALLBACK, Stage.FALLBACK_SELECTION, config=shard_lua.native_fallback),
-        HttpFilter(shard_lua.REKEY, Stage.HOST_SELECTION, config=shard_lua.rekey),
-        HttpFilter(
-            shard_lua.REKEY_WILDCARD, Stage.WILDCARD_SELECTION, delivered=shard_lua.REKEY_WILDCARD, type_url=lua
-        ),
-        HttpFilter(header_mutation.IDENTITY_NAME, Stage.SANITATION, delivered=IDENTITY_HEADERS, type_url=mutation),
+        HttpFilter(shard_lua.NAME, Stage.FALLBACK_SELECTION, config=shard_lua.native_fallback),
+        HttpFilter(shard_lua.NAME, Stage.HOST_SELECTION, config=shard_lua.rekey),
+        HttpFilter(shard_lua.NAME, Stage.WILDCARD_SELECTION, delivered=shard_lua.NAME, type_urls=(lua,)),
+        HttpFilter(header_mutation.IDENTITY_NAME, Stage.SANITATION, delivered=IDENTITY_HEADERS, type_urls=(mutation,)),
         HttpFilter(
             local_ratelimit.LISTENER_NAME,
             Stage.FLOOD_PROTECTION,
             delivered=LISTENER_LIMITS,
-            type_url=limits,
+            type_urls=(limits, nothing),
             per_listener=True,
         ),
         HttpFilter(cors.NAME, Stage.CORS, config=cors.filter_config),
-        HttpFilter(jwt.NAME, Stage.AUTHENTICATION, delivered=JWT, type_url=authn),
-        HttpFilter(local_ratelimit.NAME, Stage.RATE_LIMIT, delivered=ROUTE_LIMITS, type_url=limits),
+        HttpFilter(jwt.NAME, Stage.AUTHENTICATION, delivered=JWT, type_urls=(authn,)),
+        HttpFilter(local_ratelimit.NAME, Stage.RATE_LIMIT, delivered=ROUTE_LIMITS, type_urls=(limits,)),
         HttpFilter(header_mutation.NAME, Stage.TRANSFORMATION, config=header_mutation.filter_config),
         HttpFilter(router.NAME, Stage.ROUTER, config=router.filter_config),
     )

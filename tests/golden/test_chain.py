@@ -14,9 +14,9 @@ from tests.golden.cases import Case, resources
 
 ORDER = [
     # The route that is taken in the end is known before any other filter looks at it.
-    "gatewayspec/fallback",
-    "gatewayspec/rekey",
-    "gatewayspec/rekey-wildcard",
+    "gatewayspec/shard",
+    "gatewayspec/shard",
+    "gatewayspec/shard",
     # What only the gateway may say is removed before anybody believes it.
     "gatewayspec/identity-headers",
     # Floods end before expensive work.

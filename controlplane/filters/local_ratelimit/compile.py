@@ -14,6 +14,7 @@ from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
+from envoy.extensions.filters.http.set_metadata.v3 import set_metadata_pb2
 from envoy.type.metadata.v3 import metadata_pb2
 from envoy.type.v3 import percent_pb2, token_bucket_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
@@ -118,6 +119,15 @@ def own(limits: Mapping[str, LocalLimit], stat_prefix: str = "route_limits") -> 
         for described, _ in _cases(limits[identity].key):
             message.rate_limits.add(actions=[_named(identity), *described])
     return packed(message)
+
+
+def nothing() -> Any:
+    """What stands in the place of a listener's limits while there are none.
+
+    A filter without limits still has two sides, and looks up on each what the route says to it. One that sets metadata has
+    one side, and without any it does nothing: a request on every listener pays for less.
+    """
+    return packed(set_metadata_pb2.Config())
 
 
 def shared(limits: Mapping[str, LocalLimit], slots: Iterable[str]) -> Any:

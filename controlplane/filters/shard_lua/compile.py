@@ -38,10 +38,8 @@ from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from controlplane.filters.envoy import packed
 
-NATIVE_FALLBACK = "gatewayspec/fallback"
-REKEY = "gatewayspec/rekey"
-REKEY_WILDCARD = "gatewayspec/rekey-wildcard"
-SCRIPTS = (REKEY, REKEY_WILDCARD)
+NAME = "gatewayspec/shard"
+"""The name of all three filters, by which routes speak to them."""
 HOST_HEADER = "x-gatewayspec-host"
 PATH_HEADER = "x-gatewayspec-path"
 ELSEWHERE = "gatewayspec/elsewhere"
@@ -203,21 +201,18 @@ def decided(configuration: Any, *, fallback: bool) -> None:
     A shard that is found at once has them left out of the chain. A fallback is found when they are in the chain
     already: it tells the scripts to pass.
     """
-    absent = packed(route_components_pb2.FilterConfig(disabled=True))
-    configuration.typed_per_filter_config[NATIVE_FALLBACK].CopyFrom(absent)
-    for name in SCRIPTS:
-        passed = packed(lua_pb2.LuaPerRoute(disabled=True)) if fallback else absent
-        configuration.typed_per_filter_config[name].CopyFrom(passed)
+    said = lua_pb2.LuaPerRoute(disabled=True) if fallback else route_components_pb2.FilterConfig(disabled=True)
+    configuration.typed_per_filter_config[NAME].CopyFrom(packed(said))
     configuration.request_headers_to_remove.extend((HOST_HEADER, PATH_HEADER))
 
 
 def elsewhere(route: Any) -> None:
     """Make it the last route of an open host: the third filter looks for the covering wildcard, though a shard was found.
 
-    The configuration switches that filter on again for the requests that end here. The route must take WebSockets: Envoy
+    The configuration switches the filters on again for the requests that end here. The route must take WebSockets: Envoy
     decides on an upgrade by it, and the route that is found in the end refuses what it does not take.
     """
-    route.typed_per_filter_config[REKEY_WILDCARD].CopyFrom(packed(lua_pb2.LuaPerRoute(filter_context={})))
+    route.typed_per_filter_config[NAME].CopyFrom(packed(lua_pb2.LuaPerRoute(filter_context={})))
     route.route.cluster = ELSEWHERE  # there is none
     route.route.cluster_not_found_response_code = route_components_pb2.RouteAction.NOT_FOUND
     route.route.upgrade_configs.add(upgrade_type="websocket", enabled=BoolValue(value=True))
