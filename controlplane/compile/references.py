@@ -59,6 +59,9 @@ class Surroundings(Protocol):
     def identity_headers(self, gateway: GatewayName) -> frozenset[str]:
         """The headers that providers of the gateway set."""
 
+    def removed_headers(self, gateway: GatewayName, name: str) -> set[str]:
+        """The headers whose tokens a JWT provider takes away."""
+
     def known(self, kind: str, gateway: GatewayName) -> list[str]:
         """The names of a kind (for a message)."""
 
@@ -135,8 +138,10 @@ def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: 
             )  # fmt: skip
         else:
             resolved.clusters[around.cluster(backend)] = destination.weight
+    providers: list[str] = []
     if route.auth is not None:
         for index, mechanism in enumerate(route.auth.any_of or route.auth.all_of or ()):
+            providers.append(mechanism.jwt)
             path = f"auth.{'anyOf' if route.auth.any_of else 'allOf'}[{index}].jwt"
             status = around.provider(gateway, mechanism.jwt)
             if status is None:
@@ -165,6 +170,14 @@ def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: 
             resolved.cors = policy.cors
         for number, limit in enumerate(policy.rate_limit.local if policy.rate_limit else ()):
             resolved.limits[f"{route_name(key)}/{name}/{number}"] = limit
+            header = (limit.key or "").removeprefix("header:")
+            takes = [one for one in providers if header in around.removed_headers(gateway, one)]
+            if takes:
+                problems.warning(
+                    codes.IMPOSSIBLE, f"use[{index}]",
+                    f'JWT provider "{takes[0]}" removes "{header}" before requests are counted by it: all share one bucket',
+                    "count by a header of claimsToHeaders, or say forward: true",
+                )  # fmt: skip
     return resolved
 
 

@@ -87,6 +87,13 @@ class _Surroundings:
         found = self._own(self._tables.providers_by_name, gateway, name)
         return sorted(claim_headers(*found)) if found else []
 
+    def removed_headers(self, gateway: GatewayName, name: str) -> set[str]:
+        found = self._own(self._tables.providers_by_name, gateway, name)
+        provider = found[1].part if found else None
+        if not isinstance(provider, JwtProvider) or provider.forward:
+            return set()
+        return set(provider.token_headers()) - {"cookie"}
+
     def known(self, kind: str, gateway: GatewayName) -> list[str]:
         index = {
             "listener": self._tables.listeners_by_gateway,

@@ -212,7 +212,8 @@ def _own_header_name(text: str) -> str:
     return name
 
 
-def _seen_header_name(text: str) -> str:
+def seen_header_name(text: str) -> str:
+    """The name of a header that requests may have when they are looked at. Raises ValueError."""
     name = header_name(text)
     if "_" in name:
         raise ValueError("requests with an underscore in the name of a header are refused: it would never be seen")
@@ -228,7 +229,7 @@ _NEVER_SEEN = frozenset(
 )
 
 HeaderName = Annotated[str, AfterValidator(header_name)]
-SeenHeaderName = Annotated[str, AfterValidator(_seen_header_name)]
+SeenHeaderName = Annotated[str, AfterValidator(seen_header_name)]
 """A header of requests that is looked at."""
 ChangedHeaderName = Annotated[str, AfterValidator(_own_header_name)]
 """A header that is set, added or removed."""

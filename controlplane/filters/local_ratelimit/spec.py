@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.model.written import PositiveCount, Written, header_name
+from controlplane.model.written import PositiveCount, Written, seen_header_name
 
 
 class Per(StrEnum):
@@ -28,7 +28,7 @@ def _key(text: str) -> str:
     if text == "clientIP":
         return text
     if text.startswith("header:"):
-        return "header:" + header_name(text.removeprefix("header:"))
+        return "header:" + seen_header_name(text.removeprefix("header:"))
     raise ValueError('a key is "clientIP" or "header:<name>"')
 
 
