@@ -35,7 +35,7 @@ from tests.compile import worlds
         ("/pay", {"regex": "/pay/?.*"}, False),
         ("/pay", {"regex": "/pay/.*|/admin"}, False),
         ("/pay", {"regex": "(/pay/.*)|(/admin)"}, False),
-        ("/pay", {"regex": "/pay/[|]x"}, True),
+        ("/pay", {"regex": "/pay/[|a]x"}, True),
         ("/pay", {"regex": "/pay/[]|]x"}, True),
         ("/pay", {"regex": "/pay/[](]|/admin.*"}, False),
         ("/pay", {"regex": "/pay/[^](]|/admin.*"}, False),
