@@ -21,7 +21,7 @@ import structlog
 from controlplane.admin.server import application, listen
 from controlplane.app.addresses import Addresses
 from controlplane.app.draining import Draining
-from controlplane.app.fleet import SETTLE_BOUND, Fleet, Labels
+from controlplane.app.fleet import Fleet, Labels
 from controlplane.app.intake import Intake
 from controlplane.app.lane import EndpointLane
 from controlplane.app.listening import obstacle, reason
@@ -54,6 +54,8 @@ MANIFEST_SECONDS = 5.0
 """How often the versions that are served, and which sources can be read, are noted on disk."""
 AGE_SECONDS = 1.0
 """How often ages are looked at: keepFor and the guard count in minutes."""
+RETURN_SECONDS = 90.0
+"""For proxies to come back after a start, with what they had: Envoy waits up to 30 s between two attempts."""
 DRAIN_SHARE = 0.8
 """Of the time that the end may take, over which streams end; the rest is for what comes after."""
 
@@ -293,7 +295,7 @@ class ControlPlane:
         if self._fleet.ready and (gone or sequence != before):
             self._fleet.published(sequence, event_time, (lambda: self._release(gone)) if gone else None)
         elif gone:  # while this process was not there: proxies come back with routes that name them
-            asyncio.get_running_loop().call_later(SETTLE_BOUND, self._release, gone)
+            asyncio.get_running_loop().call_later(RETURN_SECONDS, self._release, gone)
         if commit.fleet_changed or sequence != before:
             self._server.changed()
         self._metrics.build_seconds.observe(build_seconds)
