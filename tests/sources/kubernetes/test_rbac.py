@@ -152,7 +152,7 @@ def test_who_may_nothing_is_told_so(cluster: Kubernetes, namespace: str, tmp_pat
         async with watching(kubeconfig, [web], watched=Watched(region="here"), ready=False) as (sink, source):
             await sink.until(lambda: sink.state == "failed")
             assert source.caught_up
-            assert "Denied" in source.kinds["services"].reason
+            await eventually(lambda: "Denied" in source.kinds["services"].reason, "it is said of services too")
             assert sink.services == {}
             assert not [call for call in sink.calls if call.startswith("remove")], "a refusal says nothing of services"
 
