@@ -154,8 +154,9 @@ class Rollcall:
         }
 
     def _find(self, version: str) -> tuple[GatewayName | None, int | None]:
-        if version.isdecimal() and len(version) < len(next(iter(self._published), "")):
-            return None, int(version) if int(version) <= self.store.sequence else None
+        short = len(version) < len(next(iter(self._published), ""))
+        if short and version.isdecimal() and int(version) <= self.store.sequence:
+            return None, int(version)  # further digits may well be how a version begins
         found = {known for known in self._published if known.startswith(version) and len(version) >= LEAST_PREFIX}
         if len(found) > 1:
             raise LookupError(f'several versions begin with "{version}": {", ".join(sorted(found))}')

@@ -252,7 +252,20 @@ class Connector(aiohttp.TCPConnector):
         self._noted = transports
 
     async def _wrap_create_connection(self, *asked: Any, **more: Any) -> Any:
-        transport, protocol = await super()._wrap_create_connection(*asked, **more)
+        make, *rest = asked
+        made: list[Any] = []
+
+        def noted() -> Any:
+            made.append(make())
+            return made[-1]
+
+        try:
+            transport, protocol = await super()._wrap_create_connection(noted, *rest, **more)
+        except BaseException:
+            for one in made:  # given up in the moment in which it was there
+                if one.transport is not None:
+                    one.transport.abort()
+            raise
         self._noted.add(transport)
         return transport, protocol
 
