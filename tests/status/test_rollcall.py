@@ -16,7 +16,7 @@ from controlplane.snapshot.store import Store
     [
         ("8427805500a1b2c3", ("shop/edge", 2)),
         ("84278055", ("shop/edge", 2)),  # digits alone may be how a version begins
-        ("0c4d", ("shop/mobile", 1)),
+        ("0c4d0000", ("shop/mobile", 1)),
         ("2", (None, 2)),
         ("3", (None, None)),
         ("ffff", (None, None)),
