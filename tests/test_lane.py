@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from controlplane.app.lane import EndpointLane
+from controlplane.app.pace import Pace
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 
 
@@ -61,6 +64,16 @@ def test_a_storm_is_gathered_until_it_pauses() -> None:
     assert published == [100.0, 100.002], "the oldest of them counts"
     clock.go(1)
     assert len(published) == 2
+
+
+def test_what_comes_well_apart_does_not_wait_for_the_commit_before() -> None:
+    pace = Pace(quiet=0.005, longest=0.1)
+    for came in (1.0, 1.006, 1.012):  # each while the one before is being committed, or just after
+        pace.came(came)
+        assert pace.due() == came
+        pace.taken()
+    pace.came(1.014)
+    assert pace.due() == pytest.approx(1.019), "two milliseconds apart is a storm"
 
 
 def test_a_storm_without_a_pause_goes_out_all_the_same() -> None:

@@ -1,8 +1,7 @@
 """The endpoint lane in the running process: what a source says of a service is on its way to proxies at once.
 
 It shares the event loop with the commit loop and never waits for it: its commits are small, and end before anything
-else runs. The first change after quiet goes out at once, a storm is gathered until it pauses for `quiet`, at the latest
-after `longest`.
+else runs. The first change after quiet goes out at once, a storm is gathered (`pace`).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
+from controlplane.app.pace import Pace
 from controlplane.compile.endpoints import ABSENT, Endpoints, Touched
 from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, ServiceRef
@@ -44,13 +44,10 @@ class EndpointLane:
         """`publish(touched, event_time)` is called after every commit that changed something."""
         self.endpoints = endpoints
         self._publish = publish
-        self._quiet = quiet
-        self._longest = longest
+        self._pace = Pace(quiet, longest)
         self._clock = clock
         self._later = later
         self._oldest: float | None = None  # event time of what waits
-        self._began = self._latest = 0.0
-        self._ended = -float("inf")
         self._timer: Timer | None = None
 
     def put(self, ref: ServiceRef, service: Service | None) -> None:
@@ -72,26 +69,21 @@ class EndpointLane:
 
     def flush(self, event_time: float) -> None:
         """A consistent batch ends here; `event_time` is when the cause of the oldest change was noticed."""
-        now = self._clock()
-        self._latest = now
-        if self._oldest is None:
-            self._oldest, self._began = event_time, now
-        self._oldest = min(self._oldest, event_time)
+        self._pace.came(self._clock())
+        self._oldest = event_time if self._oldest is None else min(self._oldest, event_time)
         if self._timer is None:
             self._go()
 
     def _go(self) -> None:
         """Commit when it is time, else come back then."""
         self._timer = None
-        now = self._clock()
-        due = min(max(self._latest, self._ended) + self._quiet, self._began + self._longest)
-        if now >= due or (self._began == self._latest and now - self._ended >= self._quiet):
+        if (left := self._pace.due() - self._clock()) <= 0:
             self._commit()
         else:
-            self._timer = self._later(due - now, self._go)
+            self._timer = self._later(left, self._go)
 
     def _commit(self) -> None:
         event_time, self._oldest = self._oldest, None
+        self._pace.taken()
         touched = self.endpoints.commit()
-        self._ended = self._clock()
-        self._publish(touched, self._ended if event_time is None else event_time)
+        self._publish(touched, self._clock() if event_time is None else event_time)

@@ -1,7 +1,7 @@
 """The commit loop: edits are gathered, one commit is swept at a time, and what it changed is handed on.
 
-The first edit after quiet goes at once; a storm is gathered until it pauses for `quiet`, at the latest after `max`.
-A long sweep shares the event loop with everything else: streams are served while it runs.
+The first edit after quiet goes at once, a storm is gathered (`pace`). A long sweep shares the event loop with everything
+else: streams are served while it runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from controlplane.app.pace import Pace
 from controlplane.compile.compiler import Commit, Compiler
 
 log = structlog.get_logger(__name__)
@@ -43,20 +44,17 @@ class CommitLoop:
         """`on_commit(commit, event_time, build_seconds)` is called after every commit, with what it changed."""
         self.compiler = compiler
         self._on_commit = on_commit
-        self._quiet = quiet
-        self._longest = longest
+        self._pace = Pace(quiet, longest)
         self._edits: dict[Hashable, Edit] = {}
         self.taken: Collection[Hashable] = ()
         """The keys of the edits of the commit that is under way, or was handed on last."""
         self._sweeping = False
         self._oldest: float | None = None
-        self._latest = 0.0
         self._woken = asyncio.Event()
         self._released = asyncio.Event()
         self._held_until = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
-        self._ended = 0.0
 
     def edit(self, key: Hashable, edit: Edit) -> None:
         """Do this in the next commit, instead of an earlier edit with the same key."""
@@ -72,7 +70,7 @@ class CommitLoop:
         if not self._edits:
             return
         self._oldest = event_time if self._oldest is None else min(self._oldest, event_time)
-        self._latest = time.monotonic()
+        self._pace.came(time.monotonic())
         self._idle.clear()
         self._woken.set()
 
@@ -96,27 +94,21 @@ class CommitLoop:
             await self._gather()
             await self._unheld()
             self._woken.clear()
+            self._pace.taken()
             edits, self._edits = self._edits, {}
             event_time, self._oldest = self._oldest or time.monotonic(), None
             began = time.monotonic()
             self.taken, self._sweeping = edits.keys(), True
             commit = await self._commit(edits)
-            self._ended, self._sweeping = time.monotonic(), False
-            self._on_commit(commit, event_time, self._ended - began)
+            self._sweeping = False
+            self._on_commit(commit, event_time, time.monotonic() - began)
             if not self._woken.is_set():
                 self._idle.set()
 
     async def _gather(self) -> None:
         """Nothing after quiet; in a storm, until it pauses."""
-        began = time.monotonic()
-        if began - self._ended >= self._quiet:
-            return
-        while True:
-            now = time.monotonic()
-            due = min(max(self._latest, self._ended) + self._quiet, began + self._longest)
-            if now >= due:
-                return
-            await asyncio.sleep(due - now)
+        while (left := self._pace.due() - time.monotonic()) > 0:
+            await asyncio.sleep(left)
 
     async def _unheld(self) -> None:
         while (left := self._held_until - time.monotonic()) > 0:
