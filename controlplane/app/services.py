@@ -94,6 +94,8 @@ class Services:
             self._objects.pop(ref, None)
         else:
             self._objects[ref] = now
+        if before == now:
+            return
         self._services.update(now.services - before.services)
         self._services.subtract(before.services - now.services)
         self._secrets.update(now.secrets - before.secrets)

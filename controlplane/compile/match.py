@@ -59,11 +59,9 @@ def order(match: Match, claim: str, route: ElementKey, number: int) -> Order:
 
 def signature(match: Match) -> Signature:
     """What the match takes."""
-    said = dump(match)
-    conditions = [*said.get("headers", ()), *({"query": query} for query in said.get("query", ()))]
-    return Signature(
-        _canonical(said["path"]), tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions)))
-    )
+    conditions = [*map(dump, match.headers), *({"query": dump(query)} for query in match.query)]
+    path = {name: text for name, text in match.path if text is not None}
+    return Signature(_canonical(path), tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions))))
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode

@@ -71,15 +71,16 @@ def placements(
     `named` are the listeners the route names, `limited` the hosts that it has not been granted as a whole.
     """
     found: set[Placement] = set()
+    https = [chain for chain in chains if chain.protocol is Protocol.HTTPS]
+    plain = [chain for chain in chains if chain.protocol is Protocol.HTTP and chain.redirect is None]
     for host in hosts:
         if named is not None:
             for chain, scope in _scopes((chain for chain in chains if chain.listener in named), host):
                 found.add(Placement(chain.group, scope, host))
             continue
-        secure = list(_scopes((chain for chain in chains if chain.protocol is Protocol.HTTPS), host))
+        secure = list(_scopes(https, host))
         for chain, scope in secure:
             found.add(Placement(chain.group, scope, host))
-        plain = [chain for chain in chains if chain.protocol is Protocol.HTTP and chain.redirect is None]
         whole = any(scope == host for _, scope in secure)
         for chain in plain:
             found.add(Placement(chain.group, host, host, redirect=whole))

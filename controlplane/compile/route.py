@@ -140,7 +140,8 @@ def _entries(
     *,
     shared_limits: bool,
 ) -> Iterator[Entry]:
-    effective = _effective(problems, route, settings, https_port(chains, route.hosts))
+    port = https_port(chains, route.hosts) if route.redirect is not None else None
+    effective = _effective(problems, route, settings, port)
     for number, match in enumerate(route.match):
         if number not in claimed.matches:
             continue

@@ -299,7 +299,7 @@ class OneOf(Written):
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         for choice in self.choices:
-            if sum(getattr(self, name) is not None for name in choice.fields) != 1:
+            if [*map(self.__dict__.get, choice.fields)].count(None) != len(choice.fields) - 1:
                 raise ValueError(choice.rule)
         return self
 

@@ -19,6 +19,11 @@ MAX_PATH = 2048
 """Characters of a literal path."""
 
 
+_NOT_IN_PATHS = re.compile(r"[^\x21-\x7e]|\\")
+_DOTS = re.compile(r"/\.{1,2}(/|$)")
+_SLASH = re.compile(r"%(2[fF]|5[cC])")
+
+
 def literal_path(text: str) -> str:
     """An absolute path in the form that Envoy's normalisation leaves, so that it can ever match. Raises ValueError."""
     if not text.startswith("/"):
@@ -27,11 +32,11 @@ def literal_path(text: str) -> str:
         raise ValueError(f"a path has at most {MAX_PATH} characters")
     if "?" in text or "#" in text:
         raise ValueError("a path has no query (use match.query) and no fragment")
-    if re.search(r"[^\x21-\x7e]", text) or "\\" in text:
+    if _NOT_IN_PATHS.search(text):
         raise ValueError('a path has printable ASCII characters; encode others as "%C3%A9"')
-    if "//" in text or re.search(r"/\.{1,2}(/|$)", text):
+    if "//" in text or _DOTS.search(text):
         raise ValueError('"//", "/./" and "/../" are normalised away before routes are matched')
-    if re.search(r"%(2[fF]|5[cC])", text):
+    if _SLASH.search(text):
         raise ValueError("an encoded slash never reaches a route: clients are redirected to the decoded path")
     return text
 
@@ -39,14 +44,15 @@ def literal_path(text: str) -> str:
 LiteralPath = Annotated[str, AfterValidator(literal_path)]
 
 _ENCODED_BY_ENVOY = '"<>^`{|}'
+_TO_BE_ENCODED = re.compile(f"[{re.escape(_ENCODED_BY_ENVOY)}]")
+_TO_BE_ENCODED_IN_TEMPLATES = re.compile(r'["<>^`|]')
 _DECODED_BY_ENVOY = re.compile(r"%(2[DE]|3\d|[46][1-9A-F]|[57][\dA]|5F|7E)", re.IGNORECASE)
 """The codes of letters, digits and `-._~`."""
 
 
-def _normal(text: str, encoded: str = _ENCODED_BY_ENVOY) -> str:
+def _normal(text: str, encoded: re.Pattern[str] = _TO_BE_ENCODED) -> str:
     """A path as Envoy's normalisation leaves it. Raises ValueError: another one would never match."""
-    found = re.search(f"[{re.escape(encoded)}]", text)
-    if found is not None:
+    if found := encoded.search(text):
         raise ValueError(f'"{found[0]}" is encoded before routes are matched; write {quote(found[0])}')
     if needless := _DECODED_BY_ENVOY.search(text):
         raise ValueError(f'{needless[0]} is decoded before routes are matched; write "{unquote(needless[0])}"')
@@ -61,7 +67,7 @@ _TEMPLATE_PART = re.compile(r"\{[a-zA-Z][a-zA-Z0-9_]{0,15}(=\*\*?)?\}|\*|\*\*|[A
 
 
 def _template(text: str) -> str:
-    _normal(literal_path(text), encoded='"<>^`|')
+    _normal(literal_path(text), _TO_BE_ENCODED_IN_TEMPLATES)
     variables = re.findall(r"\{([a-zA-Z_]\w*)", text)
     parts = text[1:].split("/")
     if len(variables) > 5 or len(set(variables)) != len(variables):

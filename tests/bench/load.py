@@ -44,6 +44,7 @@ def _load(size: int, plan: Plan) -> tuple[float, float, float]:
     specs = Specs(folder / "specs", Shape.HOSTS, size, free_port(), free_port())
     specs.write()
     with ControlPlane(specs.folder, folder) as control_plane:
+        control_plane.ready()  # asking before that would cost it a handshake each time
         authority = Authority.open(control_plane.state)
         issued = authority.issue_node("bench-1", "bench", LABELS)
         credentials = grpc.ssl_channel_credentials(authority.trust_bundle, issued.key, issued.certificate)
