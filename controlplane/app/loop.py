@@ -107,7 +107,7 @@ class CommitLoop:
 
     async def _gather(self) -> None:
         """Nothing after quiet; in a storm, until it pauses."""
-        while (left := self._pace.due() - time.monotonic()) > 0:
+        while (left := self._pace.due() - time.monotonic()) > 0:  # noqa: ASYNC110 - it is time that is waited for
             await asyncio.sleep(left)
 
     async def _unheld(self) -> None:

@@ -6,6 +6,7 @@ log and in the status.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from controlplane.state.content import StateChanges, StoredObject
 from controlplane.state.store import State
 
 log = structlog.get_logger(__name__)
+
+BEHIND_SECONDS = 0.02
+"""By how much the disk follows what is in force."""
 
 
 class Memory:
@@ -43,6 +47,7 @@ class Memory:
         self._objects: dict[ObjectRef, StoredObject | None] = {}
         self._secrets: dict[SecretRef, Secret | None] = {}
         self._services: dict[ServiceRef, Service | None] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._served = {name: served.version for name, served in loaded.served.items()}
 
     @classmethod
@@ -61,8 +66,14 @@ class Memory:
         """The secret is in force; None: it is gone. Noted for `write`."""
         self._secrets[ref] = secret
 
+    def write_soon(self) -> None:
+        """Hand over what was noted a moment later: the writing thread wants a processor, and so do proxies that change."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(BEHIND_SECONDS, self.write)
+
     def write(self) -> None:
-        """Hand over what was noted, once what it changes is on its way: the writing thread wants a processor, too."""
+        """Hand over what was noted."""
+        self._timer = None
         if self._objects or self._secrets or self._services:
             self._state.write(StateChanges(self._objects, self._secrets, services=self._services))
             self._objects, self._secrets, self._services = {}, {}, {}

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -36,10 +36,10 @@ from controlplane.app.services import Services
 from controlplane.app.sources import discoveries, make_sources, waited_for
 from controlplane.app.standing import SourceStatus, stale, standing
 from controlplane.app.trust import Trust
-from controlplane.compile.compiler import Commit, Compiler, Publication, issues_of
+from controlplane.compile.compiler import Commit, Compiler, issues_of
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 from controlplane.config import Configuration, Endpoint
-from controlplane.errors import ConfigurationError, Severity
+from controlplane.errors import ConfigurationError, Diagnostic, Severity
 from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, GatewayName, ServiceRef, View, parts_of
 from controlplane.snapshot.store import Store
@@ -285,7 +285,7 @@ class ControlPlane:
         self._loop.flush(time.monotonic())
 
     def _committed(self, commit: Commit, event_time: float, build_seconds: float) -> None:
-        """What a commit changed goes out at once; everything else comes after."""
+        """What a commit changed goes out at once; what only looks on comes when streams have written it."""
         before = self._store.sequence
         sequence = self._store.publish(commit.publication)
         tables = self._compiler.tables
@@ -298,20 +298,27 @@ class ControlPlane:
             asyncio.get_running_loop().call_later(RETURN_SECONDS, self._release, gone)
         if commit.fleet_changed or sequence != before:
             self._server.changed()
-        self._metrics.build_seconds.observe(build_seconds)
-        self._metrics.sequence.set(sequence)
         if all(status.answered for status in self.intake.sources.values()):  # others may name what nobody names yet
             self.intake.services.settle()
         self._keep([key for key in commit.requirements if key in tables.requirements.rows])
         if self._fleet.ready:
             self._forget_lost()
-        self._memory.write()
-        self.intake.register.say_all(dict(commit.issues))
-        self._looked_at(commit.publication, sequence)
-        self._reports.committed(self._loop.taken, sequence)
+        self._rollcall.published(commit.publication, sequence)
+        self._metrics.build_seconds.observe(build_seconds)
+        soon = asyncio.get_running_loop().call_soon
+        soon(self._told, commit.issues, sequence)
+        soon(self._reports.committed, tuple(self._loop.taken), sequence)
         if commit.publication:
             changed = sum(map(len, commit.publication.values()))
-            log.info("published", sequence=sequence, resources=changed, build_ms=round(build_seconds * 1000, 2))
+            milliseconds = round(build_seconds * 1000, 2)
+            soon(partial(log.info, "published", sequence=sequence, resources=changed, build_ms=milliseconds))
+
+    def _told(self, issues: Mapping[Hashable, tuple[Diagnostic, ...]], sequence: int) -> None:
+        """What was published is on its way to proxies: now the disk, and those who look on."""
+        self._memory.write_soon()
+        self._metrics.sequence.set(sequence)
+        self.intake.register.say_all(issues)
+        self._refusals.review()
 
     def _selectors(self) -> dict[GatewayName, Labels]:
         return {gateway: row.labels for gateway, row in self._compiler.tables.gateways.rows.items()}
@@ -325,17 +332,11 @@ class ControlPlane:
             if self._fleet.ready:
                 self._fleet.published(sequence, event_time)
             self._server.changed()
-            self._metrics.sequence.set(sequence)
             self._metrics.endpoint_changes.inc()
             self._metrics.endpoint_seconds.observe(max(0.0, time.monotonic() - event_time))
-        self.intake.register.say_all(issues_of(self._compiler.endpoints.tables.graph))
-        self._memory.write()
-        self._looked_at(publication, sequence)
-
-    def _looked_at(self, publication: Publication, sequence: int) -> None:
-        """What people look at after a publication."""
-        self._refusals.review()
         self._rollcall.published(publication, sequence)
+        issues = issues_of(self._compiler.endpoints.tables.graph)
+        asyncio.get_running_loop().call_soon(self._told, issues, sequence)
 
     def _external_changed(self, ref: ServiceRef, service: Service | None) -> None:
         """A service stands for a DNS name, or ceases to: that is for the configuration to know."""

@@ -223,7 +223,8 @@ class Graph:
             raise WiringError(f"several tables have the name {repeated[0]}")
         for order, table in enumerate(self.tables):
             table.order = order
-        for computed in self._computed():
+        self._computed = tuple(table for table in self.tables if isinstance(table, _Computed))
+        for computed in self._computed:
             if not 0 <= computed.origin().order < computed.order:
                 raise WiringError(f"{computed.name} must be declared after {computed.origin().name}")
         for table in self.tables:
@@ -248,7 +249,9 @@ class Graph:
         Rows must not be written between the first step and the last. A commit that is closed halfway is taken up by
         the next one.
         """
-        for table in self._computed():
+        for table in self._computed:
+            if not table.dirty:
+                continue
             keys = list(table.dirty)
             for start in range(0, len(keys), _BATCH):
                 for key in sorted(keys[start : start + _BATCH]):
@@ -282,20 +285,17 @@ class Graph:
 
     def notes(self) -> Iterator[tuple[str, Any, object]]:
         """Every remark that the last good runs left: table name, task key, remark."""
-        for table in self._computed():
+        for table in self._computed:
             for key, task in table.tasks.items():
                 for note in task.notes:
                     yield table.name, key, note
 
     def failures(self) -> Iterator[tuple[str, Any, Exception]]:
         """Every run that raised the last time it ran: table name, task key, exception."""
-        for table in self._computed():
+        for table in self._computed:
             for key, task in table.tasks.items():
                 if task.failure is not None:
                     yield table.name, key, task.failure
-
-    def _computed(self) -> Iterator[_Computed[Any, Any]]:
-        return (table for table in self.tables if isinstance(table, _Computed))
 
     def _run(self, table: _Computed[Any, Any], task_key: Any) -> None:
         task = table.tasks.get(task_key) or _Task(table, task_key)

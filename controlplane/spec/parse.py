@@ -132,18 +132,13 @@ def _pieces(text: str) -> Iterator[Piece]:
 
 def _marks(text: str) -> Iterator[re.Match[str]]:
     """The marks of a text in order; found by plain search, which is quicker than a pattern."""
-    position = -1  # of the line break before the line that is looked at
-    dashes = dots = 0
-    while True:
-        if match := _MARK.match(text, position + 1):
-            yield match
-        if 0 <= dashes <= position or position < 0:
-            dashes = text.find("\n---", position + 1)
-        if 0 <= dots <= position or position < 0:
-            dots = text.find("\n...", position + 1)
-        if dashes < 0 and dots < 0:
-            return
-        position = min(found for found in (dashes, dots) if found >= 0)
+    starts = [0] if text.startswith(("---", "...")) else []
+    for sign in ("\n---", "\n..."):
+        at = text.find(sign)
+        while at >= 0:
+            starts.append(at + 1)
+            at = text.find(sign, at + 1)
+    return (match for start in sorted(starts) if (match := _MARK.match(text, start)))
 
 
 _MAY_BE_BLANK = frozenset(("", "#", " ", "\t", "\r", "\n", "\f", "\v"))

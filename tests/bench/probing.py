@@ -91,11 +91,13 @@ def resolution(client: Client, host: str, path: str, looks: int) -> list[float]:
 
 
 @contextlib.contextmanager
-def bystander(port: int, routes: Sequence[tuple[str, str]]) -> Iterator[Callable[[], Counter[Answer]]]:
+def bystander(
+    port: int, routes: Sequence[tuple[str, str]], pause: float = BYSTANDER_PAUSE
+) -> Iterator[Callable[[], Counter[Answer]]]:
     """Watch routes, which must all answer 200, from another process; gives how often each answer came."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_watch, args=(theirs, port, list(routes)), daemon=True)
+    process = context.Process(target=_watch, args=(theirs, port, list(routes), pause), daemon=True)
     process.start()
     ours.recv()
 
@@ -111,12 +113,12 @@ def bystander(port: int, routes: Sequence[tuple[str, str]]) -> Iterator[Callable
         process.join()
 
 
-def _watch(pipe: Connection, port: int, routes: Sequence[tuple[str, str]]) -> None:
+def _watch(pipe: Connection, port: int, routes: Sequence[tuple[str, str]], pause: float) -> None:
     client = Client(port)
     seen: Counter[Answer] = Counter()
     pipe.send(None)
     number = 0
-    while not pipe.poll(BYSTANDER_PAUSE):
+    while not pipe.poll(pause):
         seen[client.ask(*routes[number % len(routes)])] += 1
         number += 1
     pipe.recv()
