@@ -15,7 +15,7 @@ def held(graph: Graph, tables: Iterable[Any]) -> dict[str, object]:
     for table in tables:
         owners.append((table.name, table))
         owners += [(index.name, index) for index in table.indexes]
-    wiring = {"tables", "children", "indexes"}
+    wiring = {"tables", "_computed", "children", "indexes"}
     for name, owner in owners:
         for attribute, value in vars(owner).items():
             if attribute not in wiring and isinstance(value, dict | set | list | tuple) and value:
