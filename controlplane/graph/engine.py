@@ -299,8 +299,7 @@ class Graph:
 
     def _run(self, table: _Computed[Any, Any], task_key: Any) -> None:
         task = table.tasks.get(task_key) or _Task(table, task_key)
-        if task.reads:
-            task.forget_reads()
+        task.forget_reads()
         former = task.given
         if not table.exists(task_key):
             table.tasks.pop(task_key, None)
@@ -323,10 +322,6 @@ class Graph:
             if task.failure is not None or notes != task.notes:
                 self._noted[table.name, task_key] = (notes, None)
             task.notes, task.failure = notes, None
-        if not former:
-            for key in task.given:
-                self._give(table, task, key)
-            return
         for key in former.keys() - task.given.keys():
             self._withdraw(table, task, key)
         for key, value in task.given.items():
@@ -337,12 +332,9 @@ class Graph:
 
     def _give(self, table: _Computed[Any, Any], task: _Task, key: Any) -> None:
         givers = table.givers.setdefault(key, task)
-        if givers is task:
-            self._write(table, key, task.given[key])
-            return
         if isinstance(givers, Givers):
             givers.add(task.key)
-        else:
+        elif givers is not task:
             table.givers[key] = Givers(givers.key, task.key)
         self._write_winner(table, key)
 
@@ -374,10 +366,8 @@ class Graph:
         changes[key] = (changes[key][0] if key in changes else former, value)
         for child in table.children:
             child.dirty.add(key)
-        if table.readers:
-            _wake(table.readers, key)
-        if table.all_readers:
-            _wake(table.all_readers, None)
+        _wake(table.readers, key)
+        _wake(table.all_readers, None)
         for index in table.indexes:
             _reindex(index, key, former, value)
 
@@ -391,16 +381,11 @@ def _reindex(index: Index[Any, Any, Any], key: Any, former: Any, value: Any) -> 
             del members[key]
             if not members:
                 del index.members[group]
-            _wake_group(index, group)
     for group in after:
         index.members.setdefault(group, {})[key] = value
-        _wake_group(index, group)
-
-
-def _wake_group(index: Index[Any, Any, Any], group: Any) -> None:
-    for child in index.children:
-        child.dirty.add(group)
-    if index.readers:
+    for group in (*before, *after):
+        for child in index.children:
+            child.dirty.add(group)
         _wake(index.readers, group)
 
 
