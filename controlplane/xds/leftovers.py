@@ -1,9 +1,9 @@
 """Memory that large messages and ended streams leave behind, given back when it is quiet again. Used by the server only.
 
 First answers and the requests of those who come back are megabytes; a fleet that connects at once passes hundreds of
-them. glibc keeps what is freed in pieces of all sizes, and would show it as used for ever; with another C library there
-is nothing to do. grpc leaves each ended call in a cycle, and so little else is garbage here that the collector would
-look for it once in some minutes, and keep thousands.
+them, and handshakes and buffers leave pieces of all sizes. glibc keeps these, and would show them as used for ever; with
+another C library there is nothing to do. grpc leaves each ended call in a cycle of its own, and so little else is garbage
+here that the collector would look for it once in some minutes, and keep thousands.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ WORTH_BYTES = 64 << 20
 QUIET_SECONDS = 1.0
 """Without a large message: while they pass, their memory is used again at once."""
 ENDED_STREAMS = 200
-"""Whose cycles are collected at once. They are young, and only the young are looked at: a millisecond or two."""
+"""Whose cycles are collected at once, and whose memory is given back. They are young, and only the young are looked at:
+a millisecond or two."""
 
 
 def _find_trim() -> Callable[[], object] | None:
@@ -48,10 +49,8 @@ class Leftovers:
     def passed(self, size: int) -> None:
         """A large message was read or written."""
         self._passed += size
-        if self._trim is None or self._passed < WORTH_BYTES:
-            return
-        self.close()
-        self._timer = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._give_back, self._trim)
+        if self._passed >= WORTH_BYTES:
+            self._trim_soon()
 
     def ended(self) -> None:
         """A stream has ended."""
@@ -59,12 +58,18 @@ class Leftovers:
         if self._ended >= ENDED_STREAMS:
             self._ended = 0
             gc.collect(1)
+            self._trim_soon()
 
     def close(self) -> None:
         """Nothing is given back any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _trim_soon(self) -> None:
+        if self._trim is not None:
+            self.close()
+            self._timer = asyncio.get_running_loop().call_later(QUIET_SECONDS, self._give_back, self._trim)
 
     def _give_back(self, trim: Callable[[], object]) -> None:
         self._passed, self._timer = 0, None

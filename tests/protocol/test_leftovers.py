@@ -36,21 +36,27 @@ def test_it_is_not_worth_the_work_after_a_few_and_not_done_by_a_server_that_stop
     run(test)
 
 
-def test_what_ended_streams_leave_in_cycles_is_collected() -> None:
+def test_what_ended_streams_leave_in_cycles_is_collected_and_given_back() -> None:
     class Call:
         """Refers to itself, as grpc's do."""
 
         def __init__(self) -> None:
             self.itself = self
 
-    leftovers = Leftovers(lambda: None)
-    gc.disable()
-    try:
+    async def test() -> None:
+        leftovers = Leftovers(lambda: None)
         calls = []
         for _ in range(ENDED_STREAMS):
+            assert not leftovers.due
             calls.append(weakref.ref(Call()))
             assert calls[-1]() is not None
             leftovers.ended()
         assert [call for call in calls if call() is not None] == []
+        assert leftovers.due
+        leftovers.close()
+
+    gc.disable()
+    try:
+        run(test)
     finally:
         gc.enable()
