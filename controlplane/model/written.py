@@ -182,10 +182,7 @@ def _server_name(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         pass
-    name = canonical_host(text)
-    if "*" in name:
-        raise ValueError("a name that clients connect to is no wildcard")
-    return name
+    return _one_host(text)
 
 
 ServerName = Annotated[

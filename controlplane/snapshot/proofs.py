@@ -39,7 +39,7 @@ class Proofs:
         # Of what nobody took over since it was there, what was good before stays.
         again = {name: before[name] for name in before.keys() & unproven.keys()}
         proven = [one for name, one in before.items() if one is not None and name not in again]
-        for one in proven[-REMEMBERED_GOOD:]:
+        for one in proven[-REMEMBERED_GOOD:]:  # those before would only push each other out
             self._keep(one)
         unproven.update(dict.fromkeys(before))
         unproven.update(again)

@@ -67,8 +67,7 @@ class Encoder:
         """
         timed = timed and bool(listing.timed)
         key = ("delta", type_url, listing.key, version, timed, vacant)
-        if (draft := self._drafts.get(key)) is not None:
-            self._drafts.move_to_end(key)
+        if (draft := self._known(key)) is not None:
             return draft
         parts = [
             delimited(1, version.encode()),
@@ -86,8 +85,7 @@ class Encoder:
         timed = timed and bool(listing.timed)
         version = version or listing.version
         key = ("sotw", type_url, listing.key, version, timed)
-        if (draft := self._drafts.get(key)) is not None:
-            self._drafts.move_to_end(key)
+        if (draft := self._known(key)) is not None:
             return draft
         parts = [
             delimited(1, version.encode()),
@@ -104,6 +102,11 @@ class Encoder:
     def _head(self, type_url: str, control_plane: int) -> list[bytes]:
         head = [delimited(4, type_url.encode())]
         return [*head, delimited(control_plane, self._control_plane)] if self._control_plane else head
+
+    def _known(self, key: tuple[object, ...]) -> Draft | None:
+        if (draft := self._drafts.get(key)) is not None:
+            self._drafts.move_to_end(key)
+        return draft
 
     def _keep(self, key: tuple[object, ...], draft: Draft) -> Draft:
         if len(draft.body) <= self.CACHED_BYTES:
