@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from controlplane.compile.checks import violations
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.endpoints import ABSENT, Endpoints, EndpointTables
 from controlplane.compile.offline import decoded
@@ -193,6 +194,7 @@ def test_every_priority_has_endpoints_and_every_endpoint_stands_once() -> None:
             ]
             assert len(places) == len(set(places))
             assert all(group.lb_endpoints for group in message.endpoints)
+            assert violations(message) == (), "what schema and sources let through breaks none of Envoy's rules"
 
 
 def test_an_edit_that_names_an_unknown_service_leaves_what_works() -> None:
