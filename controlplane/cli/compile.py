@@ -79,7 +79,7 @@ def command(
     from controlplane.cli import render
     from controlplane.cli.documents import read, structured
     from controlplane.cli.offline import compiled
-    from controlplane.compile.offline import standalone
+    from controlplane.compile.standalone import standalone
     from controlplane.names import GATEWAY_KIND, Family
 
     if static and types != TYPES:

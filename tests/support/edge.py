@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from controlplane.cli.offline import SOURCE, read_secrets
-from controlplane.compile.offline import Compiled, compile_objects, standalone
+from controlplane.compile.offline import Compiled, compile_objects
+from controlplane.compile.standalone import standalone
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
 from tests.support.client import Connection, Headers, Http2, Response, Upgrade
