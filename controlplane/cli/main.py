@@ -132,6 +132,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
     gc.set_threshold(50_000, 1_000, 1_000)  # what a command reads it keeps until it ends: a tenth of `validate`
+    os.environ.setdefault(
+        "PYDANTIC_DISABLE_PLUGINS", "__all__"
+    )  # nobody's business here, and searched for in every package
     sys.exit(int(run(arguments)))
 
 

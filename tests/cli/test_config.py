@@ -137,7 +137,7 @@ def test_no_flag_changes_nothing(tmp_path: Path) -> None:
         ("sources: {kubernetes: [{name: a, endpoints: false}]}\n", "specs and endpoints are both false"),
         ("sources: {kubernetes: [{name: a}, {name: a}]}\n", 'the name "a" stands twice'),
         ("sources: {kubernetes: [{name: a, namespaces: [x, x]}]}\n", "a namespace stands twice"),
-        ('xds: {names: ["*.a.test"]}\n', "no wildcard"),
+        ('xds: {names: ["*.a.test"]}\n', "a wildcard is none"),
         ("xds: {names: [a.test], tls: {certificate: a, key: b, clientCA: c}}\n", "tls brings its own"),
         ("sources: {kubernetes: [{name: a, namespaces: some}]}\n", "sources.kubernetes[a].namespaces"),
         ("xds: {listen: nowhere}\n", "controlplane.yaml:1:15: xds.listen: an address is HOST:PORT"),
