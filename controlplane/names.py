@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from enum import StrEnum
 from typing import NamedTuple, NewType
 
@@ -15,6 +16,13 @@ GatewayName = NewType("GatewayName", str)
 
 GATEWAY_KIND = "GatewaySpec"
 ROUTE_KIND = "RouteSpec"
+
+FILES = "files"
+"""The source of the documents in the folder of specs."""
+
+_SUBJECT = re.compile(
+    rf"(?:(?P<source>[^ ]+): )?(?P<kind>{GATEWAY_KIND}|{ROUTE_KIND}) (?P<namespace>[^ /]+)/(?P<name>[^ /]+)"
+)
 
 
 class ObjectRef(NamedTuple):
@@ -33,6 +41,20 @@ class ObjectRef(NamedTuple):
     def __str__(self) -> str:
         """`RouteSpec checkout/api`, for people."""
         return f"{self.kind} {self.namespace}/{self.name}"
+
+    @property
+    def subject(self) -> str:
+        """What diagnostics call it: `RouteSpec checkout/api` of a file, `kubernetes/aws-eu: RouteSpec checkout/api` elsewhere.
+
+        Two clusters may have objects of one name, and what is wrong with one says nothing of the other.
+        """
+        return str(self) if self.source == FILES else f"{self.source}: {self}"
+
+    @classmethod
+    def of_subject(cls, subject: str) -> ObjectRef | None:
+        """The object that a subject names; None when it names something else, such as a secret."""
+        found = _SUBJECT.fullmatch(subject)
+        return cls(found["source"] or FILES, found["kind"], found["namespace"], found["name"]) if found else None
 
 
 class ElementKey(NamedTuple):

@@ -107,7 +107,6 @@ class Intake:
 
     def _put(self, spec: SpecObject) -> None:
         self.objects[spec.ref] = spec
-        self.register.know(spec.ref)
         self.services.refer(spec.ref, spec.rows)
         if spec.ref in self._unconfirmed and self._texts[spec.ref] != spec.text:
             self._succeed(spec.ref, spec.rows)
@@ -140,7 +139,6 @@ class Intake:
 
     def _remove(self, ref: ObjectRef) -> None:
         self.objects.pop(ref, None)
-        self.register.forget(ref)
         self.services.refer(ref, None)
         self._loop.edit(ref, lambda compiler: compiler.remove(ref))
         self._keep(ref)

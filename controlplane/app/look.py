@@ -15,7 +15,7 @@ from controlplane.app.standing import SourceStatus
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
 from controlplane.errors import Diagnostic
-from controlplane.names import Family, GatewayName, parts_of
+from controlplane.names import FILES, GATEWAY_KIND, Family, GatewayName, ObjectRef, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
 from controlplane.xds import types
@@ -70,10 +70,14 @@ class Running:
                     _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
                 },
                 "nodes": sum(1 for status in self.server.nodes() if gateway in gateways_of(status)),
-                "problems": problems.get(f"GatewaySpec {gateway}", 0),
+                "problems": problems.get(self._subject(gateway), 0),
             }
             for gateway, row in sorted(self.compiler.tables.gateways.rows.items())
         ]
+
+    def _subject(self, gateway: GatewayName) -> str:
+        namespace, _, name = gateway.partition("/")
+        return self.compiler.in_force(ObjectRef(FILES, GATEWAY_KIND, namespace, name)).subject
 
     def snapshot(
         self, gateway: str, type_url: str | None, bodies: bool, client: str | None = None

@@ -27,7 +27,6 @@ class Problems:
 
     object_of: Callable[[ObjectRef], SpecObject | None] = lambda _: None
     _said: dict[Hashable, tuple[Diagnostic, ...]] = field(default_factory=dict)
-    _subjects: dict[str, ObjectRef] = field(default_factory=dict)
     _speakers: dict[str, dict[Hashable, None]] = field(default_factory=dict)
     """By subject: who says something about it."""
     changed: Callable[[Collection[str]], None] = lambda _: None
@@ -52,17 +51,9 @@ class Problems:
         if changed:
             self.changed(changed)
 
-    def know(self, ref: ObjectRef) -> None:
-        """Remember the object behind a subject, so that its diagnostics find their place."""
-        self._subjects[str(ref)] = ref
-
-    def forget(self, ref: ObjectRef) -> None:
-        """The object is gone."""
-        self._subjects.pop(str(ref), None)
-
     def object(self, subject: str) -> SpecObject | None:
         """The object that a subject names."""
-        ref = self._subjects.get(subject)
+        ref = ObjectRef.of_subject(subject)
         return self.object_of(ref) if ref is not None else None
 
     def count(self, severity: Severity) -> int:

@@ -124,7 +124,9 @@ class ControlPlane:
         age = configuration.xds.max_stream_age
         limits = Limits(stream_age_seconds=age.total_seconds() if age is not None else None)
         self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier, limits=limits)
-        self._refusals = Refusals(self.intake.register, self._store, self._server.holds, self._metrics)
+        self._refusals = Refusals(
+            self.intake.register, self._store, self._server.holds, self._metrics, self._compiler.in_force
+        )
         self._fleet.explain = self._refusals.held
         self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals)
         self._reports = Reports(self.intake.register, self._loop, self._store, self._server)

@@ -7,13 +7,14 @@ definition. Told by the fleet when something is held back, and after every publi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from controlplane.app.problems import Problems
 from controlplane.compile import codes
 from controlplane.compile.provenance import Made, elements, title
 from controlplane.errors import Diagnostic
+from controlplane.names import ObjectRef
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.spec.places import parse_path, shown
@@ -33,8 +34,17 @@ SHORTENED = 500
 class Refusals:
     """Keeps the register in step with what is held back."""
 
-    def __init__(self, register: Problems, store: Store, holds: Holds, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        register: Problems,
+        store: Store,
+        holds: Holds,
+        metrics: Metrics,
+        in_force: Callable[[ObjectRef], ObjectRef],
+    ) -> None:
+        """`in_force` tells from which source the object of a name is that is compiled."""
         self._register = register
+        self._in_force = in_force
         self._store = store
         self._holds = holds
         self._metrics = metrics
@@ -76,7 +86,7 @@ class Refusals:
         self._register.say(("refused", *key), diagnostics)
 
     def _diagnose(self, resource: Resource, good: Resource | None, detail: str) -> tuple[Diagnostic, ...]:
-        made = elements(resource, good) or (Made("", ""),)
+        made = [self._sourced(one) for one in elements(resource, good)] or [Made("", "")]
         kind = type_label(resource.type_url)
         quoted = detail if len(detail) <= SHORTENED else f"…{detail[-SHORTENED:]}"
         stays = (
@@ -87,6 +97,10 @@ class Refusals:
             Diagnostic(codes.REJECTED, message, self._field(one, detail), f"{stays}; change it, no restart is needed", subject=one.subject)
             for one in made
         )  # fmt: skip
+
+    def _sourced(self, made: Made) -> Made:
+        ref = ObjectRef.of_subject(made.subject)
+        return made if ref is None else made._replace(subject=self._in_force(ref).subject)
 
     def _field(self, made: Made, detail: str) -> str:
         """The path of the field that the message speaks of, else that of the element."""

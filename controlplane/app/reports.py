@@ -112,11 +112,8 @@ class Reports:
     def _said(self, subjects: Iterable[str]) -> None:
         """Something else is wrong with these objects now."""
         for subject in subjects:
-            kind, _, full_name = subject.partition(" ")
-            namespace, slash, name = full_name.partition("/")
-            if slash:
-                for source, writer in self.writers.items():
-                    writer.touch([ObjectRef(source, kind, namespace, name)])
+            if (ref := ObjectRef.of_subject(subject)) is not None:
+                self._touch((ref,))
 
     def _touch(self, refs: Iterable[ObjectRef]) -> None:
         for ref in refs:
@@ -129,7 +126,7 @@ class Reports:
         """Where an object stands; None while its newest version is not compiled."""
         if self._loop.waits(ref):
             return None
-        diagnostics = self._register.of(str(ref))
+        diagnostics = self._register.of(ref.subject)
         spec = self._register.object_of(ref)
         gateway = _gateway(spec) if spec is not None else None
         is_gateway = ref.kind == GATEWAY_KIND

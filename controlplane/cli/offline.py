@@ -42,7 +42,7 @@ def compiled(
         content, unreadable = read_secrets(secrets)
         diagnostics += unreadable
     result = compile_objects({one.ref: one.rows for one in found.objects}, content, view, family)
-    origins = {str(one.ref): one for one in found.objects}
+    origins = {one.ref.subject: one for one in found.objects}
     for diagnostic in result.diagnostics:
         if secrets is None and diagnostic.code in _OF_SECRETS:
             continue

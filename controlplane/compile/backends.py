@@ -44,7 +44,7 @@ def cluster_of_backend(
     if shape.is_aggregate:
         messages.append(aggregate(shape, element.part, budget))
     for message in messages:
-        body = checked(message, str(key.object), f"spec.backends[{key.element}]")
+        body = checked(message, key.object.subject, f"spec.backends[{key.element}]")
         found = Resource(CLUSTER, message.name, body, origin=key)
         yield ResourceKey((element.gateway,), CLUSTER, found.name), found
 
@@ -77,5 +77,5 @@ def cluster_of_provider(
             _check_trust(read, tables, key, "identity.jwt", "jwks.ca", element.part.jwks.ca)
         name = jwks_cluster_name(element.gateway, element.part.name)
         message = jwks_cluster(name, element.part, (key.object.source, key.object.namespace))
-        body = checked(message, str(key.object), f"spec.identity.jwt[{key.element}]")
+        body = checked(message, key.object.subject, f"spec.identity.jwt[{key.element}]")
         yield ResourceKey((element.gateway,), CLUSTER, name), Resource(CLUSTER, name, body, origin=key)

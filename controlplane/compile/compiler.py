@@ -99,6 +99,10 @@ class Compiler:
         for key in self.objects.pop(ref, {}):
             self._delete(key)
 
+    def in_force(self, name: ObjectRef) -> ObjectRef:
+        """The object of this kind and name that is compiled, whichever source it is from; `name` itself when none is."""
+        return next((ref for ref in self.objects if ref[1:] == name[1:]), name)
+
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """The secret as it is now."""
         self.tables.graph.set(self.tables.secrets, ref, secret)
@@ -324,13 +328,13 @@ def diagnostic(issue: Issue) -> Diagnostic:
         issue.full_path,
         issue.help,
         Severity.ERROR if issue.error else Severity.WARNING,
-        str(issue.element.object),
+        issue.element.object.subject,
     )
 
 
-def subject_of(row_key: object) -> ObjectRef | None:
+def subject_of(row_key: object) -> str:
     """The object that a row belongs to, when its key says so."""
-    return row_key.object if isinstance(row_key, ElementKey) else None
+    return row_key.object.subject if isinstance(row_key, ElementKey) else str(row_key)
 
 
 def _diagnostics(table: str, key: object, notes: Iterable[object], failure: Exception | None) -> Iterable[Diagnostic]:
@@ -340,4 +344,4 @@ def _diagnostics(table: str, key: object, notes: Iterable[object], failure: Exce
     if isinstance(failure, InvalidInput):
         yield from failure.diagnostics
     elif failure is not None:
-        yield Diagnostic(FAILED, f"{table}: {type(failure).__name__}: {failure}", subject=str(subject_of(key) or key))
+        yield Diagnostic(FAILED, f"{table}: {type(failure).__name__}: {failure}", subject=subject_of(key))

@@ -20,7 +20,10 @@ _KINDS = {kind.lower(): kind for kind in (GATEWAY_KIND, ROUTE_KIND)}
 
 
 class Made(NamedTuple):
-    """An element of a document that a resource was made of: the object, and the path of the element in it."""
+    """An element of a document that a resource was made of: the object, and the path of the element in it.
+
+    What only the name of a resource tells is without the object's source.
+    """
 
     subject: str
     path: str
@@ -36,7 +39,7 @@ def elements(resource: Resource, good: Resource | None = None) -> tuple[Made, ..
         )
     match resource.origin:
         case ElementKey(of, element):
-            return (Made(str(of), f"spec.{_section(resource)}[{element}]"),)
+            return (Made(of.subject, f"spec.{_section(resource)}[{element}]"),)
         case SecretRef() as ref:
             return (Made(str(ref), ""),)
         case tuple() as gateways:

@@ -173,7 +173,7 @@ def _base(key: ElementKey) -> Any:
 
 
 def _checked(message: Any, key: ElementKey) -> bytes:
-    return checked(message, str(key.object), f"spec.routes[{key.element}]")
+    return checked(message, key.object.subject, f"spec.routes[{key.element}]")
 
 
 def _disabled(message: Any) -> None:

@@ -122,7 +122,7 @@ def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tupl
             proxy_protocol = bool(sharing[0][1].client_ip and sharing[0][1].client_ip.proxy_protocol)
             message = listener(address, port, ways_in.values(), proxy_protocol=proxy_protocol)
             name, origin = message.name, sharing[0][0]
-            body = checked(message, str(origin.object), f"spec.listeners[{origin.element}]")
+            body = checked(message, origin.object.subject, f"spec.listeners[{origin.element}]")
             yield (
                 ResourceKey(part_of(view), LISTENER, name),
                 Resource(LISTENER, name, body, origin=origin),

@@ -197,6 +197,6 @@ def duplicate(ref: ObjectRef, text: str, place: Place, other: Place) -> Diagnost
         f"{ref} is declared at {other} too, which is used; this one is not",
         path="metadata.name",
         help="remove or rename one of them",
-        subject=str(ref),
+        subject=ref.subject,
         place=locate(text, place.file, place.line, "metadata.name"),
     )

@@ -199,9 +199,9 @@ def parse_piece(piece: Piece, file: str, source: str = "files") -> Parsed:
             document = KINDS[ref.kind].model_validate(data)
             return Parsed(ref, document, text, line)
         except ValidationError as error:
-            diagnostics = explain(KINDS[ref.kind], error, text, data, file, line, str(ref))
+            diagnostics = explain(KINDS[ref.kind], error, text, data, file, line, ref.subject)
             return Parsed(ref, None, text, line, tuple(diagnostics))
-    subject = str(ref) if ref else ""
+    subject = ref.subject if ref else ""
     found = faults(loaded.faults, data, file, line, subject)
     if not any(fault.code in _BROKEN_OFF for fault in loaded.faults):
         found += _schema_errors(data, text, file, line, subject)

@@ -226,7 +226,7 @@ class Documents:
         for ref in refs:
             message = f"the definition of {self._kind} was removed from the cluster, and this object with it"
             help = "in force for now; put it back, or delete it once the definition is there again"
-            said = Diagnostic(Code.REMOVAL_HELD, message, "", help, Severity.WARNING, str(ref), self._place(ref))
+            said = Diagnostic(Code.REMOVAL_HELD, message, "", help, Severity.WARNING, ref.subject, self._place(ref))
             self._say(ref, (said,))
             self._dirty = True
         if refs:
@@ -300,10 +300,10 @@ class Documents:
         self._dirty = True
 
     def _place(self, ref: ObjectRef) -> Place:
-        return Place(f"{self._source}: {ref}")
+        return Place(ref.subject)
 
     def _say(self, ref: ObjectRef, diagnostics: tuple[Diagnostic, ...]) -> None:
-        subject = str(ref)
+        subject = ref.subject
         if diagnostics or subject in self._said:
             self._sink.problems(self._source, subject, diagnostics)
             self._dirty = True
