@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +20,8 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class FakeConsul:
     """`instances` of services as `/v1/health/service` has them; every change of `index` ends held queries.
 
-    `instead` answers the paths that begin so; `headers` are added to every answer. `asked` counts requests by path.
+    `keys` are values with the index of their last change, `deleted` is the index of the last deletion that is not
+    forgotten: the list of keys has the highest of these, whatever else happens. `instead` answers the paths that begin so; `headers` are added to every answer. `asked` counts requests by path.
     """
 
     def __init__(self) -> None:
@@ -27,7 +29,8 @@ class FakeConsul:
         self.indexes: dict[str, int] = {}
         self.instances: dict[str, list[dict[str, Any]]] = {}
         self.checks: dict[str, list[dict[str, Any]]] = {"critical": [], "warning": []}
-        self.keys: dict[str, str] = {}
+        self.keys: dict[str, tuple[int, str]] = {}
+        self.deleted = 0
         self.headers: dict[str, str] = {}
         self.instead: dict[str, Answer] = {}
         self.asked: Counter[str] = Counter()
@@ -67,10 +70,12 @@ class FakeConsul:
         self.tokens.add(request.headers.get("X-Consul-Token", ""))
         async with self._asked:
             self._asked.notify_all()
+        in_keys = path.startswith("/v1/kv/")
         for prefix, instead in self.instead.items():
             if path.startswith(prefix):
                 return await instead(request)
-        if "index" in request.query and int(request.query["index"]) >= self.index:
+        newest = max(self.deleted, *(index for index, _ in self.keys.values()), 1)
+        if "index" in request.query and int(request.query["index"]) >= (newest if in_keys else self.index):
             seconds = int(request.query["wait"].removesuffix("ms")) / 1000
             async with self._changed:
                 with suppress(TimeoutError):
@@ -85,6 +90,12 @@ class FakeConsul:
             name = path.rpartition("/")[2]
             body = [] if "filter" in request.query else self.instances.get(name, [])
             index = self.indexes.get(name, self.index)
+        elif in_keys:
+            body = [
+                {"Key": key, "ModifyIndex": modified, "Value": b64encode(value.encode()).decode()}
+                for key, (modified, value) in self.keys.items()
+            ]
+            index = newest
         return web.json_response(
             body, headers={"X-Consul-Index": str(index), "X-Consul-KnownLeader": "true"} | self.headers
         )

@@ -127,17 +127,24 @@ class ConsulSource:
     # -- what changed ----------------------------------------------------------------------------------------------
 
     async def _steps(
-        self, what: str, path: str, query: Mapping[str, str], failed: Callable[[Failure, int], None] | None = None
+        self,
+        what: str,
+        path: str,
+        query: Mapping[str, str],
+        failed: Callable[[Failure, int], None] | None = None,
+        *,
+        reaped: bool = False,
     ) -> AsyncGenerator[Step, None]:
         """The answers of a held query, which only here may be stale.
 
-        Reads ask the leader: what made somebody notice a change may not have arrived at a follower yet.
+        Reads ask the leader: what made somebody notice a change may not have arrived at a follower yet. `reaped`: the
+        index goes back by itself, too, when Consul forgets that something was deleted; then the answer is the same.
         """
         consistency = Consistency.LEADER if self._settings.max_stale is None else Consistency.STALE
         answers = watch(self._client, path, query, consistency, failed or self._told(what), wait=WAIT_SECONDS)
         async with aclosing(answers) as steps:
             async for step in steps:
-                if step.reset:
+                if step.reset and (step.changed or not reaped):
                     self._went_back()
                 yield step
                 self._works(what)
@@ -181,7 +188,7 @@ class ConsulSource:
                 specs.unreadable(sink)
             told(failure, in_a_row)
 
-        async with aclosing(self._steps("specs", path, query, failed)) as steps:
+        async with aclosing(self._steps("specs", path, query, failed, reaped=True)) as steps:
             async for step in steps:
                 answer, was_held, sure = step.answer, specs.held, False
                 if was_held and not answer.found and step.at - held_since >= self.hold_seconds:

@@ -14,9 +14,11 @@ from aiohttp import web
 from controlplane.model.endpoint import Health
 from controlplane.names import ServiceRef
 from controlplane.sources.consul import services
+from controlplane.sources.consul import source as consul
 from controlplane.sources.consul.client import Settings
 from controlplane.sources.consul.source import ConsulSource
 from tests.sources.rig import Remembering, running
+from tests.spec.documents import routes
 from tests.support.fake_consul import FakeConsul, cut_off, fake_consul, instance, status
 from tests.support.waiting import PATIENCE
 
@@ -158,6 +160,56 @@ async def went_back() -> None:
 
 def test_after_an_index_went_back_nothing_is_gone_until_agents_had_time_to_register_again() -> None:
     asyncio.run(went_back())
+
+
+@asynccontextmanager
+async def two_keys(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FakeConsul, Remembering]]:
+    """A source that knows `web` and two documents, and that a third was deleted at index 900."""
+    monkeypatch.setattr(consul, "WAIT_SECONDS", 0.2)  # an index that went back ends no held query
+    async with fake_consul() as fake:
+        await fake.change("web", instance("10.0.0.1"), instance("10.0.0.2"))
+        fake.keys = {f"specs/{name}": (500 + number, routes(name)) for number, name in enumerate("abc")}
+        source = ConsulSource(Settings("test", fake.address, specs="specs/"), doubt_seconds=10 * PATIENCE)
+        source.want([WEB], [])
+        async with running(source) as sink:
+            assert sink.names == ["a", "b", "c"]
+            del fake.keys["specs/c"]
+            fake.deleted = 900
+            await fake.wake()
+            await sink.until(lambda: sink.names == ["a", "b"])
+            yield fake, sink
+
+
+async def reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two_keys(monkeypatch) as (fake, sink):
+        fake.deleted = 0
+        await fake.wake()
+        await fake.until_asked("/v1/kv/specs/", 2)
+        fake.keys["specs/a"] = (950, routes("a2"))
+        await fake.wake()
+        await sink.until(lambda: sink.names == ["a2", "b"])
+        await fake.change("web", instance("10.0.0.1"))
+        await sink.until(lambda: addresses(sink) == ["10.0.0.1"])
+        assert (sink.state, sink.failures) == ("synced", 0), sink.reason
+
+
+def test_consul_forgets_deletions_of_keys_and_its_data_has_not_gone_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their list has the index of the newest key or deletion; the latter is forgotten after 15 minutes."""
+    asyncio.run(reaped(monkeypatch))
+
+
+async def older_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with two_keys(monkeypatch) as (fake, sink):
+        fake.deleted = 0
+        del fake.keys["specs/b"]
+        await fake.wake()
+        await sink.until(lambda: "its data went back" in sink.reason)
+        await fake.until_asked("/v1/kv/specs/", 2)
+        assert sink.names == ["a", "b"]
+
+
+def test_keys_of_an_older_time_are_no_deletions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(older_keys(monkeypatch))
 
 
 async def zero() -> None:
