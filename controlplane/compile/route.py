@@ -23,7 +23,7 @@ from controlplane.compile.action import (
     timeouts,
     websocket,
 )
-from controlplane.compile.checks import checked
+from controlplane.compile.checks import checked, violations
 from controlplane.compile.grants import Claimed, claimed_by
 from controlplane.compile.match import order, preflight_match, route_match, segment, signature
 from controlplane.compile.placement import https_port, placements
@@ -37,6 +37,7 @@ from controlplane.compile.rows import (
     Order,
     Settings,
 )
+from controlplane.errors import InvalidInput
 from controlplane.filters import chain
 from controlplane.filters.cors import compile as cors
 from controlplane.filters.header_mutation import compile as header_mutation
@@ -55,11 +56,17 @@ DISABLED_BODY = "this route is not configured correctly\n"
 
 
 def compiled_route(
-    around: Surroundings, key: ElementKey, gateway: GatewayName, route: Route, claim: str = ""
+    around: Surroundings,
+    key: ElementKey,
+    gateway: GatewayName,
+    route: Route,
+    claim: str = "",
+    failure: Exception | None = None,
 ) -> CompiledRoute | None:
     """The Envoy routes of one route and where they belong; None when its gateway does not exist.
 
-    `claim` is how old the claims of its document are. (`spec.rows.rows`)
+    `claim` is how old the claims of its document are (`spec.rows.rows`), `failure` what came of compiling it before:
+    then its matches are closed, for without them its requests would go on to other routes.
     """
     problems = Problems(around, key)
     settings = around.settings(gateway)
@@ -77,7 +84,9 @@ def compiled_route(
                 codes.NO_LISTENER, f"hosts[{index}]", f'no listener accepts "{host}": the route is never used for it',
                 "a listener must be HTTP without redirect, or have a certificate for the host",
             )  # fmt: skip
-    resolved = resolve(around, problems, key, gateway, route)
+    if failure is not None:
+        _say_failed(problems, failure)
+    resolved = resolve(around, problems, key, gateway, route) if failure is None else Resolved()
     _check_matches(around, problems, gateway, route)
     copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
     shared_limits = bool(resolved.limits) and copies
@@ -149,6 +158,8 @@ def _entries(
         message.match.CopyFrom(route_match(match))
         if problems.fatal:
             _disabled(message)
+            if violations(message):
+                continue  # a condition that Envoy does not take
         else:
             _act(message, route, match, resolved.clusters, settings, effective)
             _configure(message.typed_per_filter_config, route, resolved, shared_limits=shared_limits)
@@ -162,6 +173,15 @@ def _entries(
         yield Entry(place, where, signature(match), _checked(message, key), takes_upgrades)
         if resolved.cors is not None and not problems.fatal and not _takes_preflights(match):
             yield _preflight(place, where, match, resolved, key)
+
+
+def _say_failed(problems: Problems, failure: Exception) -> None:
+    help = "the route answers 503; please report this with the document. A smaller or plainer value may help meanwhile"
+    if isinstance(failure, InvalidInput):
+        for one in failure.diagnostics:
+            problems.error(one.code, one.path, one.message, help)
+    else:
+        problems.error(codes.FAILED, "", f"{type(failure).__name__}: {failure}", help)
 
 
 def _base(key: ElementKey) -> Any:

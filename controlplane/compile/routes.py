@@ -11,7 +11,7 @@ from controlplane.compile.route import compiled_route
 from controlplane.compile.rows import Chain, CompiledRoute, Issue, ProviderStatus, Settings
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.filters.local_ratelimit.spec import LocalLimit
-from controlplane.graph.engine import Read
+from controlplane.graph.engine import Read, WiringError
 from controlplane.names import GATEWAY_KIND, ElementKey, GatewayName, cluster_name
 from controlplane.spec.policy import Policy
 from controlplane.spec.route import Route
@@ -117,9 +117,16 @@ class _Surroundings:
 def compiled(
     read: Read, tables: Tables, key: ElementKey, element: Element
 ) -> Iterator[tuple[ElementKey, CompiledRoute]]:
-    """One route of a spec, compiled."""
+    """One route of a spec, compiled. One that cannot be is closed: no failure leaves its requests to other routes."""
     assert isinstance(element.part, Route)
-    if row := compiled_route(_Surroundings(read, tables, key), key, element.gateway, element.part, element.claim):
+    said = _Surroundings(read, tables, key), key, element.gateway, element.part, element.claim
+    try:
+        row = compiled_route(*said)
+    except WiringError:
+        raise
+    except Exception as failure:  # noqa: BLE001  whatever it is, what the route guards stays guarded
+        row = compiled_route(*said, failure)
+    if row is not None:
         yield key, row
 
 

@@ -232,10 +232,16 @@ ChangedHeaderName = Annotated[str, AfterValidator(_own_header_name)]
 """A header that is set, added or removed."""
 
 
+MAX_HEADER_VALUE = 16384
+"""Bytes of a header value that Envoy sets, "%" escaped."""
+
+
 def header_value(text: str) -> str:
     """The value of a header, or a part of one. Raises ValueError when it cannot be."""
     if len(text) > 8192:
         raise ValueError("a header value has at most 8192 characters")
+    if len(text.encode()) + text.count("%") > MAX_HEADER_VALUE:
+        raise ValueError(f'a header value has at most {MAX_HEADER_VALUE} bytes, where "%" counts twice')
     if any((ord(character) < 0x20 and character != "\t") or ord(character) == 0x7F for character in text):
         raise ValueError("a header value has no control characters")
     return text

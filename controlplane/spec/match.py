@@ -66,7 +66,13 @@ MatchedPath = Annotated[LiteralPath, AfterValidator(_normal)]
 _TEMPLATE_PART = re.compile(r"\{[a-zA-Z][a-zA-Z0-9_]{0,15}(=\*\*?)?\}|\*|\*\*|[A-Za-z0-9._~!$&'()+,;:@%-]+")
 
 
+MAX_TEMPLATE = 256
+"""Characters of a template that Envoy takes."""
+
+
 def _template(text: str) -> str:
+    if len(text) > MAX_TEMPLATE:
+        raise ValueError(f"a template has at most {MAX_TEMPLATE} characters; a prefix or a regex may be longer")
     _normal(literal_path(text), _TO_BE_ENCODED_IN_TEMPLATES)
     variables = re.findall(r"\{([a-zA-Z_]\w*)", text)
     parts = text[1:].split("/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.filters.header_mutation.spec import HeaderChanges
 from controlplane.spec.parse import parse_text
 from tests.spec.documents import routes
 
@@ -92,3 +93,17 @@ def test_headers_that_no_request_has(header: str, words: str) -> None:
 )
 def test_what_a_request_may_have_is_accepted(condition: str) -> None:
     assert said(condition) == []
+
+
+def test_a_template_is_as_long_as_envoy_takes_it() -> None:
+    longest = "/report/{id}/" + "a" * 243
+    assert said(f'- path: {{template: "{longest}"}}') == []
+    (message,) = said(f'- path: {{template: "{longest}a"}}')
+    assert "a template has at most 256 characters" in message
+
+
+def test_header_values_are_as_long_as_envoy_takes_them() -> None:
+    for value in ("\u00e9" * 8192, "%" * 8192):
+        HeaderChanges.model_validate({"set": {"x-a": value}})
+    with pytest.raises(ValueError, match="at most 16384 bytes"):
+        HeaderChanges.model_validate({"set": {"x-a": "\U0001f642" * 4097}})
