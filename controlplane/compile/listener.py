@@ -7,7 +7,7 @@ section 4; no spec can loosen them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -62,7 +62,7 @@ def listener(address: str, port: int, chains: Iterable[FilterChain], *, proxy_pr
         address=socket_address(address, port),
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
         max_connections_to_accept_per_socket_event=UInt32Value(value=1),
-        filter_chains=[_filter_chain(name, chain) for chain in ways_in],
+        filter_chains=[message for chain in ways_in for message in _filter_chains(name, chain)],
     )
     if proxy_protocol:
         message.listener_filters.add(
@@ -75,11 +75,23 @@ def listener(address: str, port: int, chains: Iterable[FilterChain], *, proxy_pr
     return message
 
 
-def _filter_chain(listener: str, chain: FilterChain) -> Any:
-    message = listener_components_pb2.FilterChain(name=chain.group)
+def _filter_chains(listener: str, chain: FilterChain) -> Iterator[Any]:
+    """A way in for some names, for every name (`*`), or for both.
+
+    Envoy cannot say "any" beside names, and one that is left out would go to a wildcard of another certificate.
+    """
+    names = sorted({*chain.hosts} - {"*"}) if chain.certificate is not None else []
+    if not names or "*" in chain.hosts:
+        yield _filter_chain(listener, chain, chain.group)
+    if names:
+        message = _filter_chain(listener, chain, f"{chain.group}/names" if "*" in chain.hosts else chain.group)
+        message.filter_chain_match.server_names.extend(names)
+        yield message
+
+
+def _filter_chain(listener: str, chain: FilterChain, name: str) -> Any:
+    message = listener_components_pb2.FilterChain(name=name)
     if chain.certificate is not None:
-        if "*" not in chain.hosts:
-            message.filter_chain_match.server_names.extend(sorted(chain.hosts))
         message.transport_socket.CopyFrom(downstream(chain.certificate, chain.min_tls))
         message.transport_socket_connect_timeout.CopyFrom(duration(timedelta(seconds=10)))
     message.filters.add(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.compile.shard_cases import KEY_SET
 from tests.features.conftest import Backends
 from tests.support.backends import HttpBackend
 from tests.support.certificates import Authority, Pair, authority, write_secret
@@ -244,3 +245,57 @@ def test_a_redirect_to_https_leads_to_the_listener_of_the_host(tmp_path: Path) -
             ("/elsewhere", "admin.other.com:8080", "https://b.example.com/elsewhere"),
         ):
             assert edge.request(target, host).header("location") == location
+
+
+GUARDED = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: edge, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners:
+    - name: https
+      port: 8443
+      protocol: HTTPS
+      tls: [TLS]
+  identity: {jwt: [{name: corp, issuer: i, audiences: [a], jwks: {inline: 'KEYS'}}]}
+  routes:
+    - {name: guarded, hosts: [a.example.com], match: [{path: {prefix: /}}], auth: {anyOf: [{jwt: corp}]}, respond: {status: 200, body: guarded}}
+    - {name: public, hosts: ["*.example.com"], match: [{path: {prefix: /}}], public: true, respond: {status: 200, body: public}}
+    - {name: rest, hosts: ["*"], match: [{path: {prefix: /}}], public: true, respond: {status: 200, body: rest}}
+""".replace("KEYS", KEY_SET)
+ANY, NAME = '{hosts: ["*"], certificate: {secretRef: any}}', "{hosts: [a.example.com], certificate: {secretRef: any}}"
+WILD = '{hosts: ["*.example.com"], certificate: {secretRef: wild}}'
+BOTH = '{hosts: ["*", a.example.com], certificate: {secretRef: any}}'
+OTHER = """
+---
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: other, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners: [{name: https, port: 8443, protocol: HTTPS, tls: [TLS]}]
+"""
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        GUARDED.replace("TLS", f"{BOTH}, {WILD}"),
+        GUARDED.replace("TLS", f"{ANY}, {NAME}, {WILD}"),
+        GUARDED.replace("TLS", f"{NAME}, {WILD}, {ANY}") + OTHER.replace("TLS", ANY),
+    ],
+    ids=["one entry", "one secret", "two gateways"],
+)
+def test_a_name_beside_any_host_stays_with_its_certificate(spec: str, tmp_path: Path) -> None:
+    """Though another certificate is for a wildcard that covers the name."""
+    authority().leaf("a.example.com", "b.test").write(tmp_path, "any")
+    authority().leaf("*.example.com").write(tmp_path, "wild")
+    with Edge(spec, secrets=tmp_path) as edge:
+        for host, status, body in (
+            ("a.example.com", 401, None),
+            ("b.example.com", 200, b"public"),
+            ("b.test", 200, b"rest"),
+        ):
+            answer = edge.request("/x", host, port=HTTPS, tls=trust(), sni=host)
+            assert (answer.status, body or answer.body) == (status, answer.body), host
