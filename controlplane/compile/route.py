@@ -88,6 +88,7 @@ def compiled_route(
         _say_failed(problems, failure)
     resolved = resolve(around, problems, key, gateway, route) if failure is None else Resolved()
     _check_matches(around, problems, gateway, route)
+    _check_headers(around, problems, gateway, route)
     copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
     shared_limits = bool(resolved.limits) and copies
     entries = tuple(
@@ -135,6 +136,18 @@ def _check_matches(around: Surroundings, problems: Problems, gateway: GatewayNam
                     f'"{header.name}" is set by a JWT provider after the route is chosen; before that, clients could forge it',
                     "match on something that the client may say",
                 )  # fmt: skip
+
+
+def _check_headers(around: Surroundings, problems: Problems, gateway: GatewayName, route: Route) -> None:
+    """No route says to a backend who calls: headers are changed after claims are written to them."""
+    changes = route.transform.request.headers if route.transform else HeaderChanges()
+    for kind, said in (("set", changes.set), ("add", changes.add)):
+        for name in sorted(around.identity_headers(gateway).intersection(said)) if said else ():
+            problems.error(
+                codes.IDENTITY_HEADER, f"transform.request.headers.{kind}.{name}",
+                f'"{name}" is set by a JWT provider: backends take it for the claim of a verified token',
+                "use another header",
+            )  # fmt: skip
 
 
 def _entries(

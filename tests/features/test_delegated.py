@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.compile.delegation_cases import World
+from tests.compile.shard_cases import KEY_SET
 from tests.features.conftest import Backends
 from tests.support.certificates import authority
 from tests.support.client import trusting
@@ -145,3 +146,37 @@ def test_upgrades_are_decided_by_the_route_that_is_found_in_the_end(
         assert upgrade.status == 403
     with edge.upgrade(path, host, protocol="other") as upgrade:
         assert upgrade.status == 403
+
+
+FORGED = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: edge, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  delegates: [{name: pay, namespaces: [pay], hosts: [a.test], pathPrefixes: [/pay], backends: [one]}]
+  listeners: [{name: http, port: 8080, protocol: HTTP}]
+  identity: {jwt: [{name: corp, issuer: i, audiences: [a], jwks: {inline: 'KEYS'}, claimsToHeaders: {sub: x-user-id}}]}
+  backends: [{name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}]
+---
+apiVersion: gatewayspec.dev/v1alpha1
+kind: RouteSpec
+metadata: {name: app, namespace: pay}
+spec:
+  gateway: platform/edge
+  routes:
+    - {name: set, hosts: [a.test], match: [{path: {prefix: /pay/set}}], public: true, transform: {request: {headers: {set: {X-User-Id: admin}}}}, to: [{backend: one}]}
+    - {name: add, hosts: [a.test], match: [{path: {prefix: /pay/add}}], public: true, transform: {request: {headers: {add: {x-user-id: admin}}}}, to: [{backend: one}]}
+    - {name: own, hosts: [a.test], match: [{path: {prefix: /pay/own}}], public: true, transform: {request: {headers: {set: {x-team: pay}, remove: [x-user-id]}}}, to: [{backend: one}]}
+"""
+
+
+def test_no_route_tells_a_backend_who_calls(ports: dict[str, int], backends: Backends) -> None:
+    with Edge(FORGED.replace("KEYS", KEY_SET), ports) as edge:
+        assert [edge.request(path, "a.test").status for path in ("/pay/set", "/pay/add")] == [503, 503]
+        assert backends.one.requests == 0
+        assert edge.request("/pay/own", "a.test").seen("x-team") == "pay"
+    assert [(one.code, one.path) for one in edge.diagnostics] == [
+        ("GW0216", "spec.routes[add].transform.request.headers.add.x-user-id"),
+        ("GW0216", "spec.routes[set].transform.request.headers.set.x-user-id"),
+    ]
