@@ -40,6 +40,8 @@ EVERYTHING_SECONDS = 60.0
 DOUBT_SECONDS = 300.0
 """How long missing data is not gone after an index went back. Agents compare what they registered with the servers every
 minute, every five minutes among 2,000 nodes. https://developer.hashicorp.com/consul/docs/architecture/anti-entropy"""
+_REGISTERED = frozenset({"the catalog", "critical checks", "warning checks"})
+"""The queries that show whether agents could register again."""
 
 
 class ConsulSource:
@@ -67,7 +69,7 @@ class ConsulSource:
         self._troubles: dict[str, str] = {}
         self._said: str | None = None
         self._synced = False
-        self._unseen = {"the catalog", "critical checks", "warning checks"} | ({"specs"} if self._specs else set())
+        self._unseen = set(_REGISTERED) | ({"specs"} if self._specs else set())
         self._doubt_until: float | None = None
         self._sink: Sink | None = None
 
@@ -215,11 +217,14 @@ class ConsulSource:
             self._services.doubt(on=True)
 
     async def _end_doubt(self) -> None:
-        """When the time is over and everything answers, what is missing is gone."""
+        """When the time is over and the datacenter says what is registered and how that is, what is missing is gone.
+
+        Whatever else may be wrong for long (specs that may not be read, a service that is broken) lets nothing return.
+        """
         while True:
             until = self._doubt_until
             left = 1.0 if until is None else until - time.monotonic()
-            if until is not None and left <= 0 and self._troubles.keys() <= {"data", "rules"}:
+            if until is not None and left <= 0 and self._troubles.keys().isdisjoint(_REGISTERED):
                 self._doubt_until = None
                 self._services.doubt(on=False)
                 self._trouble("data", None)

@@ -212,6 +212,26 @@ def test_keys_of_an_older_time_are_no_deletions(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(older_keys(monkeypatch))
 
 
+async def other_trouble(prefix: str) -> None:
+    async with serving(specs="specs/") as (fake, source, sink):
+        source.want([WEB._replace(name="other")], [])
+        fake.instead[prefix] = lambda _: status(403, "Permission denied")
+        await fake.wake()
+        await sink.until(lambda: "Permission denied" in sink.reason)
+        await fake.change("web", instance("10.0.0.1"), instance("10.0.0.2"), instance("10.0.0.3"))
+        await sink.until(lambda: addresses(sink)[-1] == "10.0.0.3")
+        fake.index = 2  # what is read of `web` now is older, and begins a doubt
+        fake.indexes.clear()
+        fake.instances["web"] = [instance("10.0.0.2")]
+        await fake.wake()
+        await sink.until(lambda: addresses(sink) == ["10.0.0.2"])
+
+
+@pytest.mark.parametrize("prefix", ["/v1/kv/", "/v1/health/service/other"])
+def test_doubt_ends_though_something_else_is_in_trouble(prefix: str) -> None:
+    asyncio.run(other_trouble(prefix))
+
+
 async def zero() -> None:
     async with fake_consul() as fake:
         fake.instances["web"] = [instance("10.0.0.1")]
