@@ -37,7 +37,7 @@ class ServiceWatch:
         self._regions = regions
         self._watches = watches
         self._scopes: tuple[str | None, ...] = (None,) if namespaces is None else namespaces
-        self._reflectors: list[Reflector] = []
+        self._reflectors: dict[str | None, tuple[Reflector, Reflector]] = {}
         self._nodes: Reflector | None = None
         self._asked: set[Key] = set()  # a list of everything will speak of these
 
@@ -58,29 +58,39 @@ class ServiceWatch:
         if not self._reflectors:
             for scope in self._scopes:
                 services, slices = Services(self._catalog, scope), Slices(self._catalog, scope)
-                self._reflectors += (
+                self._reflectors[scope] = (
                     self._watches.watch(named("services", scope), collection(CORE, scope, "services"), services),
                     self._watches.watch(
                         named("endpointslices", scope), collection(DISCOVERY, scope, "endpointslices"), slices
                     ),
                 )
-        pending = set(self._catalog.pending())
-        self._asked &= pending
-        if pending - self._asked and all(one.health.listed for one in self._reflectors):
-            self._watches.spawn("read services", self._read_pending())
+        pending = self._catalog.pending()
+        self._asked.intersection_update(pending)
+        for scope in {self._scope(key) for key in pending if key not in self._asked}:
+            if all(one.health.listed for one in self._reflectors[scope]):
+                self._watches.spawn(named("read services", scope), self._read_pending(scope))
+
+    def _scope(self, key: Key) -> str | None:
+        """The reflectors that speak of a service: one namespace may be denied, and the others go on."""
+        return None if None in self._reflectors else key[0]
 
     def _moved(self) -> None:
         """Nodes say something new of zones: where endpoints are is worked out again."""
-        for reflector in self._reflectors:
+        for scope in self._reflectors:
+            self._list_again(scope)
+
+    def _list_again(self, scope: str | None) -> None:
+        for reflector in self._reflectors[scope]:
             reflector.list_again()
 
-    async def _read_pending(self) -> None:
+    async def _read_pending(self, scope: str | None) -> None:
         delay = FIRST_DELAY
-        while pending := [key for key in self._catalog.pending() if key not in self._asked]:
+        while pending := [
+            key for key in self._catalog.pending() if key not in self._asked and self._scope(key) == scope
+        ]:
             if len(pending) > FEW:
                 self._asked.update(pending)
-                for reflector in self._reflectors:
-                    reflector.list_again()
+                self._list_again(scope)
                 return
             try:
                 for start in range(0, len(pending), _AT_ONCE):

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from controlplane.sources.kubernetes.client import Trouble
+from controlplane.sources.kubernetes.services import FEW
 from controlplane.sources.kubernetes.source import Watched
 from tests.sources.kubernetes.rig import addresses, eventually, ref, secret_ref, watching
 from tests.sources.kubernetes.test_specs import route_ref, valid
@@ -83,6 +84,30 @@ def test_the_rights_of_a_namespace_are_enough(cluster: Kubernetes, namespace: st
             assert (set(sink.secrets), set(sink.objects)) == ({tls}, {route_ref(namespace)})
             assert source.kinds["nodes"].trouble is Trouble.DENIED, "known, and no failure of the source"
             assert sink.state == "synced"
+
+    asyncio.run(scenario())
+
+
+def test_a_namespace_that_is_denied_stops_no_other(cluster: Kubernetes, namespace: str, tmp_path: Path) -> None:
+    """What is new, few or many, and what is to be read a second time."""
+
+    async def scenario() -> None:
+        fill(cluster, namespace)
+        kubeconfig = config(cluster, tmp_path, namespace)
+        grant(cluster, "namespace.yaml", namespace, inside=namespace)
+        watched = Watched(namespaces=(cluster.namespace("denied"), namespace), region="here")
+        web, more = ref(namespace, "web"), [ref(namespace, f"more-{number}") for number in range(FEW + 1)]
+        assert watched.namespaces is not None
+        denied = [ref(watched.namespaces[0], f"web-{number}") for number in range(FEW)]
+        async with watching(kubeconfig, [web, *denied], watched=watched, ready=False) as (sink, source):
+            await sink.until(lambda: web in sink.services and sink.state == "failed")
+            source.want(more[:1], [])
+            await sink.until(lambda: f"remove {more[0]}" in sink.calls)
+            source.want(more, [])
+            await sink.until(lambda: all(f"remove {one}" in sink.calls for one in more))
+            source.confirm([web])
+            await sink.until(lambda: sink.calls[-1] == f"put {web} surely")
+            assert not any(one in sink.services or f"remove {one}" in sink.calls for one in denied)
 
     asyncio.run(scenario())
 
