@@ -46,6 +46,11 @@ class ServiceWatch:
         self._catalog.confirm(keys)
         self._asked.difference_update(keys)
 
+    def forget(self, keys: Collection[Key]) -> None:
+        """Refer to these no longer. A list that is on its way does not speak of them, should they be new once more."""
+        self._catalog.forget(keys)
+        self._asked.difference_update(keys)
+
     def attend(self) -> None:
         """Read what is referred to and not known; called when that or the health of a reflector has changed."""
         if not self._catalog.known:
@@ -102,15 +107,20 @@ class ServiceWatch:
 
     async def _read(self, key: Key) -> None:
         """One service and its slices, consistently: lists without a version are reads of the newest."""
+        known = self._catalog.known.get(key)
         confirms = self._catalog.is_confirming(key)
         namespace, name = key
         event_time = time.monotonic()
         asked = {"fieldSelector": f"metadata.name={name}"}
         items, version = await self._list(collection(CORE, namespace, "services"), asked)
+        if self._catalog.known.get(key) is not known:
+            return  # it was forgotten, and events with it: if it is wanted again, this may be older than they were
         services = [msgspec.json.decode(item, type=Service) for item in items]
         self._catalog.read_service(key, services[0] if services else None, Read(version, confirms=confirms))
         asked = {"labelSelector": f"{SERVICE_LABEL}={name}"}
         items, version = await self._list(collection(DISCOVERY, namespace, "endpointslices"), asked)
+        if self._catalog.known.get(key) is not known:
+            return
         slices = [msgspec.json.decode(item, type=EndpointSlice) for item in items]
         found = {one.metadata.name: one for one in slices}
         self._catalog.read_slices(key, found, Read(version, confirms=confirms))

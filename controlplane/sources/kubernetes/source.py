@@ -101,8 +101,10 @@ class KubernetesSource:
         self._wake.set()
 
     def forget(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
-        """Nobody refers to these any more."""
-        self._to_take |= {ref: False for ref in services if ref.source == self.name}
+        """Nobody refers to these any more: at once, so that what is wanted again in this very turn is pushed again."""
+        ours = [ref for ref in services if ref.source == self.name]
+        (self._services if self._started else self._catalog).forget([(ref.namespace, ref.name) for ref in ours])
+        self._to_take |= dict.fromkeys(ours, False)
         self._secrets_to_take |= {ref: False for ref in secrets if ref.source == self.name}
         self._wake.set()
 
@@ -169,7 +171,8 @@ class KubernetesSource:
         services, self._to_take = self._to_take, {}
         for ref, wanted in sorted(services.items()):
             if self._watched.endpoints and self._is_watched(ref.namespace):
-                (self._catalog.want if wanted else self._catalog.forget)([(ref.namespace, ref.name)])
+                if wanted:
+                    self._catalog.want([(ref.namespace, ref.name)])
             else:
                 _note(self._outside, ref.namespace, (ServiceRef, ref.name), wanted=wanted)
                 if wanted:

@@ -10,7 +10,7 @@ import pytest
 from controlplane.model.endpoint import Health, Locality, ServicePort
 from controlplane.sources.kubernetes import catalog
 from controlplane.sources.kubernetes.source import Watched
-from tests.sources.kubernetes.rig import addresses, ref, states, watching
+from tests.sources.kubernetes.rig import addresses, eventually, ref, states, watching
 from tests.support.kubernetes import Kubernetes, Object, kubernetes
 
 
@@ -98,6 +98,31 @@ def test_services_that_are_referred_to_later_are_read_alone(
             await sink.until(lambda: "10.0.1.4" in addresses(sink.services[ref(namespace, "b")]))
             assert not [call for call in sink.calls[calls:] if "/a" in call]
             assert source.kinds["endpointslices"].lists == lists, "the cluster was listed once"
+
+    asyncio.run(scenario())
+
+
+def test_what_is_wanted_again_in_the_same_turn_is_pushed_again(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    """Whoever forgot it has nothing of it any more."""
+
+    async def scenario() -> None:
+        cluster.service(namespace, "web")
+        cluster.slice(namespace, "web-1", "web", ["10.0.0.1"])
+        web = ref(namespace, "web")
+        async with watching(kubeconfig, [web]) as (sink, source):
+            sink.calls.clear()
+            source.forget([web], [])
+            source.want([web], [])
+            assert not source.caught_up
+            await sink.until(lambda: sink.calls == [f"put {web}"])
+            await does(cluster.slice, namespace, "web-1", "web", ["10.0.0.1", "10.0.0.2"])
+            await sink.until(lambda: "10.0.0.2" in addresses(sink.services[web]))
+            source.want([web], [])
+            source.forget([web], [])
+            assert source.caught_up is False
+            await eventually(lambda: source.caught_up, "it has heard so")
 
     asyncio.run(scenario())
 
