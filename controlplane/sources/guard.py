@@ -7,7 +7,7 @@ argument (seconds, of a clock that only goes forward). The intake asks it about 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -115,22 +115,25 @@ class EndpointGuard:
         lately = {ref.source: self._windows.setdefault(ref.source, _Window()).sum(at) for ref in batch}
         unsure = dict(lately)
         for ref, (_, sure) in batch.items():
-            if not sure and ref not in self.held:
+            if not sure:
                 unsure[ref.source] += len(gone[ref])
+        for ref, held in self.held.items():  # is still unsure, though nobody speaks of it now
+            if ref not in batch and ref.source in unsure:
+                unsure[ref.source] += held.gone
         found: dict[ServiceRef, Service | None] = {}
         for ref, (service, sure) in batch.items():
-            before = self._believed.get(ref)
+            before, held_before = self._believed.get(ref), self.held.get(ref)
             of = len(before.endpoints) if before else 0
             whole = self._limits.exceeded(unsure[ref.source], totals.get(ref.source, 0) + lately[ref.source])
-            if sure or not gone[ref] or not (whole or self._limits.exceeded(len(gone[ref]), of)):
-                if gone[ref] and not sure and ref not in self.held:
+            again = held_before is not None and len(gone[ref]) >= held_before.gone  # none of it has come back
+            if sure or not gone[ref] or not (again or whole or self._limits.exceeded(len(gone[ref]), of)):
+                if gone[ref] and not sure:
                     self._windows[ref.source].add(len(gone[ref]), at)
                 found[ref] = service
                 self.held.pop(ref, None)
                 self._said.pop(ref, None)
             else:
-                since = self.held[ref].since if ref in self.held else at
-                self.held[ref] = Held(len(gone[ref]), of, since)
+                self.held[ref] = Held(len(gone[ref]), of, held_before.since if held_before else at)
                 self._said[ref] = service
                 found[ref] = _with(service, before, gone[ref])
             self._believe(ref, found[ref])
@@ -155,12 +158,27 @@ class EndpointGuard:
         return found
 
     def _gone(self, ref: ServiceRef, service: Service | None) -> list[Endpoint]:
-        """The endpoints that are believed in, and that the source does not name any more."""
+        """The endpoints that are believed in, and that the source does not name any more.
+
+        Instances may share an address and differ by port; one whose place another port of its address took is not gone.
+        """
         before = self._believed.get(ref)
         if before is None or before.external_name is not None:
             return []
-        there = {one.address for one in service.endpoints} if service is not None else ()
-        return [one for one in before.endpoints if one.address not in there]
+        now = service.endpoints if service is not None else ()
+        there = {(one.address, one.ports) for one in now}
+        missing = [one for one in before.endpoints if (one.address, one.ports) not in there]
+        if not missing:
+            return []
+        known = {(one.address, one.ports) for one in before.endpoints}
+        new = Counter(one.address for one in now if (one.address, one.ports) not in known)
+        gone = []
+        for one in missing:
+            if new[one.address]:
+                new[one.address] -= 1
+            else:
+                gone.append(one)
+        return gone
 
     def _believe(self, ref: ServiceRef, service: Service | None) -> None:
         before = self._believed.pop(ref, None)

@@ -7,7 +7,7 @@ from pathlib import Path
 from controlplane.app.memory import Memory
 from controlplane.app.sources import make_sources
 from controlplane.config import read
-from controlplane.model.endpoint import Service
+from controlplane.model.endpoint import Endpoint, Service
 from controlplane.names import ServiceRef
 from controlplane.sources.guard import WINDOW, EndpointGuard, Limits, ObjectGuard
 from tests.support.services import service
@@ -83,6 +83,36 @@ def test_repeating_it_does_not_start_the_time_again() -> None:
     made.judge({A: (of(), False)}, 0)
     made.judge({A: (of(), False)}, 500)
     assert made.due(600) == {A: of()}
+
+
+def test_what_is_held_with_others_stays_held_when_it_is_said_again() -> None:
+    """None of them is large enough by itself."""
+    refs = [A._replace(name=f"s{number}") for number in range(20)]
+    services = {ref: of(2 * number, 2 * number + 1) for number, ref in enumerate(refs)}
+    made = guard(**{ref.name: found for ref, found in services.items()}, new=of(51, 52))
+    empty = dict.fromkeys(refs, (of(), False))
+    assert made.judge(empty, 0) == services
+    for ref in refs:
+        assert made.judge({ref: (of(), False)}, 1) == {ref: services[ref]}
+    other = A._replace(name="new")
+    assert made.judge({other: (of(), False)}, WINDOW + 1) == {other: of(51, 52)}, "it is one more of many"
+    assert made.judge(dict.fromkeys(refs[:15], (of(51, 52), True)), WINDOW + 2)
+    assert made.judge({refs[19]: (of(), False)}, WINDOW + 2) == {refs[19]: services[refs[19]]}, "nothing came back"
+    assert made.judge({refs[19]: (of(38), False)}, 2 * WINDOW) == {refs[19]: of(38)}
+    assert made.due(600) == dict.fromkeys(refs[15:19], of())
+    assert set(made.held) == {other}
+
+
+def test_instances_of_one_address_differ_by_port() -> None:
+    def on(*ports: int) -> Service:
+        return Service((), tuple(Endpoint("10.0.0.1", (("", port),)) for port in ports))
+
+    made = guard(a=on(1, 2, 3, 4))
+    assert made.judge({A: (on(1), False)}, 0) == {A: on(1, 2, 3, 4)}
+    assert made.held[A].gone == 3
+    made = guard(a=on(1, 2, 3, 4))
+    assert made.judge({A: (on(5, 6, 7), False)}, 0) == {A: on(5, 6, 7)}, "three of them were started anew"
+    assert made.judge({A: (on(), False)}, WINDOW) == {A: on(5, 6, 7)}
 
 
 def test_deleting_them_one_by_one_is_ordinary() -> None:
