@@ -92,7 +92,7 @@ class Catalog:
         self.known: dict[Key, Known] = {}
         self._source = source
         self._regions = regions
-        self._owners: dict[Key, Key] = {}  # of an EndpointSlice: the service that it is a part of
+        self._owners: dict[Key, Key] = {}  # of an EndpointSlice: the one service that has it
         self._dirty: dict[Key, None] = {}
         self._pending: dict[Key, None] = {}
         self._unsaid: set[Key] = set()
@@ -157,14 +157,24 @@ class Catalog:
         before = known.slices
         known.slices = {name: one for name, one in before.items() if one.version > read.version and not read.rewound}
         for name, one in found.items():
-            if name not in known.slices:
+            if name not in known.slices and self._take(key, name, one.metadata.version, rewound=read.rewound):
                 known.slices[name] = converted(one, self._regions)
         for name in before.keys() - known.slices.keys():
-            self._owners.pop((key[0], name), None)
-        for name in known.slices:
-            self._owners[key[0], name] = key
+            del self._owners[key[0], name]
         known.doubtful |= bool(_addresses(before) - _addresses(known.slices))
         self._was_read(key, known, Part.SLICES, read)
+
+    def _take(self, key: Key, name: str, version: int, *, rewound: bool) -> bool:
+        """Make a service the owner of a slice; whether it is: another one that has it may have a newer one."""
+        before = self._owners.get((key[0], name))
+        if before is not None and before != key:  # its label has changed
+            theirs = self.known[before].slices
+            if theirs[name].version > version and not rewound:
+                return False
+            del theirs[name]
+            self._dirty[before] = None
+        self._owners[key[0], name] = key
+        return True
 
     def _was_read(self, key: Key, known: Known, part: Part, read: Read) -> None:
         known.unread.discard(part)
@@ -199,6 +209,8 @@ class Catalog:
         before = self._owners.get((namespace, name))
         if before is not None and before != key:  # its label has changed
             self._drop_slice(before, name, one.metadata.version)
+            if (namespace, name) in self._owners:
+                return  # and has changed back since
         known = self.known.get(key)
         if known is None:
             return
