@@ -281,7 +281,7 @@ class Catalog:
         now: Service | None = None
         if known.declared is not None:
             now = service(known.declared, known.slices.values())
-            if sure and not confirmed:
+            if not confirmed:
                 now = self._still_leaving(key, known, now)
         if now == known.said and not confirmed:
             return False

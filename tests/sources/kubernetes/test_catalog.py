@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from controlplane.sources.kubernetes import objects
+from controlplane.sources.kubernetes import catalog, objects
 from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
+from controlplane.sources.kubernetes.reflector import Health
+from controlplane.sources.kubernetes.services import ServiceWatch
 from controlplane.sources.kubernetes.slices import Regions
+from controlplane.sources.kubernetes.watches import Watches
 from tests.sources.kubernetes.rig import SOURCE, addresses, ref
 from tests.sources.rig import Remembering
+from tests.support.waiting import PATIENCE
 
 BLUE, GREEN = ("shop", "blue"), ("shop", "green")
 
 
-def service(key: Key) -> objects.Service:
-    ports = [{"port": 80, "name": "http"}]
+def service(key: Key, port: int = 80) -> dict[str, Any]:
     metadata = {"name": key[1], "namespace": key[0], "resourceVersion": "50"}
-    return msgspec.convert({"metadata": metadata, "spec": {"type": "ClusterIP", "ports": ports}}, objects.Service)
+    return {"metadata": metadata, "spec": {"type": "ClusterIP", "ports": [{"port": port, "name": "http"}]}}
 
 
 def slice_(key: Key, version: int, *hosts: str, name: str = "manual") -> objects.EndpointSlice:
@@ -44,7 +48,7 @@ class Cluster:
         self.catalog.want(wanted)
 
     def read(self, key: Key, version: int, *slices: objects.EndpointSlice, rewound: bool = False) -> None:
-        self.catalog.read_service(key, service(key), Read(version, rewound))
+        self.catalog.read_service(key, msgspec.convert(service(key), objects.Service), Read(version, rewound))
         self.catalog.read_slices(key, {one.metadata.name: one for one in slices}, Read(version, rewound))
         self.catalog.flush(0)
 
@@ -117,5 +121,66 @@ def test_what_is_older_takes_no_slice_away() -> None:
         await cluster.shows(blue=["10.0.0.9"], green=[])
         cluster.delete(slice_(BLUE, 250))
         await cluster.shows(blue=[], green=[])
+
+    run(scenario())
+
+
+def test_after_a_list_that_lacked_an_endpoint_one_that_moves_is_never_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F33: what the list lacked is doubted until somebody reads it again, which may be never."""
+    monkeypatch.setattr(catalog, "PUSH_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        cluster.read(BLUE, 100, slice_(BLUE, 90, "10.0.0.1", "10.0.0.2", "10.0.0.3"))
+        cluster.read(BLUE, 200, slice_(BLUE, 150, "10.0.0.1", "10.0.0.2"))
+        await cluster.shows(blue=["10.0.0.1", "10.0.0.2"])
+        assert cluster.sink.calls[-1] == f"put {ref(*BLUE)}"
+        monkeypatch.setattr(catalog, "MOVE_SECONDS", 10 * PATIENCE)
+        cluster.sink.calls.clear()
+        cluster.put(slice_(BLUE, 300, "10.0.0.1"))
+        cluster.put(slice_(BLUE, 301, "10.0.0.2", name="other"))
+        assert cluster.sink.calls == []
+        cluster.put(slice_(BLUE, 302, "10.0.0.2", "10.0.0.4", name="other"))
+        await cluster.shows(blue=["10.0.0.1", "10.0.0.2", "10.0.0.4"])
+
+    run(scenario())
+
+
+class Forgetful:
+    """What runs for a cluster whose lists are here; a service is forgotten and wanted anew while it is read first."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.client = self
+        self.reading = ServiceWatch(cluster.catalog, Regions("here"), cast(Watches, self), None)
+        self._cluster = cluster
+        self._ports = iter((80, 81))
+        self.tasks: list[asyncio.Future[None]] = []
+
+    def watch(self, *_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(health=Health(listed=True))
+
+    def spawn(self, _: str, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.ensure_future(work))
+
+    async def get(self, path: str, _: object) -> bytes:
+        items = []
+        if path.endswith("/services"):
+            port = next(self._ports)
+            items.append(service(BLUE, port))
+            if port == 80:
+                self.reading.forget([BLUE])
+                self._cluster.catalog.want([BLUE])
+        return msgspec.json.encode({"metadata": {"resourceVersion": "100"}, "items": items})
+
+
+def test_what_was_asked_before_a_service_was_forgotten_does_not_count_when_it_is_wanted_again() -> None:
+    """Events that came in between were forgotten with it."""
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        watches = Forgetful(cluster)
+        watches.reading.attend()
+        await asyncio.gather(*watches.tasks)
+        assert [one.number for one in cluster.sink.services[ref(*BLUE)].ports] == [81]
 
     run(scenario())
