@@ -71,7 +71,9 @@ class Queue:
                     return self._jobs.pop(name)
             self._woken.clear()
             try:
-                await asyncio.wait_for(self._woken.wait(), self._until_later())
+                # Not `wait_for`: before Python 3.12 it loses a cancellation that comes with the event.
+                async with asyncio.timeout(self._until_later()):
+                    await self._woken.wait()
             except TimeoutError:
                 continue
 

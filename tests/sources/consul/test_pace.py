@@ -91,3 +91,22 @@ async def later() -> None:
 
 def test_reads_that_are_not_due_wait() -> None:
     asyncio.run(later())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_whoever_waits_for_a_job_can_be_ended_when_one_is_due(turns: int) -> None:
+    async def scenario() -> None:
+        queue = Queue()
+        queue.add("later", Ask.READ, 0.0, not_before=1e12)
+        worker = asyncio.create_task(queue.take())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        queue.done("other")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        worker.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert worker.cancelled()
+
+    asyncio.run(scenario())
