@@ -62,10 +62,12 @@ class Intake:
         waited_for: Iterable[str] | None = None,
         objects_before: Mapping[ObjectRef, str],
         secrets_before: Mapping[SecretRef, Secret],
+        may_declare: Callable[[ObjectRef], bool] = lambda _: True,
     ) -> None:
         """`keep` and `keep_secret` write behind to the state on disk, which holds what was in force before.
 
         Nothing is committed before the sources `waited_for` (None: all) have said everything, or that they cannot.
+        `may_declare`: whether the configuration still has a source that could say this object.
         """
         self.objects: dict[ObjectRef, SpecObject] = {}
         self.register = register
@@ -87,6 +89,7 @@ class Intake:
         self._limits = limits
         self._gone: dict[ObjectRef, bool] = {}
         self._texts = dict(objects_before)
+        self._may_declare = may_declare
         self._waited = False
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
         self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
@@ -111,7 +114,7 @@ class Intake:
         if spec.ref in self._unconfirmed and self._texts[spec.ref] != spec.text:
             self._succeed(spec.ref, spec.rows)
         else:
-            self._loop.edit(spec.ref, lambda compiler: compiler.putting(spec.ref, spec.rows))
+            self._edit_object(spec)
         self._unconfirmed.discard(spec.ref)
         self._keep(spec)
 
@@ -129,18 +132,28 @@ class Intake:
 
     def _judge_removals(self) -> None:
         """Of what sources removed since the last batch, take out what is to be believed."""
-        gone, self._gone = self._gone, {}
+        gone = {ref: sure for ref, sure in self._gone.items() if sure or not self._is_early(ref)}
+        self._gone = {ref: sure for ref, sure in self._gone.items() if ref not in gone}
         for source in sorted({ref.source for ref in gone}):
-            of_source = {ref: sure for ref, sure in gone.items() if ref.source == source}
+            # Of what is not in force and cannot be (its text is not valid any more), there is nothing to hold.
+            of_source = {ref: sure or ref not in self.objects for ref, sure in gone.items() if ref.source == source}
             count = sum(ref.source == source for ref in self.objects)
             for ref in self._guard.judge(source, of_source, count, self._clock()):
                 self._remove(ref)
             self._say_held(source)
 
+    def _is_early(self, ref: ObjectRef) -> bool:
+        """Whether more removals since the last process may come: they are judged together, once the source has answered."""
+        return ref in self._unconfirmed and not self.sources[ref.source].answered
+
     def _remove(self, ref: ObjectRef) -> None:
         self.objects.pop(ref, None)
         self.services.refer(ref, None)
-        self._loop.edit(ref, lambda compiler: compiler.remove(ref))
+        if ref in self._unconfirmed:
+            self._unconfirmed.discard(ref)
+            self._succeed(ref, None)
+        else:
+            self._loop.edit(ref, lambda compiler: compiler.remove(ref))
         self._keep(ref)
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
@@ -224,6 +237,7 @@ class Intake:
         if status.failure != reason:
             log.error("source failed", source=source, reason=reason)
         status.has_failed(reason, self._clock())
+        self._restore(status)
         self._hold_for_services()
         self.changed()
 
@@ -236,7 +250,7 @@ class Intake:
         self.services.ask()
         self.services.flush(event_time)
         if self._holding and all(map(self.has_all, self.waited_for)):
-            self._holding = False
+            self._stop_holding()
         if not self._holding:
             self._hold_for_services()
             self._loop.flush(event_time)
@@ -267,8 +281,36 @@ class Intake:
 
     def release(self, event_time: float) -> None:
         """Commit what there is, and from now on whatever comes, though a source may not have answered."""
-        self._holding = False
+        self._stop_holding()
         self._loop.flush(event_time)
+
+    def _stop_holding(self) -> None:
+        self._holding = False
+        for status in self.sources.values():
+            self._restore(status)
+        self.services.ask()
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether there is something to serve: of what sources have said, or of what was in force before."""
+        return bool(self.objects) or any(map(self._before, self.sources.values()))
+
+    def _before(self, status: SourceStatus) -> list[ObjectRef]:
+        """What was in force before, of which a source that has not said everything may still speak."""
+        unsaid = () if status.synced else self._unconfirmed
+        of_source = (ref for ref in unsaid if isinstance(ref, ObjectRef) and ref.source == status.name)
+        return sorted(filter(self._may_declare, of_source))
+
+    def _restore(self, status: SourceStatus) -> None:
+        """A source that has not said everything proves nothing gone: what it has not spoken of is in force as it was.
+
+        It counts until the source speaks of it, or has said everything without it.
+        """
+        for ref in self._before(status):
+            if ref not in self.objects and (spec := restored(ref, self._texts[ref])) is not None:
+                self.objects[ref] = spec
+                self.services.refer(ref, spec.rows)
+                self._edit_object(spec)
 
     def has_all(self, source: str) -> bool:
         """Whether a source has said all that is wanted of it, or that it cannot."""
@@ -287,14 +329,13 @@ class Intake:
 
     def _forget_unconfirmed(self, source: str) -> None:
         missing = [ref for ref in self._unconfirmed if isinstance(ref, ObjectRef) and _is_said_by(ref, source)]
-        known = len(missing) + sum(ref.source == source for ref in self.objects)
-        believed = self._guard.judge(source, dict.fromkeys(missing, False), known, self._clock())
+        known = len({*missing, *(ref for ref in self.objects if ref.source == source)})
+        gone = {ref: self._gone.pop(ref, False) for ref in missing}
+        believed = self._guard.judge(source, gone, known, self._clock())
         for ref in missing:
-            self._unconfirmed.discard(ref)
-            if ref in believed or (spec := restored(ref, self._texts[ref])) is None:
+            if ref in believed or (spec := self.objects.get(ref) or restored(ref, self._texts[ref])) is None:
                 self._guard.back(ref)
-                self._keep(ref)
-                self._succeed(ref, None)
+                self._remove(ref)
             else:
                 self._put(spec)
         self._say_held(source)
@@ -314,6 +355,9 @@ class Intake:
     def _forget_secret(self, ref: SecretRef) -> None:
         self._loop.edit(ref, lambda compiler: compiler.remove_secret(ref))
         self._keep_secret(ref, None)
+
+    def _edit_object(self, spec: SpecObject) -> None:
+        self._loop.edit(spec.ref, lambda compiler: compiler.putting(spec.ref, spec.rows))
 
     def _edit_secret(self, ref: SecretRef, secret: Secret) -> None:
         self._loop.edit(ref, lambda compiler: compiler.put_secret(ref, secret))

@@ -33,7 +33,7 @@ from controlplane.app.refusals import Refusals
 from controlplane.app.reports import Reports
 from controlplane.app.rollcall import Rollcall
 from controlplane.app.services import Services
-from controlplane.app.sources import discoveries, make_sources, waited_for
+from controlplane.app.sources import discoveries, make_sources, may_declare, waited_for
 from controlplane.app.standing import SourceStatus, stale, standing
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler, issues_of
@@ -101,6 +101,7 @@ class ControlPlane:
             waited_for=waited_for(configuration, names),
             objects_before=self._memory.texts,
             secrets_before=self._memory.secrets,
+            may_declare=partial(may_declare, configuration),
         )
         self._loop = CommitLoop(
             self._compiler,
@@ -229,7 +230,7 @@ class ControlPlane:
         while not all(map(self.intake.has_all, self.intake.waited_for)):
             self._answered.clear()
             left = deadline - time.monotonic()
-            if left <= 0 and startup.on_deadline == "serve-last-known-good" and self.intake.objects:
+            if left <= 0 and startup.on_deadline == "serve-last-known-good" and self.intake.has_objects:
                 log.warning("startup deadline passed; serving the last known good state")
                 break
             try:

@@ -8,6 +8,7 @@ from typing import Any
 from controlplane.app.memory import Memory
 from controlplane.config import Configuration
 from controlplane.errors import ConfigurationError, nearest
+from controlplane.names import ObjectRef, consul_source, kubernetes_source
 from controlplane.sources.files import FileSource
 from controlplane.sources.secrets import SecretSource
 
@@ -38,6 +39,21 @@ def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
 def discoveries(sources: Iterable[Any]) -> list[Any]:
     """Those that deliver what is asked of them."""
     return [source for source in sources if hasattr(source, "want")]
+
+
+def may_declare(configuration: Configuration, ref: ObjectRef) -> bool:
+    """Whether a source of the configuration could say this object, which one said before the process started."""
+    sources = configuration.sources
+    return (
+        (ref.source == "files" and bool(sources.files))
+        or any(
+            ref.source == kubernetes_source(cluster.name)
+            and cluster.specs
+            and (cluster.namespaces == "all" or ref.namespace in cluster.namespaces)
+            for cluster in sources.kubernetes
+        )
+        or any(ref.source == consul_source(one.name) and one.specs is not None for one in sources.consul)
+    )
 
 
 def waited_for(configuration: Configuration, names: Iterable[str]) -> frozenset[str]:

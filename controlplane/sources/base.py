@@ -35,7 +35,10 @@ class Sink(Protocol):
         """The object as it is now; an equal one changes nothing."""
 
     def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
-        """The object is gone; `sure` when its own deletion was seen, or a second read agrees: that is never held back."""
+        """The object is gone, or one that was in force before the process started is not there any more.
+
+        `sure` when its own deletion was seen, or a second read agrees: that is never held back.
+        """
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """The secret as it is now."""

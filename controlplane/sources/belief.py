@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from controlplane.errors import Diagnostic, Place
-from controlplane.names import ObjectRef
+from controlplane.names import ObjectRef, kubernetes_source
 from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import RESTING, Content, duplicate
 from controlplane.sources.reading import Signature
@@ -52,14 +52,20 @@ def known_document(piece: Piece, known: Mapping[str, Document]) -> Document | No
     return Document(replace(old.parsed, line=piece.line), replace(old.spec, line=piece.line))
 
 
+CLAIM = "gatewayspec.dev/claim"
+"""How old a custom resource's claims are, as an annotation of its text: a text from the state on disk says it too."""
 RESTORED = "(last good state)"
 """What stands for the file of an object that no file declares now."""
 
 
 def restored(ref: ObjectRef, text: str) -> SpecObject | None:
     """An object of its stored text; None when that is no valid document of this name any more."""
-    document = read_document(parse_piece(Piece(text, 1), RESTORED, ref.source), RESTORED)
-    return document.spec if document.spec is not None and document.spec.ref == ref else None
+    parsed = parse_piece(Piece(text, 1), RESTORED, ref.source)
+    if parsed.document is None or parsed.ref != ref:
+        return None
+    of_cluster = ref.source.startswith(kubernetes_source(""))  # a file has no such word, whatever it says there
+    claim = parsed.document.metadata.annotations.get(CLAIM, "") if of_cluster else ""
+    return SpecObject(ref, rows(ref, parsed.document, claim), text, RESTORED, 1)
 
 
 def believed(shown: str, file: File, old: Content, *, rested: bool) -> tuple[Content, bool]:

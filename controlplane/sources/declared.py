@@ -129,6 +129,9 @@ class Declared:
                     del self._in_force[ref]
                     sink.remove(ref, sure=sure)
                     said = True
+                elif ref in self._restored:
+                    sink.remove(ref)  # before this process began: nobody saw it go
+                    said = True
             elif now is not before:
                 self._in_force[ref] = now
                 sink.put(now)

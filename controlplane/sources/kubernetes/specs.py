@@ -17,6 +17,7 @@ import msgspec
 from controlplane.errors import Diagnostic, Place, Severity
 from controlplane.names import ObjectRef
 from controlplane.sources.base import Sink, SpecObject
+from controlplane.sources.belief import CLAIM
 from controlplane.sources.kubernetes.objects import Metadata
 from controlplane.spec.codes import Code
 from controlplane.spec.gateway import API_VERSION, Document
@@ -31,9 +32,6 @@ class _Written(msgspec.Struct, frozen=True):
     spec: Any = msgspec.UNSET
     status: msgspec.Raw = msgspec.Raw(b"{}")
 
-
-CLAIM = "gatewayspec.dev/claim"
-"""How old an object's claims are, as an annotation of its text: a text from the state on disk says it too."""
 
 _decoder = msgspec.json.Decoder(_Written)
 
@@ -235,10 +233,12 @@ class Documents:
     def _remove(self, refs: set[ObjectRef]) -> None:
         for ref in sorted(refs):
             self._settled(ref)
-            self._last_good.pop(ref, None)
+            before = self._last_good.pop(ref, None)
             known = self._objects.pop(ref, None)
             if known is not None and known.spec is not None:
                 self._sink.remove(ref, sure=True)  # seen twice, or by its own deletion
+            elif before is not None:
+                self._sink.remove(ref)  # before this process began, when nobody saw whether its definition went
             self._say(ref, ())
             self._dirty = True
 

@@ -1,0 +1,273 @@
+"""What was in force before a restart, while sources have not said whether it still is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Hashable, Iterable
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from controlplane.app.intake import Intake
+from controlplane.app.lane import EndpointLane
+from controlplane.app.loop import CommitLoop, Edit
+from controlplane.app.problems import Problems
+from controlplane.app.services import Services
+from controlplane.app.sources import may_declare
+from controlplane.app.standing import SourceStatus
+from controlplane.compile.compiler import Compiler
+from controlplane.compile.endpoints import Endpoints, EndpointTables
+from controlplane.config import Configuration
+from controlplane.model.endpoint import Service, ServicePort
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
+from controlplane.sources.base import SpecObject
+from controlplane.sources.belief import restored
+from controlplane.sources.kubernetes.specs import Documents
+from controlplane.spec.rows import Kind
+from tests.sources.rig import Remembering
+
+CLUSTER = "kubernetes/eu"
+WEB = ServiceRef(CLUSTER, "shop", "web")
+EDGE, OTHER = ObjectRef(CLUSTER, "GatewaySpec", "shop", "edge"), ObjectRef("files", "GatewaySpec", "platform", "other")
+
+
+def text(ref: ObjectRef, port: int = 80) -> str:
+    """A gateway with a backend of the cluster."""
+    member = {"kubernetes": {"cluster": "eu", "service": "shop/web", "port": 80}}
+    spec = {
+        "fleet": {"selector": {"matchLabels": {"role": ref.name}}},
+        "listeners": [{"name": "http", "port": port, "protocol": "HTTP"}],
+        "backends": [{"name": "b", "members": [member]}],
+    }
+    metadata = {"name": ref.name, "namespace": ref.namespace}
+    return json.dumps({"apiVersion": "gatewayspec.dev/v1alpha1", "kind": ref.kind, "metadata": metadata, "spec": spec})
+
+
+def spec(ref: ObjectRef, port: int = 80) -> SpecObject:
+    found = restored(ref, text(ref, port))
+    assert found is not None
+    return found
+
+
+class Cluster:
+    """What is asked of the services of a source."""
+
+    name = CLUSTER
+    caught_up = True
+
+    def __init__(self) -> None:
+        self.wanted: set[ServiceRef] = set()
+
+    def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        self.wanted |= set(services)
+
+    def forget(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
+        self.wanted -= set(services)
+
+    def confirm(self, services: Collection[ServiceRef]) -> None:
+        raise AssertionError
+
+
+class Restarted:
+    """An intake that was given what the previous process left, and the compiler behind it. `kept` is what is on disk."""
+
+    def __init__(self, *before: ObjectRef, waited_for: Iterable[str] | None = None, **more: Any) -> None:
+        self.kept: dict[Hashable, object] = {ref: text(ref) for ref in before} | {WEB: "endpoints"}
+        self.edits: dict[Hashable, Edit] = {}
+        self.committed = False
+        self.cluster = Cluster()
+        self.compiler = Compiler(endpoints=Endpoints(EndpointTables(None)))
+        lane = EndpointLane(self.compiler.endpoints, lambda *_: None, quiet=0.0, longest=0.0)
+        self.services = Services(lane, [self.cluster], external=lambda *_: None, keep=self._keep, say=lambda *_: None)
+        self.intake = Intake(
+            {name: SourceStatus(name, 0.0, 0.0) for name in ("files", CLUSTER)},
+            keep=lambda kept: (
+                self._keep(kept.ref, kept.text) if isinstance(kept, SpecObject) else self._keep(kept, None)
+            ),
+            keep_secret=lambda *_: None,
+            services=self.services,
+            register=Problems(),
+            waited_for=waited_for,
+            objects_before={ref: text(ref) for ref in before},
+            secrets_before={},
+            **more,
+        )
+        self.intake.attach(cast(CommitLoop, self))
+        self.services.restore({WEB: Service(ports=(ServicePort("", 80),))})
+
+    def _keep(self, ref: Hashable, what: object) -> None:
+        if what is None:
+            self.kept.pop(ref, None)
+        else:
+            self.kept[ref] = what
+
+    def edit(self, key: Hashable, edit: Edit) -> None:
+        self.edits[key] = edit
+
+    def hold(self, until: float) -> None: ...
+
+    def release(self) -> None: ...
+
+    def flush(self, event_time: float) -> None:
+        edits, self.edits = self.edits, {}
+        for edit in edits.values():
+            for _ in edit(self.compiler) or ():
+                pass
+        self.compiler.commit_now()
+        self.committed = True
+        if all(status.answered for status in self.intake.sources.values()):
+            self.services.settle()
+
+    def say(self, *what: Callable[[Intake], object]) -> None:
+        """What sources say in one batch."""
+        for one in what:
+            one(self.intake)
+        self.intake.flush(0.0)
+
+    def files_are_read(self) -> None:
+        self.say(lambda intake: intake.put(spec(OTHER)), lambda intake: intake.synced("files"))
+
+    @property
+    def gateways(self) -> set[str]:
+        return set(self.compiler.tables.gateways.rows)
+
+    def port(self) -> int:
+        """Of the gateway of the cluster."""
+        (row,) = (row for (kind, _), row in self.compiler.objects[EDGE].items() if kind is Kind.LISTENER)
+        return int(cast(Any, row).part.port)
+
+
+def fails(intake: Intake) -> None:
+    intake.failed(CLUSTER, "endpointslices: Denied")
+
+
+def synced(intake: Intake) -> None:
+    intake.synced(CLUSTER)
+
+
+HOWS = ["failed", "silent", "not waited for"]
+
+
+def started(how: str, *before: ObjectRef) -> Restarted:
+    """The files have been read; of the cluster, nothing was heard but perhaps a failure, and it is served."""
+    plane = Restarted(*before, waited_for=["files"] if how == "not waited for" else None)
+    if how == "failed":
+        plane.say(fails)
+    assert not plane.committed
+    plane.files_are_read()
+    if how == "silent":
+        assert not plane.committed
+        plane.intake.release(0.0)
+    return plane
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_what_a_source_has_not_spoken_of_is_in_force_as_it_was(how: str) -> None:
+    """A start that is served must not take routes away that nobody removed, and nothing of them leaves the disk."""
+    plane = started(how, EDGE)
+    assert plane.gateways == {"platform/other", "shop/edge"}
+    assert plane.kept.keys() == {EDGE, OTHER, WEB}
+    assert plane.cluster.wanted == {WEB}
+    plane.say(synced)
+    assert plane.gateways == {"platform/other"}
+    assert plane.kept.keys() == {OTHER, WEB}
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_what_a_source_says_of_it_counts(how: str) -> None:
+    plane = started(how, EDGE)
+    assert plane.port() == 80
+    plane.say(lambda intake: intake.put(spec(EDGE, 81)))
+    assert plane.port() == 81
+    plane.say(synced)
+    assert plane.gateways == {"platform/other", "shop/edge"}
+    plane.say(lambda intake: intake.remove(EDGE, sure=True))
+    assert plane.gateways == {"platform/other"}
+
+
+def test_endpoints_outlive_a_failure_though_nothing_but_the_failing_source_names_them() -> None:
+    plane = Restarted(EDGE)
+    plane.say(lambda intake: intake.synced("files"))
+    plane.say(fails)
+    assert plane.gateways == {"shop/edge"}
+    assert plane.kept.keys() == {EDGE, WEB}
+
+
+def test_something_to_serve_is_what_was_in_force_before_too() -> None:
+    assert Restarted(EDGE).intake.has_objects
+    assert not Restarted().intake.has_objects
+    plane = Restarted(EDGE)
+    plane.say(synced)
+    assert not plane.intake.has_objects
+
+
+def test_what_no_source_of_the_configuration_declares_any_more_does_not_come_back() -> None:
+    sources: dict[str, Any] = {"files": [{"path": "specs"}], "kubernetes": [{"name": "eu", "specs": True}]}
+
+    def may(ref: ObjectRef) -> bool:
+        return may_declare(Configuration.model_validate({"sources": sources}), ref)
+
+    assert may(EDGE)
+    assert may(OTHER)
+    sources["kubernetes"][0]["namespaces"] = ["elsewhere"]
+    assert not may(EDGE)
+    sources["kubernetes"][0] = {"name": "eu"}
+    assert not may(EDGE)
+    plane = Restarted(EDGE, may_declare=may)
+    plane.say(fails)
+    plane.files_are_read()
+    assert plane.gateways == {"platform/other"}
+    assert not Restarted(EDGE, may_declare=may).intake.has_objects
+
+
+# -- what was deleted in the meantime ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_what_a_source_says_is_gone_is_gone_though_it_cannot_say_everything(how: str) -> None:
+    """It would be in force again at the next start."""
+    plane = started(how, EDGE)
+    plane.say(lambda intake: intake.remove(EDGE), fails)
+    assert plane.gateways == {"platform/other"}
+    assert plane.kept.keys() == {OTHER, WEB}
+
+
+@pytest.mark.parametrize("end", [fails, synced], ids=["failed", "synced"])
+def test_removals_since_the_last_process_are_judged_together(end: Callable[[Intake], None]) -> None:
+    """One kind after the other would each be few."""
+    refs = [EDGE._replace(name=f"g{number}") for number in range(4)]
+    plane = Restarted(*refs)
+    plane.files_are_read()
+    for ref in refs:
+        plane.say(partial(Intake.remove, ref=ref))
+    assert not plane.committed
+    plane.say(end)
+    assert plane.gateways == {"platform/other", *(ref.full_name for ref in refs)}
+    assert plane.intake.held(CLUSTER) == 4
+    assert plane.kept.keys() == {OTHER, WEB, *refs}
+    plane.say(synced)
+    assert plane.intake.held(CLUSTER) == 4
+
+
+def test_a_custom_resource_that_two_lists_lack_is_gone_whether_or_not_it_was_ever_said() -> None:
+    sink = Remembering()
+    documents = Documents(CLUSTER, "GatewaySpec", None, {EDGE: text(EDGE)}, sink)
+    for calls in ([], ["remove edge"], ["remove edge"]):
+        documents.begin()
+        documents.end(1, rewound=False)
+        assert sink.calls == calls
+
+
+def test_a_restored_custom_resource_claims_what_it_claimed() -> None:
+    """Else its hosts would be another's for as long as the cluster is away."""
+    sink = Remembering()
+    documents = Documents(CLUSTER, "GatewaySpec", None, {}, sink)
+    thing = json.loads(text(EDGE))
+    thing["metadata"] |= {"uid": "u", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    documents.changed(msgspec.Raw(json.dumps(thing).encode()))
+    now = sink.objects[EDGE]
+    before = restored(EDGE, now.text)
+    assert before is not None
+    assert before.rows == now.rows
