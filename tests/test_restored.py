@@ -55,9 +55,9 @@ class Cluster:
     """What is asked of the services of a source."""
 
     name = CLUSTER
-    caught_up = True
 
     def __init__(self) -> None:
+        self.caught_up = True
         self.wanted: set[ServiceRef] = set()
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
@@ -193,6 +193,18 @@ def test_endpoints_outlive_a_failure_though_nothing_but_the_failing_source_names
     plane.say(fails)
     assert plane.gateways == {"shop/edge"}
     assert plane.kept.keys() == {EDGE, WEB}
+
+
+def test_a_failure_is_no_reason_not_to_wait_for_what_can_be_read() -> None:
+    """Else a new proxy would get routes without endpoints because of one kind that is refused."""
+    plane = Restarted(EDGE)
+    plane.cluster.caught_up = False
+    plane.say(fails)
+    plane.files_are_read()
+    assert not plane.committed
+    plane.cluster.caught_up = True
+    plane.say()
+    assert plane.gateways == {"platform/other", "shop/edge"}
 
 
 def test_something_to_serve_is_what_was_in_force_before_too() -> None:

@@ -313,9 +313,8 @@ class Intake:
                 self._edit_object(spec)
 
     def has_all(self, source: str) -> bool:
-        """Whether a source has said all that is wanted of it, or that it cannot."""
-        status = self.sources[source]
-        return status.answered and (status.failure is not None or self.services.caught_up(source))
+        """Whether a source has said all that is wanted of it, as far as it can."""
+        return self.sources[source].answered and self.services.caught_up(source)
 
     def _hold_for_services(self) -> None:
         """A document that names a new service waits a moment until that is known: its routes need endpoints."""

@@ -234,7 +234,8 @@ class ControlPlane:
                 log.warning("startup deadline passed; serving the last known good state")
                 break
             try:
-                await asyncio.wait_for(self._answered.wait(), max(left, 1.0))
+                # Not everything that a source catches up with is said: that one thing cannot be read is no news.
+                await asyncio.wait_for(self._answered.wait(), min(left, 1.0) if left > 0 else 1.0)
             except TimeoutError:
                 continue
         self.intake.release(time.monotonic())

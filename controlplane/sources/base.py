@@ -63,7 +63,10 @@ class Sink(Protocol):
         """Everything that exists has been pushed; also: the source works again after `failed`."""
 
     def failed(self, source: str, reason: str) -> None:
-        """The source cannot be read; what it said last stays in force."""
+        """The source, or a part of it, cannot be read; what it said last stays in force.
+
+        At the start this is said when each part has been read or has failed: others wait no longer for what is not said yet.
+        """
 
     def flush(self, event_time: float) -> None:
         """A consistent batch ends here; `event_time` (time.monotonic) is when the oldest of its changes was noticed."""
@@ -76,7 +79,7 @@ class Discovery(Protocol):
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything wanted has been pushed, or said to be absent, or the source has said that it failed."""
+        """Whether everything wanted has been pushed or said to be absent, but for what the source cannot read."""
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
         """These are referred to as well, from now on. What is wanted and does not exist is pushed as removed."""

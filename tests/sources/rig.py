@@ -113,12 +113,13 @@ class Remembering:
 
 
 @asynccontextmanager
-async def running(source: Source) -> AsyncIterator[Remembering]:
-    """The source at work, after it said that it is synced or failed."""
+async def running(source: Source, *, ready: bool = True) -> AsyncIterator[Remembering]:
+    """The source at work; `ready`: after it said that it is synced or failed."""
     sink = Remembering()
     task = asyncio.create_task(source.run(sink))
     try:
-        await sink.until(lambda: sink.state != "starting")
+        if ready:
+            await sink.until(lambda: sink.state != "starting")
         yield sink
         assert not task.done()
     finally:

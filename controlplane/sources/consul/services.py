@@ -84,6 +84,11 @@ class Services:
         """Whether everything wanted was pushed, or said to be absent."""
         return all(wanted.said for wanted in self._wanted.values())
 
+    @property
+    def answered(self) -> bool:
+        """Whether that is so, unless some cannot be read."""
+        return bool(self._failing or self._hidden) or self.caught_up
+
     def want(self, refs: Collection[ServiceRef]) -> None:
         """These, too."""
         now = time.monotonic()

@@ -75,8 +75,8 @@ class ConsulSource:
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything wanted was pushed, or said to be absent, or the source said that it failed."""
-        return bool(self._said) or (not self._unseen and self._services.caught_up)
+        """Whether everything wanted was pushed or said to be absent, but for what cannot be read."""
+        return self._answered and (self._doubt_until is not None or self._services.answered)
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
         """These services, too. Consul has no secrets."""
@@ -241,6 +241,11 @@ class ConsulSource:
 
         return failed
 
+    @property
+    def _answered(self) -> bool:
+        """Whether each part has been read once, or has failed."""
+        return self._unseen <= self._troubles.keys()
+
     def _works(self, what: str) -> None:
         self._unseen.discard(what)
         self._trouble(what, None)
@@ -256,7 +261,7 @@ class ConsulSource:
             return
         reason = "; ".join(sorted(set(self._troubles.values())))
         if reason:
-            if reason != self._said:
+            if reason != self._said and (self._said or self._synced or self._answered):
                 self._said, self._synced = reason, False
                 sink.failed(self.name, reason)
                 sink.flush(time.monotonic())

@@ -115,8 +115,8 @@ class SecretWatch:
 
     @property
     def caught_up(self) -> bool:
-        """Whether every secret that is referred to has been pushed, or said to be absent."""
-        return all(mirror.caught_up for mirror in self._mirrors.values())
+        """Whether every secret that is referred to has been pushed or said to be absent, but for those that cannot be read."""
+        return all(mirror.caught_up or self._watches.fails(name) for name, mirror in self._mirrors.items())
 
     def want(self, wanted: Mapping[str, set[str]]) -> None:
         """Refer to these names by namespace and to no others."""

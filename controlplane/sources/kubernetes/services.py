@@ -40,6 +40,13 @@ class ServiceWatch:
         self._reflectors: dict[str | None, tuple[Reflector, Reflector]] = {}
         self._nodes: Reflector | None = None
         self._asked: set[Key] = set()  # a list of everything will speak of these
+        self._refused = False  # the last read of a few services
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether every service that is referred to has been pushed or said to be absent, unless some cannot be read."""
+        kinds = [named(plural, scope) for scope in self._scopes for plural in ("services", "endpointslices")]
+        return self._refused or any(map(self._watches.fails, kinds)) or self._catalog.caught_up
 
     def confirm(self, keys: Collection[Key]) -> None:
         """Read these a second time."""
@@ -100,8 +107,9 @@ class ServiceWatch:
             try:
                 for start in range(0, len(pending), _AT_ONCE):
                     await asyncio.gather(*map(self._read, pending[start : start + _AT_ONCE]))
-                delay = FIRST_DELAY
+                delay, self._refused = FIRST_DELAY, False
             except Refused as refused:
+                self._refused = True
                 await asyncio.sleep(pause(delay, refused.retry_after))
                 delay = min(delay * 2, LONGEST_DELAY)
 

@@ -87,12 +87,10 @@ class KubernetesSource:
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything wanted has been pushed, or said to be absent, or the source has said that it failed."""
-        if self._failure is not None:
-            return True
-        if not (self._started and self._told) or self._to_take or self._secrets_to_take:
+        """Whether everything wanted has been pushed or said to be absent, but for what cannot be read."""
+        if not (self._started and self._told and self._answered):
             return False
-        return self._watches.listed and self._catalog.caught_up and self._secrets.caught_up
+        return self._services.caught_up and self._secrets.caught_up
 
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
         """These are referred to as well, from now on."""
@@ -206,10 +204,15 @@ class KubernetesSource:
     def _is_watched(self, namespace: str) -> bool:
         return self._watched.namespaces is None or namespace in self._watched.namespaces
 
+    @property
+    def _answered(self) -> bool:
+        """Whether each kind that is wanted has been listed, or has failed."""
+        return self._watches.answered and not (self._to_take or self._secrets_to_take)
+
     def _report(self, sink: Sink) -> None:
         """Tell the sink what the sum of all kinds is, when that has changed."""
         failure = self._watches.failure
-        if failure is None and not self._watches.listed:
+        if not self._answered and (failure is None or not self._told):
             return
         if self._told and failure == self._failure:
             return

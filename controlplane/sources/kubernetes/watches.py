@@ -71,9 +71,14 @@ class Watches:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
-    def listed(self) -> bool:
-        """Whether everything has been read once."""
-        return all(one.health.listed for name, one in self._reflectors.items() if name not in self._optional)
+    def answered(self) -> bool:
+        """Whether everything has been read once, or has failed."""
+        return all(one.health.answered for name, one in self._reflectors.items() if name not in self._optional)
+
+    def fails(self, name: str) -> bool:
+        """Whether this is watched and cannot be read."""
+        reflector = self._reflectors.get(name)
+        return reflector is not None and reflector.health.trouble is not None
 
     @property
     def failure(self) -> str | None:

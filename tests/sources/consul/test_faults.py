@@ -12,17 +12,23 @@ import pytest
 from aiohttp import web
 
 from controlplane.model.endpoint import Health
-from controlplane.names import ServiceRef
+from controlplane.names import ObjectRef, ServiceRef
 from controlplane.sources.consul import services
 from controlplane.sources.consul import source as consul
 from controlplane.sources.consul.client import Settings
 from controlplane.sources.consul.source import ConsulSource
 from tests.sources.rig import Remembering, running
 from tests.spec.documents import routes
-from tests.support.fake_consul import FakeConsul, cut_off, fake_consul, instance, status
+from tests.support.fake_consul import Answer, FakeConsul, cut_off, fake_consul, instance, status
 from tests.support.waiting import PATIENCE
 
 WEB = ServiceRef("consul/test", "", "web")
+EDGE = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: edge, namespace: platform}
+spec: {fleet: {selector: {matchLabels: {role: edge}}}, listeners: [{name: http, port: 80, protocol: HTTP}]}
+"""
 
 
 @asynccontextmanager
@@ -101,6 +107,45 @@ async def lost_from_the_catalog() -> None:
 def test_a_service_that_is_missing_in_the_list_is_read_before_it_is_gone() -> None:
     """A token without service:read for it, for example, sees a list without it."""
     asyncio.run(lost_from_the_catalog())
+
+
+async def partly_refused() -> None:
+    async with fake_consul() as fake:
+        await fake.change("web", instance("10.0.0.1"))
+        keys, reads = asyncio.Event(), asyncio.Event()
+
+        def late(event: asyncio.Event, path: str) -> Answer:
+            async def answer(request: web.Request) -> web.StreamResponse:
+                await event.wait()
+                fake.instead.pop(path, None)
+                return await (status(500, "No cluster leader") if event is keys else fake.answer(request))
+
+            return answer
+
+        service = "/v1/health/service/"
+        fake.instead["/v1/health/state/critical"] = lambda _: status(500, "rate limit")
+        fake.instead |= {"/v1/kv/": late(keys, "/v1/kv/"), service: late(reads, service)}
+        document = ObjectRef("consul/test", "GatewaySpec", "platform", "edge")
+        source = ConsulSource(Settings("test", fake.address, specs="specs/"), last_good={document: EDGE})
+        source.want([WEB], [])
+        async with running(source, ready=False) as sink:
+            await fake.until_asked("/v1/health/state/critical", 2)
+            assert (sink.state, source.caught_up) == ("starting", False)
+            keys.set()
+            await sink.until(lambda: sink.state == "failed")
+            assert set(sink.objects) == {document}
+            assert not source.caught_up, "its services can be read, as far as is known"
+            reads.set()
+            await sink.until(lambda: source.caught_up)
+            assert addresses(sink) == ["10.0.0.1"]
+
+
+def test_a_part_that_fails_at_the_start_is_a_failure_once_the_others_have_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who waits for this source would go on without its specs."""
+    monkeypatch.setattr("controlplane.sources.consul.client.READ_SECONDS", PATIENCE)
+    asyncio.run(partly_refused())
 
 
 async def one_of_two() -> None:

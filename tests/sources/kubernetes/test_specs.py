@@ -17,7 +17,7 @@ from controlplane.sources.kubernetes.source import KubernetesSource, Watched
 from controlplane.sources.kubernetes.specs import Documents
 from controlplane.spec.parse import parse_text
 from tests.sources.kubernetes.relay import relayed
-from tests.sources.kubernetes.rig import SOURCE, eventually, watching
+from tests.sources.kubernetes.rig import SOURCE, eventually, ref, secret_ref, watching
 from tests.sources.rig import Remembering
 from tests.support.kubernetes import Kubernetes, anything, kubernetes
 
@@ -370,6 +370,50 @@ def test_a_cluster_that_cannot_be_read_at_the_start_serves_what_was_in_force(
             cluster.kubeconfig(kubeconfig)
             await sink.until(lambda: sink.state == "synced")
             await sink.until(lambda: not sink.objects)
+
+    asyncio.run(scenario())
+
+
+def test_a_kind_that_fails_at_the_start_is_a_failure_once_the_others_have_answered(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    """Who waits for this cluster would go on without its specs, or without endpoints that can be read."""
+
+    async def scenario() -> None:
+        cluster.spec(valid(namespace))
+        cluster.service(namespace, "web", {"http": 80})
+        specs, slices = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: web.Request) -> web.StreamResponse | None:
+            if "secrets" in request.path:
+                return web.Response(status=403)
+            await (specs if "routespecs" in request.path else slices if "slices" in request.path else anyway).wait()
+            return None
+
+        anyway = asyncio.Event()
+        anyway.set()
+        async with relayed(cluster) as relay:
+            relay.answer = answer
+            cluster.kubeconfig(kubeconfig, server=relay.url)
+            watched = Watched(specs=True, namespaces=(namespace,), region="here")
+            service, pair = ref(namespace, "web"), secret_ref(namespace, "tls")
+            source = KubernetesSource("test", Access(kubeconfig), watched)
+            async with watching(kubeconfig, [service], [pair], source=source, ready=False) as (sink, _):
+                await eventually(
+                    lambda: (
+                        any(one.trouble is Trouble.DENIED for one in source.kinds.values())
+                        and source.kinds[f"services in {namespace}"].listed
+                    ),
+                    "one kind is denied, another is read",
+                )
+                assert (sink.state, source.caught_up) == ("starting", False)
+                slices.set()
+                await sink.until(lambda: service in sink.services)
+                assert (sink.state, source.caught_up) == ("starting", False)
+                specs.set()
+                await sink.until(lambda: sink.state == "failed")
+                assert set(sink.objects) == {route_ref(namespace)}
+                assert source.caught_up
 
     asyncio.run(scenario())
 
