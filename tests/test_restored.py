@@ -24,6 +24,7 @@ from controlplane.model.endpoint import Service, ServicePort
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
+from controlplane.sources.declared import Declared
 from controlplane.sources.kubernetes.specs import Documents
 from controlplane.spec.rows import Kind
 from tests.sources.rig import Remembering
@@ -270,6 +271,14 @@ def test_a_custom_resource_that_two_lists_lack_is_gone_whether_or_not_it_was_eve
         documents.begin()
         documents.end(1, rewound=False)
         assert sink.calls == calls
+
+
+def test_a_document_that_no_file_declares_is_gone_whether_or_not_it_was_ever_said() -> None:
+    sink = Remembering()
+    declared = Declared("files", [OTHER])
+    assert declared.settle(sink, doubt=False)
+    assert not declared.settle(sink, doubt=False)
+    assert sink.calls == ["remove other"]
 
 
 def test_a_restored_custom_resource_claims_what_it_claimed() -> None:
