@@ -124,7 +124,7 @@ def test_an_object_with_errors_keeps_its_last_good_version(
             broken = valid(namespace).replace("gateway: platform/edge", "gatway: platform/edge")
             await asyncio.to_thread(cluster.spec, broken)
             await sink.until(lambda: bool(sink.said))
-            found = [str(one) for one in sink.said[f"RouteSpec {namespace}/api"]]
+            found = [str(one) for one in sink.said[route_ref(namespace).subject]]
             where = f"{SOURCE}: RouteSpec {namespace}/api: spec: "
             assert any(one.startswith(where + 'unknown field "gatway"') for one in found), found
             assert route_ref(namespace) in sink.objects, "it stays in force"
