@@ -73,6 +73,7 @@ class Lease:
         """Try to hold it until cancelled."""
         try:
             while True:
+                until = self._until
                 try:
                     await self._try()
                     self._failed(None)
@@ -82,9 +83,13 @@ class Lease:
                 except Exception as error:  # whatever a cluster says, there is a next try
                     log.exception("lease failed", lease=self._path)
                     self._failed(f"{type(error).__name__}: {error}")
+                # One that took too long to renew was not ours for a moment, in which nobody wrote.
+                lapsed = self._held and self._clock() >= until
                 if self.holds != self._held:
                     self._held = self.holds
                     log.info("status is written by this process" if self._held else "status is written by another")
+                    self._changed()
+                elif lapsed:
                     self._changed()
                 await asyncio.sleep(RENEW_SECONDS)
         finally:
