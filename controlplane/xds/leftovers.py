@@ -24,6 +24,10 @@ ENDED_STREAMS = 200
 """Whose cycles are collected at once, and whose memory is given back. They are young, and only the young are looked at:
 a millisecond or two."""
 
+ENDED_WHILE_OLD = 10 * ENDED_STREAMS
+"""A stream that outlives such a look is old when it ends, and only a look at everything finds what it leaves. What was loaded
+before the start is frozen and not looked at: 10 ms for some hundred streams."""
+
 
 def _find_trim() -> Callable[[], object] | None:
     try:
@@ -55,9 +59,8 @@ class Leftovers:
     def ended(self) -> None:
         """A stream has ended."""
         self._ended += 1
-        if self._ended >= ENDED_STREAMS:
-            self._ended = 0
-            gc.collect(1)
+        if self._ended % ENDED_STREAMS == 0:
+            gc.collect(2 if self._ended % ENDED_WHILE_OLD == 0 else 1)
             self._trim_soon()
 
     def close(self) -> None:
