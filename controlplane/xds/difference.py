@@ -37,7 +37,8 @@ def note(progress: Progress, view: Substituted, name: str, before: str, wanted: 
         # All there is will be sent; of the rest the client may hold what it was sent before.
         held = UNKNOWN if progress.sent_nonce else ""
     elif held is None:
-        held = progress.gone.get(name, before)
+        # What is asked for and not answered yet is held by nobody knows whom.
+        held = progress.gone.get(name, UNKNOWN if name in progress.asked else before)
     resource = view.get(progress.kind.url, name)
     if resource is None:
         progress.changed.pop(name, None)
@@ -106,6 +107,8 @@ def switched(progress: Progress, old: Substituted, view: Substituted, wanted: Wa
     """The client held what one view had, and is to hold what another has."""
     url, subscription = progress.kind.url, progress.subscription
     then, now = old.versions(url), view.versions(url)
+    if progress.replaced:
+        then = {**then, **dict.fromkeys(progress.doubtful, UNKNOWN)}
     names = {*then, *now, *progress.gone, *subscription.names}
     covered = {name for name in names if subscription.covers(name)}
     subscription.look(view)

@@ -41,12 +41,18 @@ def isolate(
         current = view.get(url, one.name)
         if current is not None and current.version == one.version and progress.subscription.covers(one.name):
             suspects[one.name] = one
+        else:  # it has changed since, and what is noted of it is that the client took this over
+            for noted in (progress.changed, progress.gone):
+                if one.name in noted:
+                    noted[one.name] = UNKNOWN
     progress.again |= dict.fromkeys(suspects, push.nonce)
-    to_blame = frozenset(suspects) if len(suspects) == 1 else blamed(refusal.detail, suspects)
-    if to_blame:
+    every = [one.name for one in push.listing.resources]
+    named = frozenset(every) if len(every) == 1 else blamed(refusal.detail, every)
+    to_blame = named & suspects.keys()
+    if named:
         held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)
         progress.complaints |= {name: replace(refusal, names=(name,)) for name in sorted(to_blame)}
-        progress.replaced = view.substitutes(url)
+        progress.show(view.substitutes(url))
         if progress.returning and push.before is None:
             _begin_with_what_is_good(progress, push, view)
         try_again(progress, view, suspects.keys() - to_blame, wanted)
@@ -85,12 +91,10 @@ def try_again(progress: Progress, view: Substituted, names: Iterable[str], wante
 
 def held(progress: Progress, before: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """The versions that the client holds, of those that it would hold if nothing were held back from it."""
+    doubtful = progress.doubtful
     for name, version in before:
-        if name in progress.replaced:
-            good = progress.replaced[name]
-            yield name, good.version if good is not None else ""
-        else:
-            yield name, version
+        good = progress.replaced.get(name)
+        yield name, UNKNOWN if name in doubtful else version if good is None else good.version
 
 
 def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
@@ -98,19 +102,18 @@ def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
 
     Whether something is replaced now that was not.
     """
-    before, progress.replaced = progress.replaced, view.substitutes(progress.kind.url)
-    if before is progress.replaced or not (before or progress.replaced):
+    before, shown = progress.replaced, view.substitutes(progress.kind.url)
+    if before is shown or not (before or shown):
         return False
-    back = [
-        (name, good.version if good is not None else "")
-        for name, good in before.items()
-        if name not in progress.replaced
-    ]
-    waiting = [item for item in progress.changed.items() if item[0] in progress.replaced]
+    # What is replaced no more, or by something else: a good one that has only just been proven.
+    moved = [name for name, good in before.items() if name not in shown or shown[name] not in (None, good)]
+    back = [*held(progress, ((name, "") for name in moved))]
+    waiting = [item for item in progress.changed.items() if item[0] in shown]
+    progress.show(shown)
     difference.touched(progress, view, [*back, *waiting], wanted)
     for name in progress.complaints.keys() - progress.replaced.keys():
         del progress.complaints[name]
-    return not progress.replaced.keys() <= before.keys()
+    return not shown.keys() <= before.keys()
 
 
 def took(progress: Progress, view: Substituted, cursor: int, resource: Resource) -> bool:

@@ -19,9 +19,13 @@ from controlplane.xds.progress import Progress, Push
 
 @dataclass(slots=True)
 class Expectation:
-    """A load assignment that a cluster which was just sent waits for, until its ACK or `limit`."""
+    """A load assignment that a cluster which was just sent waits for, until its ACK or `limit`.
+
+    `cluster` and `nonce` are those of the responses that held the cluster, and then the load assignment.
+    """
 
     limit: float
+    cluster: str
     nonce: str = ""
 
 
@@ -133,11 +137,11 @@ class Order:
             self._secrets = None
         return held
 
-    def expect(self, assignment: str, now: float) -> None:
-        """A cluster was sent that is not warm before this load assignment is."""
+    def expect(self, assignment: str, push: Push, now: float) -> None:
+        """A cluster was sent by this push that is not warm before this load assignment is."""
         for name in [name for name, expectation in self.expected.items() if now >= expectation.limit]:
             del self.expected[name]
-        self.expected[assignment] = Expectation(now + self._timing.phase)
+        self.expected[assignment] = Expectation(now + self._timing.phase, push.nonce)
 
     def assigned(self, push: Push, assignments: Iterable[Resource], now: float) -> None:
         """These load assignments were sent."""
@@ -150,10 +154,8 @@ class Order:
         """The client has taken a response over; clusters that resolve names or check health are held a little."""
         lane = progress.additions
         if push.additions_tick is not None:
-            if push.hold and lane.pushed == push.additions_tick:
-                lane.limit = lane.removal_limit = min(lane.limit, now + push.hold)
-            else:
-                lane.acked = max(lane.acked, push.additions_tick)
+            lane.acked = max(lane.acked, push.additions_tick)
+        lane.warming = max(lane.warming, now + push.hold) if push.hold else lane.warming
         if push.removals_tick is not None:
             progress.removals.acked = max(progress.removals.acked, push.removals_tick)
         if push.late_tick is not None and progress.late is not None:
@@ -162,7 +164,7 @@ class Order:
             return
         if progress.kind.url == types.CLUSTER:
             for expectation in self.expected.values():
-                if not expectation.nonce:
+                if not expectation.nonce and expectation.cluster == push.nonce:
                     expectation.limit = min(expectation.limit, now + self._timing.warming)
         elif progress.kind.url == types.LOAD_ASSIGNMENT:
             for name in [name for name, expectation in self.expected.items() if expectation.nonce == push.nonce]:
@@ -177,8 +179,14 @@ class Order:
         ):
             if lane is not None and tick is not None and lane.pushed == tick:
                 lane.removal_limit = push.sent + self._timing.refused
-        if progress.kind.url in {types.CLUSTER, types.LOAD_ASSIGNMENT}:
-            self.expected.clear()
+        for name in [name for name, one in self.expected.items() if push.nonce in {one.cluster, one.nonce}]:
+            del self.expected[name]
+
+    def mended(self, progress: Progress) -> None:
+        """What was refused of this type was taken back, and nothing waits: nobody waits for it."""
+        for lane in (progress.additions, progress.late, progress.removals):
+            if lane is not None:
+                lane.acked = lane.pushed
 
     def _unrouted(self, wanted: int, cap: float, now: float) -> bool:
         """Whether routes that were wanted at this tick are not taken over yet."""

@@ -115,6 +115,8 @@ class Outgoing(ABC):
         if url == types.SECRET and progress.asked and self._order.holds_secrets(now):
             return []
         free = progress.timely and not self._order.holds_additions(progress, now)
+        if progress.whole and not free and progress.kind.full_state:
+            return []  # names that were asked for beside are in it, and a first answer is whole
         due = progress.finish and not progress.changed and not progress.gone and not progress.whole
         if not (progress.asked or free or due):
             return []
@@ -241,7 +243,7 @@ class Outgoing(ABC):
             name = needs.assignment
             if name is None or self._only is not None or view.get(types.LOAD_ASSIGNMENT, name) is None:
                 continue
-            self._order.expect(name, now)
+            self._order.expect(name, push, now)
             if assignments is not None and assignments.subscription.covers(name):
                 assignments.ask(frozenset((name,)))
 

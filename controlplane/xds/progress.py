@@ -27,7 +27,7 @@ class Lane:
     A tick counts what came in on the stream: requests and changes.
     """
 
-    __slots__ = ("acked", "answer", "cap", "limit", "pushed", "removal_limit", "wanted")
+    __slots__ = ("acked", "answer", "cap", "limit", "pushed", "removal_limit", "wanted", "warming")
 
     def __init__(self) -> None:
         self.wanted = 0
@@ -37,6 +37,7 @@ class Lane:
         self.cap = inf  # what waits in this lane goes out then, whatever blocks it
         self.limit = inf  # from then on nobody's additions wait for the ACK of what was pushed
         self.removal_limit = inf  # likewise for removals
+        self.warming = -inf  # until then what was acknowledged may not be of use yet
 
     def want(self, tick: int, cap: float) -> None:
         """Something in this lane is to be sent. The cap of what waited already stands."""
@@ -70,7 +71,7 @@ class Lane:
 
     def _blocks(self, before: int, now: float, limit: float) -> float | None:
         if self.acked >= before:
-            return None
+            return self.warming if now < self.warming else None
         if self.wanted > self.pushed:
             return inf
         return limit if self.pushed > self.acked and now < limit else None
@@ -99,6 +100,13 @@ class Push:
     hold: float = 0.0
     heartbeat: bool = False
 
+    def after(self, over: Sequence[Push]) -> None:
+        """It is refused, a full set: what those before it brought is in it too, and nobody has taken that over either."""
+        resources = {one.name: one for push in (*over, self) for one in push.listing.resources}
+        self.listing = Listing.of(resources.values(), self.listing.absent)
+        self.before = over[0].before
+        self.created = self.created.union(*(push.created for push in over))
+
 
 class Progress:
     """One type on one stream."""
@@ -106,7 +114,7 @@ class Progress:
     __slots__ = (
         "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace",
         "in_flight", "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "returning", "sent",
-        "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "whole",
+        "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "unsure", "whole",
     )  # fmt: skip
 
     def __init__(self, kind: ResourceType, now: float) -> None:
@@ -128,6 +136,9 @@ class Progress:
         self.in_flight: list[Push] = []
         self.sent: Listing | None = None  # state of the world, full-state types: the last response
         self.replaced: Substitutes = NO_SUBSTITUTES  # what the client is shown instead of what is there
+        self.unsure: frozenset[str] = (
+            NOTHING  # of these: what others refused, so that the client may have it all the same
+        )
         self.again: dict[str, str] = {}  # name to the nonce of the refused response in which it was sent last
         self.complaints: dict[str, Refusal] = {}  # of what it refused and is therefore spared, by name
         self.spared_until = 0.0  # while it is: what earlier content needs is not removed
@@ -157,6 +168,12 @@ class Progress:
             or self.trials
             or self.refusal
         )
+
+    @property
+    def content(self) -> bool:
+        """Whether it complains of nothing, and nothing is on its way to it."""
+        waits = self.changed or self.gone or self.asked or self.whole or self.in_flight or self.trials
+        return not (self.complaints or self.stuck or waits)
 
     @property
     def static(self) -> bool:
@@ -191,6 +208,17 @@ class Progress:
     def ask(self, names: frozenset[str]) -> None:
         """These are to be answered, whatever the client holds."""
         self.asked = self.asked | names if self.asked else shared(names)
+
+    def show(self, replaced: Substitutes) -> None:
+        """What the client is shown from now on instead of what is there; what it refused itself is among its complaints."""
+        new = replaced.keys() - self.replaced.keys() - self.changed.keys() - self.complaints.keys()
+        self.unsure = self.unsure.intersection(replaced).union(new)
+        self.replaced = replaced
+
+    @property
+    def doubtful(self) -> frozenset[str]:
+        """Names that are held back, but perhaps not from this client: it may have what was there, or something earlier."""
+        return self.unsure.union(name for name, good in self.replaced.items() if good is None)
 
     @property
     def noted(self) -> frozenset[str]:

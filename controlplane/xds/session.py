@@ -18,7 +18,7 @@ from controlplane.xds.difference import Wanted
 from controlplane.xds.holdings import Holding, holdings
 from controlplane.xds.isolation import took
 from controlplane.xds.nodes import Ended, Node, Status
-from controlplane.xds.observer import Refusal, TypeStatus
+from controlplane.xds.observer import Refusal, TypeStatus, Variant
 from controlplane.xds.outgoing import Outgoing
 from controlplane.xds.progress import Progress, Push
 from controlplane.xds.requests import Request
@@ -113,6 +113,7 @@ class Session(Outgoing):
         """Another view: compare all that the client holds with all that it should."""
         if (old := self.view) is not None:
             self._catch_up(old, now)
+            self._reconsider(old, now)
         self.view = view
         self._cursor = view.sequence
         for progress in self._order.of_additions:
@@ -123,12 +124,19 @@ class Session(Outgoing):
                 self._compare(progress, view, now)
             else:
                 difference.switched(progress, old, view, self._wanted(now))
-            progress.replaced = view.substitutes(progress.kind.url)
+            progress.show(view.substitutes(progress.kind.url))
 
     def _reconsider(self, view: Substituted, now: float) -> None:
         for progress in self._order.of_additions:
+            complained = bool(progress.complaints)
             if isolation.reconsider(progress, view, self._wanted(now)):
                 progress.spared_until = now + self._timing.refused
+            if (
+                complained and progress.content
+            ):  # what it refused was taken back: nothing will be sent that it could take
+                progress.refusal, progress.refused_new = None, frozenset()
+                self._order.mended(progress)
+        self._settle()
 
     def _compare(self, progress: Progress, view: Substituted, now: float) -> None:
         """The first answer of a type: everything, or what differs from the versions that the client resumes with."""
@@ -150,8 +158,12 @@ class Session(Outgoing):
         """An ACK or NACK of the response with that nonce, and thereby of those before it."""
         if all(push.nonce != nonce for push in progress.in_flight):
             return  # stale, or of another stream: it says nothing about what is under way
+        over = []
         while (push := progress.in_flight.pop(0)).nonce != nonce:
             self._order.acked(progress, push, now)  # passed over: the client is past it
+            over.append(push)
+        if over and error is not None and progress.kind.full_state and self.variant is Variant.SOTW:
+            push.after(over)
         progress.since = now
         if push.heartbeat and error is None:
             # It says nothing about contents, nor that what was refused is well now.

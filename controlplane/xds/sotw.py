@@ -35,6 +35,10 @@ class SotwSession(Session):
             if request.nonce != progress.sent_nonce:
                 # Stale: a newer response is on its way, and its ACK repeats the whole subscription.
                 # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
+                if (
+                    request.error is not None and not progress.kind.full_state
+                ):  # the newer one does not repeat the older
+                    self._acknowledge(progress, request.nonce, request.error, now)
                 return
             self._acknowledge(progress, request.nonce, request.error, now)
         if first:
