@@ -46,14 +46,14 @@ def note(progress: Progress, view: Substituted, name: str, before: str, wanted: 
             progress.ask(frozenset((name,)))  # never taken over: nothing relies on it, and its end ends the NACK
         elif held and name not in view.substitutes(progress.kind.url):
             # What is held back with nothing good to show stays with who has something earlier.
-            progress.gone[name] = held
+            progress.loses(name, held)
             progress.removals.want(wanted.tick, wanted.cap)
         return
     progress.gone.pop(name, None)
     if resource.version == held:
         progress.changed.pop(name, None)
     else:
-        progress.changed[name] = held
+        progress.lacks(name, held)
         if resource.late:
             progress.postpone(name).want(wanted.tick, wanted.cap)
         else:
@@ -81,6 +81,7 @@ def touched(progress: Progress, view: Substituted, before: Collection[tuple[str,
 def _many_touched(progress: Progress, view: View, before: Iterable[tuple[str, str]], wanted: Wanted) -> None:
     """The same for a client that has everything else: nothing else runs meanwhile, for 20,000 names and each stream."""
     versions = view.versions(progress.kind.url)
+    progress.first_changed = progress.first_gone = None
     progress.changed = {name: held for name, held in before if versions.get(name, held) != held}
     progress.gone = {name: held for name, held in before if held and name not in versions}
     if progress.changed:
@@ -99,7 +100,7 @@ def lost(progress: Progress, view: Substituted, name: str, held: str, wanted: Wa
 
 def drop(progress: Progress, name: str, wanted: Wanted, held: str = UNKNOWN) -> None:
     """The client is to be told that this is none of its resources, there or not."""
-    progress.gone[name] = held
+    progress.loses(name, held)
     progress.removals.want(wanted.tick, wanted.cap)
 
 

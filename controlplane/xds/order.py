@@ -70,19 +70,20 @@ class Order:
         self.deadline = None
         self._view = view
 
-    def holds_additions(self, progress: Progress, now: float) -> bool:
-        """Whether the additions and changes of this type must wait.
+    def holds_additions(self, progress: Progress, now: float, wanted: int | None = None) -> bool:
+        """Whether the additions and changes of this type must wait, or those of them that were `wanted` at this tick.
 
         A first answer waits for changes under way, but not for other first answers: a client may ask for all types at
         once and acknowledge later.
         """
         lane = progress.additions
+        wanted = lane.wanted if wanted is None else wanted
         held = self._windowed(progress, now)
         if now >= lane.cap or not self._aggregated:
             return held
         for url in progress.kind.after:
             if (other := self._types.get(url)) is not None and not (progress.whole and other.additions.answering):
-                held |= self._until(other.additions.blocks(lane.wanted, now), lane.cap)
+                held |= self._until(other.additions.blocks(wanted, now), lane.cap)
         if types.LOAD_ASSIGNMENT in progress.kind.after:
             held |= self._unwarmed(lane.cap, now)
         return held
@@ -99,20 +100,23 @@ class Order:
             return self._until(progress.grace, cap)  # a client that comes back has not asked for all types yet
         return held | self._unrouted(lane.wanted, cap, now)
 
-    def holds_removals(self, progress: Progress, now: float) -> bool:
-        """Whether the removals of this type must wait: for all additions, and for the removals that go before."""
-        lane = progress.removals
+    def holds_removals(self, progress: Progress, now: float, wanted: int | None = None) -> bool:
+        """Whether the removals of this type must wait, or those of them that were `wanted` at this tick.
+
+        They wait for all additions, and for the removals that go before.
+        """
+        wanted = progress.removals.wanted if wanted is None else wanted
         if now < progress.grace:
             return self._until(progress.grace)
         held = self._windowed(progress, now)
         for other in self.of_additions:
-            held |= self._until(other.additions.blocks_removal(lane.wanted, now))
+            held |= self._until(other.additions.blocks_removal(wanted, now))
             if other.late is not None:
-                held |= self._until(other.late.blocks_removal(lane.wanted, now))
+                held |= self._until(other.late.blocks_removal(wanted, now))
         for other in self.of_removals:
             if other is progress:
                 break
-            held |= self._until(other.removals.blocks_removal(lane.wanted, now))
+            held |= self._until(other.removals.blocks_removal(wanted, now))
         return held | self._unwarmed(inf, now)
 
     def holds_secrets(self, now: float) -> bool:

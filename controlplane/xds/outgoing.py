@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import islice
 from math import inf
 from sys import maxsize
 
@@ -115,16 +116,38 @@ class Outgoing(ABC):
         if url == types.SECRET and progress.asked and self._order.holds_secrets(now):
             return []
         free = progress.timely and not self._order.holds_additions(progress, now)
+        if free or progress.whole:
+            progress.first_changed = None
         if progress.whole and not free and progress.kind.full_state:
             return []  # names that were asked for beside are in it, and a first answer is whole
         due = progress.finish and not progress.changed and not progress.gone and not progress.whole
-        if not (progress.asked or free or due):
+        changed, upto = (progress.waiting(self._portion), None) if free else self._first_changed(progress, now)
+        if not (progress.asked or free or due or changed):
             return []
-        changed = progress.waiting(self._portion) if free else NOTHING
-        responses = self._send(progress, view, now, changed, whole=free and progress.whole)
-        if len(changed) == self._portion and progress.timely:
+        responses = self._send(progress, view, now, changed, whole=free and progress.whole, upto=upto)
+        if (len(changed) == self._portion or upto is not None) and progress.timely:
             self._order.wake(now)  # others first, then the next portion
         return responses
+
+    def _first_changed(self, progress: Progress, now: float) -> tuple[frozenset[str], int | None]:
+        """Of what must wait, what was held first and need not any more; its tick, when that is all of it.
+
+        Else a proxy whose ACKs take longer than it is from one change to the next would wait for the bound each time.
+        """
+        if not progress.timely or progress.whole:
+            return NOTHING, None
+        if progress.first_changed is None:
+            progress.first_changed = progress.additions.wanted, set(progress.waiting())
+        tick, names = progress.first_changed
+        if tick == progress.additions.wanted or self._order.holds_additions(progress, now, tick):
+            return NOTHING, None
+        names &= progress.waiting()
+        if len(names) > self._portion:
+            some = frozenset(islice(names, self._portion))
+            names -= some
+            return some, None
+        progress.first_changed = None
+        return frozenset(names), tick
 
     def _poll_late(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
         if progress.static or self._order.holds_late(progress, now):
@@ -133,9 +156,9 @@ class Outgoing(ABC):
 
     def _send(
         self, progress: Progress, view: Substituted, now: float, changed: frozenset[str],
-        *, whole: bool = False, late: bool = False,
+        *, whole: bool = False, late: bool = False, upto: int | None = None,
     ) -> list[bytes]:  # fmt: skip
-        """What is asked for, these changes, and everything if it is the turn of that."""
+        """What is asked for, these changes (`upto`: all that waited at this tick), and everything if it is the turn of that."""
         url = progress.kind.url
         created = frozenset(name for name in changed if progress.changed[name] == "")
         listing = difference.due(progress, view, changed, whole=whole)
@@ -163,7 +186,7 @@ class Outgoing(ABC):
             if created:
                 push.created = created if part is listing else created.intersection(one.name for one in part.resources)
             if part is parts[-1]:
-                self._all_sent(progress, push, listing, changed, view, now, answers=answers, late=late)
+                self._all_sent(progress, push, listing, changed, view, now, answers=answers, late=late, upto=upto)
             if url == types.LOAD_ASSIGNMENT:
                 self._order.assigned(push, part.resources, now)
             responses.append(self._finish(progress, push, draft, last=part is parts[-1]))
@@ -171,13 +194,16 @@ class Outgoing(ABC):
 
     def _all_sent(
         self, progress: Progress, push: Push, listing: Listing, changed: frozenset[str], view: View, now: float,
-        *, answers: bool, late: bool,
+        *, answers: bool, late: bool, upto: int | None,
     ) -> None:  # fmt: skip
         """This push is the last of what could go: what waits for this type waits for its ACK."""
         url = progress.kind.url
         if not late and not progress.timely:
             push.additions_tick = self._tick
             progress.additions.push(self._tick, push.limit, answer=answers and not changed)
+        elif upto is not None:
+            push.additions_tick = upto
+            progress.additions.push_part(upto, push.limit, self._wanted(now).cap)
         if progress.late is not None and progress.late.wanted > progress.late.pushed and not progress.postponed:
             push.late_tick = self._tick
             progress.late.push(self._tick, push.limit)
@@ -189,22 +215,42 @@ class Outgoing(ABC):
             progress.beats = lives(progress.beats, listing, now, known=self._knows_ttl())
 
     def _poll_removals(self, progress: Progress, now: float) -> list[bytes]:
-        if self._order.holds_removals(progress, now) or self._spares(progress, now):
+        names, upto = self._may_go(progress, now)
+        if not names:
             return []
-        listing = Listing((), sorted(progress.gone))
+        listing = Listing((), sorted(names))
         before = progress.sent
         draft = self._compose(progress, listing, answer=progress.finish)
         if progress.beats is not None:
             progress.beats.end(listing.absent)
-        progress.gone = {}
+        progress.gone = {name: held for name, held in progress.gone.items() if name not in names}
         progress.finish = False
         if draft is None:
             progress.relax()
             return []
         push = self._record(progress, draft, listing, before, now, self._timing.phase)
-        push.removals_tick = self._tick
-        progress.removals.push(self._tick, push.limit)
+        push.removals_tick = self._tick if upto is None else upto
+        if upto is None:
+            progress.removals.push(self._tick, push.limit)
+        else:
+            progress.removals.push_part(upto, push.limit, self._wanted(now).cap)
+            self._order.wake(now)
         return [self._finish(progress, push, draft)]
+
+    def _may_go(self, progress: Progress, now: float) -> tuple[frozenset[str], int | None]:
+        """What may be removed: all that is gone, or, with its tick, what was held first and need not wait any more."""
+        if self._spares(progress, now):
+            return NOTHING, None
+        if not self._order.holds_removals(progress, now):
+            progress.first_gone = None
+            return frozenset(progress.gone), None
+        if progress.first_gone is None:
+            progress.first_gone = progress.removals.wanted, set(progress.gone)
+        tick, names = progress.first_gone
+        if tick == progress.removals.wanted or self._order.holds_removals(progress, now, tick):
+            return NOTHING, None
+        progress.first_gone = None
+        return frozenset(names & progress.gone.keys()), tick
 
     def _spares(self, progress: Progress, now: float) -> bool:
         """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound."""

@@ -51,6 +51,13 @@ class Lane:
         self.cap = inf
         self.limit = self.removal_limit = limit
 
+    def push_part(self, tick: int, limit: float, cap: float) -> None:
+        """What waited at this tick has been sent; the rest, which came later, waits until `cap` at most."""
+        self.pushed = tick
+        self.answer = False
+        self.cap = cap
+        self.limit = self.removal_limit = limit
+
     def nothing(self) -> None:
         """What was wanted and not pushed is not wanted any more."""
         self.wanted = self.pushed
@@ -108,11 +115,15 @@ class Push:
         self.created = self.created.union(*(push.created for push in over))
 
 
+First = tuple[int, set[str]] | None
+"""Names that were wanted at a tick, and not again since: the newest content is sent, which may need what came with it."""
+
+
 class Progress:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace",
+        "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "first_changed", "first_gone", "gone", "grace",
         "in_flight", "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "returning", "sent",
         "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "unsure", "whole",
     )  # fmt: skip
@@ -123,6 +134,9 @@ class Progress:
         self.changed: dict[str, str] = {}  # name to the version the client holds: content differs from the view's
         self.postponed: frozenset[str] = NOTHING  # those in `changed` that are late
         self.gone: dict[str, str] = {}  # name to the version the client holds: the view has it no more
+        # What was held first: what came later must not keep it waiting.
+        self.first_changed: First = None
+        self.first_gone: First = None
         self.asked = NOTHING  # to be answered at once, whatever the client holds
         self.whole = False  # everything is to be answered
         self.finish = False  # one answer is due, even an empty one
@@ -197,6 +211,18 @@ class Progress:
         if self.postponed:
             return frozenset(self.changed) - self.postponed
         return frozenset(self.changed if len(self.changed) <= most else islice(self.changed, most))
+
+    def lacks(self, name: str, held: str) -> None:
+        """Note that the client holds this version of a name, and is to be sent another."""
+        self.changed[name] = held
+        if self.first_changed is not None:
+            self.first_changed[1].discard(name)
+
+    def loses(self, name: str, held: str) -> None:
+        """Note that the client holds this version of a name, and is to be told that it is gone."""
+        self.gone[name] = held
+        if self.first_gone is not None:
+            self.first_gone[1].discard(name)
 
     def postpone(self, name: str) -> Lane:
         """This name, in `changed`, is late: the lane that it waits in."""

@@ -244,6 +244,37 @@ def test_the_refusal_of_one_cluster_leaves_another_to_wait_for_its_endpoints() -
     client.expect_names(RDS, ["r"])
 
 
+@pytest.mark.parametrize("kind", ["additions", "removals"])
+def test_who_acknowledges_more_slowly_than_changes_come_is_not_kept_waiting_by_what_came_later(kind: str) -> None:
+    """Each change is complete in itself: it goes out one round trip after it came, not at the bound."""
+    client = Delta(resource(SRDS, "k"), resource(CDS, "k"))
+    client.send(CDS)
+    client.take(CDS, ["k"])
+    client.send(SRDS)
+    client.take(SRDS, ["k"])
+    under_way: list[tuple[float, Any]] = []
+    came: dict[str, float] = {}
+    lags: list[float] = []
+    for number in range(1, 60):
+        if kind == "additions":
+            client.publish(resource(CDS, f"c{number}"), resource(SRDS, f"s{number}"))
+            came[f"s{number}"] = client.now
+        else:
+            client.publish(resource(SRDS, f"s{number}"), removed(SRDS, f"s{number - 1}" if number > 1 else "k"))
+            came[f"s{number - 1}" if number > 1 else "k"] = client.now
+        for _ in range(4):
+            while client.inbox:
+                message = client.inbox.popleft()
+                under_way.append((client.now + 0.25, message))
+                told = [one.name for one in message.resources] if kind == "additions" else message.removed_resources
+                lags += [client.now - came[name] for name in told if message.type_url == SRDS]
+            client.advance(0.025)
+            while under_way and under_way[0][0] <= client.now:
+                client.ack(under_way.pop(0)[1])
+    assert len(lags) > 50
+    assert max(lags) < 1.0
+
+
 # -- a subscription --------------------------------------------------------------------------------------------------------
 
 
