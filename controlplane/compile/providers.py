@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from controlplane.compile import codes
 from controlplane.compile.claims import excluded
 from controlplane.compile.rows import Issue, ProviderStatus
-from controlplane.filters.jwt.key_set import key_set_problem
+from controlplane.filters.jwt.key_set import usable_keys
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.graph.engine import Index, Read
 from controlplane.names import ElementKey, GatewayName, SecretRef
@@ -46,39 +46,25 @@ def provider_state(
     elif provider.jwks.secret_ref is None:
         yield key, ProviderStatus(None)
     else:
-        secret_ref = SecretRef(key.object.source, key.object.namespace, provider.jwks.secret_ref)
-        secret = read.get(tables.secrets, secret_ref)
-        key_set = secret.get(provider.jwks.key) if secret else None
-        if key_set is None:
-            missing = (
-                f'no secret "{secret_ref}"' if secret is None else f'secret "{secret_ref}" has no {provider.jwks.key}'
-            )
-            read.note(
-                Issue(
-                    key,
-                    "jwks.secretRef",
-                    codes.UNKNOWN_SECRET,
-                    missing,
-                    "its routes answer 503 until it is there",
-                    section="identity.jwt",
-                )
-            )
-            yield key, ProviderStatus(missing)
-        elif problem := key_set_problem(key_set):
-            message = f'secret "{secret_ref}", {provider.jwks.key}: {problem}'
-            read.note(
-                Issue(
-                    key,
-                    "jwks.secretRef",
-                    codes.UNUSABLE_SECRET,
-                    message,
-                    "its routes answer 503",
-                    section="identity.jwt",
-                )
-            )
-            yield key, ProviderStatus(message)
-        else:
-            yield key, ProviderStatus(None, key_set.decode())
+        yield key, _from_secret(read, tables, key, provider.jwks.secret_ref, provider.jwks.key)
+
+
+def _from_secret(read: Read, tables: Tables, key: ElementKey, name: str, file: str) -> ProviderStatus:
+    """The state of a provider whose keys are in a secret."""
+    secret_ref = SecretRef(key.object.source, key.object.namespace, name)
+    secret = read.get(tables.secrets, secret_ref)
+    text = secret.get(file) if secret else None
+    if text is None:
+        code, help = codes.UNKNOWN_SECRET, "its routes answer 503 until it is there"
+        problem = f'no secret "{secret_ref}"' if secret is None else f'secret "{secret_ref}" has no {file}'
+    else:
+        try:
+            return ProviderStatus(None, usable_keys(text))
+        except ValueError as error:
+            code, help = codes.UNUSABLE_SECRET, "its routes answer 503"
+            problem = f'secret "{secret_ref}", {file}: {error}'
+    read.note(Issue(key, "jwks.secretRef", code, problem, help, section="identity.jwt"))
+    return ProviderStatus(problem)
 
 
 def _misread(read: Read, tables: Tables, key: ElementKey, gateway: GatewayName, provider: JwtProvider) -> Issue | None:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.filters.jwt.key_set import key_set_problem
+from controlplane.filters.jwt.key_set import usable_keys
 from controlplane.model.written import (
     ChangedHeaderName,
     Choice,
@@ -45,12 +45,6 @@ def _uri(text: str) -> str:
     return text
 
 
-def _inline(text: str) -> str:
-    if problem := key_set_problem(text):
-        raise ValueError(problem)
-    return text
-
-
 class Jwks(OneOf):
     """Where the keys of an issuer come from: `uri` (fetched by Envoy), `inline`, or a secret."""
 
@@ -59,7 +53,7 @@ class Jwks(OneOf):
     uri: Annotated[str, AfterValidator(_uri)] | None = None
     cache: PositiveDuration | None = None
     ca: SecretKey | None = None
-    inline: Annotated[str, AfterValidator(_inline)] | None = None
+    inline: Annotated[str, AfterValidator(usable_keys)] | None = None
     secret_ref: Name | None = None
     key: str = "jwks.json"
 
