@@ -2,6 +2,7 @@
 
 The documents call `check`, so that a pattern that Envoy would refuse is an error at its line. It reads a little less
 than RE2 does (no Unicode classes, no quoted text), and matches nothing: no text of a tenant meets a backtracking engine.
+Envoy's RE2 compares bytes: a character beyond ASCII is several, which a class or a repetition would take apart.
 What a pattern could match is known roughly, and never too little: whether it can match anything made of given
 characters (`read`), and how that, and each of its groups, may begin.
 https://github.com/google/re2/wiki/Syntax
@@ -24,8 +25,6 @@ MAX_DEPTH = 50
 
 _FRAME = 4
 """Instructions around any pattern."""
-_BEYOND_ASCII = 10
-"""Instructions, at most, of a range with characters beyond ASCII."""
 _CLASSES = {"d": 1, "w": 4, "s": 3, "D": 8, "W": 12, "S": 11}
 _ESCAPES = frozenset("aftnrv")
 _ASSERTIONS = frozenset("AzbB")
@@ -198,7 +197,7 @@ class _Reader:
         else:
             return part
         self._take("?")
-        if self.text[self.at : self.at + 1] in {"*", "+", "?"} or self._bounds() is not None:
+        if self._at_repetition():
             raise self.error("RE2 has no possessive quantifier, and no repetition of a repetition")
         if most != 1:  # a group holds what its last repetition matched
             self.known.leading.difference_update(range(groups + 1, self._groups + 1))
@@ -206,6 +205,9 @@ class _Reader:
             self._may_be_left_out(groups)
             return Part(size, empty=True, first=0 if most == 0 else part.first)
         return part._replace(size=size)
+
+    def _at_repetition(self) -> bool:
+        return self.text[self.at : self.at + 1] in {"*", "+", "?"} or self._bounds() is not None
 
     def _bounds(self) -> tuple[int, int | None] | None:
         """`{2}`, `{2,}` or `{2,5}`; anything else in braces is text, as it is for RE2."""
@@ -249,6 +251,9 @@ class _Reader:
         if character.isascii():
             # With (?i) a letter is a class of two; two letters have a third form, beyond ASCII.
             return part._replace(size=4 if character in "kKsS" else 1)
+        if self._at_repetition():
+            message = "Envoy compares bytes: to repeat a character beyond ASCII, write a group such as (?:€)+"
+            raise self.error(message, start)
         return part
 
     def _escaped(self) -> Part:
@@ -280,7 +285,7 @@ class _Reader:
             if self._take(")"):
                 if self.at == flags + 1:
                     raise self.error("flags such as (?i) are missing", start)
-                if self.text[self.at : self.at + 1] in {"*", "+", "?"} or self._bounds() is not None:
+                if self._at_repetition():
                     raise self.error("nothing before a repetition to repeat")
                 return Part(1)
             if not self._take(":"):
@@ -318,29 +323,24 @@ class _Reader:
         if character in _ASSERTIONS and not in_class:
             return 1
         if character == "x":
-            return self._code(start)
-        if character == "0":
+            self._code(start)
+        elif character == "0":
             while self.at < len(self.text) and self.text[self.at] in "01234567" and self.at < start + 4:
                 self.at += 1
-            return 1
-        if character in _ESCAPES or (character.isascii() and not character.isalnum()):
-            return 1
-        if character.isdigit():
+        elif character.isdigit():
             raise self.error("RE2 has no back-reference", start)
-        raise self.error(f'"\\{character}" is not used here', start)
+        elif character not in _ESCAPES and (character.isalnum() or not character.isascii()):
+            raise self.error(f'"\\{character}" is not used here', start)
+        return 1
 
-    def _code(self, start: int) -> int:
+    def _code(self, start: int) -> None:
         braced = self._take("{")
         end = self.text.find("}", self.at) if braced else self.at + 2
         digits = self.text[self.at : max(end, self.at)]
         self.at = end + braced
-        try:
-            code = int(digits, 16) if digits.isalnum() and (braced or len(digits) == 2) else -1
-        except ValueError:
-            code = -1
-        if not 0 <= code <= 0x10FFFF:
-            raise self.error('a character is written as "\\x41" or "\\x{20AC}"', start)
-        return 1 if code < 0x80 else 4
+        if not re.fullmatch(r"0*[0-9A-Fa-f]{1,2}" if braced else "[0-9A-Fa-f]{2}", digits):
+            message = r'a byte is written as "\x41" or "\x{41}", at most FF; a character beyond ASCII as itself'
+            raise self.error(message, start)
 
     def _class(self, start: int) -> tuple[int, Characters]:
         negated = self._take("^")
@@ -372,14 +372,17 @@ class _Reader:
     def _member(self, start: int) -> tuple[str | Characters, int]:
         """One member of a class: its character, or the set of a class such as one of digits, and its size."""
         character = self._next("a class in brackets")
+        if not character.isascii():
+            message = "Envoy compares bytes: write a character beyond ASCII outside of a class, such as (?:€|[a-z])"
+            raise self.error(message, start)
         if character != "\\":
-            return character, 1 if character.isascii() else _BEYOND_ASCII
+            return character, 1
         at = self.at
         size = self._escape(in_class=True)
         written = self.text[at : self.at]
         if written in _CLASSES:
             return of_class(written), size
-        return _character(written), 1 if size == 1 else _BEYOND_ASCII
+        return _character(written), 1
 
 
 def _character(escape: str) -> str:

@@ -251,3 +251,37 @@ def test_a_query_is_compared_as_it_was_sent(edge: Edge, sent: str, status: int) 
 
 def test_only_the_first_of_equal_parameters_counts(edge: Edge) -> None:
     assert [edge.request(f"/first?{query}").status for query in ("v=a&v=b", "v=b&v=a")] == [200, 404]
+
+
+EUROS = {
+    "€": ["€"],
+    "(?:€)+": ["€", "€€"],
+    "(?:€|[a-z])": ["€", "x"],
+    "(?:€){2}": ["€€"],
+    r"\xe2\x82\xac": ["€"],
+    r"\x{E2}\x{82}\x{AC}": ["€"],
+    r"[\x80-\xff]+": ["€", "€€", "é", "É"],
+    "...": ["€"],
+    "(?i)é": ["é"],
+}
+
+
+def test_regexes_know_characters_beyond_ascii_as_bytes() -> None:
+    """The forms that errors offer do what they say, and Envoy takes every other that is accepted."""
+    match = [
+        {"path": {"exact": f"/{number}"}, "headers": [{"name": "x-a", "regex": one}]}
+        for number, one in enumerate(EUROS)
+    ]
+    route = {"name": "all", "hosts": ["shop.example.com"], "match": match, "public": True, "respond": {"status": 200}}
+    document, _, _ = SPEC.partition("  routes:\n")
+    with (
+        Edge(f"{document}  routes: {json.dumps([route])}\n", {"one": 1, "two": 2}) as edge,
+        edge.connect() as connection,
+    ):
+        for number, (pattern, wanted) in enumerate(EUROS.items()):
+            found = []
+            for text in ("€", "€€", "x", "é", "É"):
+                headers = [("x-a", text.encode().decode("latin-1"))]
+                if connection.request(f"/{number}", "shop.example.com", headers=headers).status == 200:
+                    found.append(text)
+            assert found == wanted, pattern
