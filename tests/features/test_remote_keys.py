@@ -24,7 +24,7 @@ spec:
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   identity:
     jwt:
-      - {name: fetched, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {uri: "http://127.0.0.1:@keys@/jwks.json", cache: 1s}}
+      - {name: fetched, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {uri: "http://127.0.0.1:@keys@/jwks.json", cache: 10s}}
       - {name: by-name, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {uri: "http://localhost:@keys@/jwks.json"}}
       - {name: gone, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {uri: "http://127.0.0.1:@gone@/jwks.json"}}
       - {name: nonsense, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {uri: "http://127.0.0.1:@keys@/nonsense.json"}}

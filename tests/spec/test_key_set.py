@@ -14,6 +14,7 @@ from controlplane.filters.jwt.key_set import usable_keys
 from controlplane.filters.jwt.spec import Jwks, TokenPlace
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.spec.listener import Listener
+from controlplane.spec.parse import parse_text
 from tests.support.edge import compiled, configuration
 from tests.support.envoy import validate
 from tests.support.tokens import ec_key, jwk, key_set, rsa_key
@@ -124,6 +125,25 @@ spec:
   routes: [{name: web, hosts: [a.test], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}]
   identity: {jwt: @providers@}
 """
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("clockSkew: 0s", "clockSkew is 1s to 5m"), ("clockSkew: 999ms", "clockSkew is 1s to 5m"),
+        ("clockSkew: 1500ms", "in whole seconds"), ("clockSkew: 301s", "clockSkew is 1s to 5m"),
+        ("clockSkew: 1s", ""), ("clockSkew: 5m", ""), ("cache: 0s", "cache is at least 10s"),
+        ("cache: 9999ms", "cache is at least 10s"), ("cache: 10s", ""),
+    ],
+)  # fmt: skip
+def test_times_that_envoy_takes_for_others(field: str, message: str) -> None:
+    """It takes no skew for its default of a minute, and fetches keys all the time that it may keep no longer than 5 s."""
+    cache, skew = (field, "clockSkew: 2s") if "cache" in field else ("cache: 1m", field)
+    provider = f"{{name: p, issuer: i, audiences: [a], jwks: {{uri: 'https://a.test/', {cache}}}, {skew}}}"
+    (parsed,) = parse_text(PROVIDERS.replace("@providers@", f"[{provider}]"), "spec.yaml")
+    found = [str(diagnostic) for diagnostic in parsed.diagnostics]
+    assert len(found) == bool(message)
+    assert not message or (message in found[0] and field.partition(":")[0] in found[0])
 
 
 @pytest.mark.envoy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -18,7 +19,6 @@ from controlplane.model.written import (
     HeaderValue,
     Name,
     OneOf,
-    PositiveDuration,
     SeenHeaderName,
     Written,
     canonical_host,
@@ -45,13 +45,20 @@ def _uri(text: str) -> str:
     return text
 
 
+def _cache(value: timedelta) -> timedelta:
+    # Envoy fetches 5 s before the time is over: at or below that, again and again without a pause.
+    if value < timedelta(seconds=10):
+        raise ValueError("cache is at least 10s")
+    return value
+
+
 class Jwks(OneOf):
     """Where the keys of an issuer come from: `uri` (fetched by Envoy), `inline`, or a secret."""
 
     choices = (Choice(("uri", "inline", "secret_ref")),)
 
     uri: Annotated[str, AfterValidator(_uri)] | None = None
-    cache: PositiveDuration | None = None
+    cache: Annotated[Duration, AfterValidator(_cache)] | None = None
     ca: SecretKey | None = None
     inline: Annotated[str, AfterValidator(usable_keys)] | None = None
     secret_ref: Name | None = None
@@ -105,6 +112,13 @@ def _claim_header(name: str) -> str:
 ClaimHeaderName = Annotated[ChangedHeaderName, AfterValidator(_claim_header)]
 
 
+def _skew(value: timedelta) -> timedelta:
+    # Envoy counts whole seconds, and takes 0 for its own default of 60.
+    if not timedelta(seconds=1) <= value <= timedelta(minutes=5) or value.microseconds:
+        raise ValueError("clockSkew is 1s to 5m, in whole seconds: Envoy has no smaller one")
+    return value
+
+
 class JwtProvider(Written):
     """An issuer of tokens. `iss`, `aud` and `exp` are always checked."""
 
@@ -117,7 +131,7 @@ class JwtProvider(Written):
     )
     from_: Annotated[tuple[TokenPlace, ...], Field(alias="from")] = ()
     forward: Flag = False
-    clock_skew: Duration | None = None
+    clock_skew: Annotated[Duration, AfterValidator(_skew)] | None = None
 
     def token_places(self) -> list[str]:
         """Where a request may carry the token, in words; without `from`, where Envoy looks by itself."""
@@ -145,12 +159,6 @@ class JwtProvider(Written):
             if header in said:
                 raise FieldError(("claimsToHeaders", claim), f'another claim goes to "{header}" too: give each its own')
             said.add(header)
-        return self
-
-    @model_validator(mode="after")
-    def _skew_is_small(self) -> JwtProvider:
-        if self.clock_skew is not None and self.clock_skew.total_seconds() > 300:
-            raise ValueError("clockSkew is at most 5m")
         return self
 
 
