@@ -54,7 +54,8 @@ MEANINGS: dict[Code, str] = {
     Code.UNREADABLE: "a file or folder cannot be read; what it declared stays in force",
     Code.TOO_LARGE: "a file, or one document of it, is larger than the limit",
     Code.NOT_UTF8: "a file is not UTF-8 text",
-    Code.CONTROL_CHARACTER: "a file holds a character that YAML does not allow",
+    Code.CONTROL_CHARACTER: "a file holds a character that YAML does not allow, or for which only some readers of YAML end a "
+    "line (U+0085, U+2028, U+2029)",
     Code.SYNTAX: "a document is not YAML",
     Code.DUPLICATE_KEY: "a key stands twice in one mapping",
     Code.TAG: "a YAML tag other than those of the core schema",

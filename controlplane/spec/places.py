@@ -23,7 +23,7 @@ from yaml.events import (
 )
 
 from controlplane.errors import Place
-from controlplane.spec.yaml import Path, load
+from controlplane.spec.yaml import Path, in_lines, load
 
 Position = tuple[int, int]
 """Line and column within a document's text, from 0."""
@@ -53,7 +53,7 @@ def positions(text: str, paths: Iterable[Path], *, of_key: bool = False) -> dict
         for step in path:
             spot = spot.children.setdefault(step, _Spot())
     with suppress(yaml.YAMLError, UnicodeEncodeError):  # what stands before the error has its position
-        _walk(CParser(text), root)
+        _walk(CParser(in_lines(text)), root)
     return {path: _position(root, path, of_key) for path in wanted}
 
 

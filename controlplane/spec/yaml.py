@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -305,12 +306,29 @@ def _is_plain(event: Any) -> bool:
     return type(event) is ScalarEvent and bool(event.implicit[0])
 
 
+_OTHER_BREAKS = "\x85\u2028\u2029"
+
+
+def in_lines(text: str) -> str:
+    """The text with the lines that people and YAML 1.2 see, character for character as long.
+
+    libyaml ends lines as YAML 1.1 does, at three more characters: positions would be wrong, and the rest of a comment
+    a value. They stand for nothing here, as `load` refuses them.
+    """
+    for one in _OTHER_BREAKS:
+        text = text.replace(one, "\ufffd")
+    return text
+
+
 def load(text: str) -> Loaded:
     """Read one document. Never raises for what `text` says; cost is bounded by the limits above."""
     if len(text) > MAX_DOCUMENT:
         limit = MAX_DOCUMENT // 1024 // 1024
         return Loaded(None, (Fault(Code.TOO_LARGE, f"a document has at most {limit} MiB", 0, 0, "split it with ---"),))
     builder = _Builder()
+    written, text = text, in_lines(text)
+    if written != text:
+        builder.faults += _break_faults(written)
     try:
         builder.run(CParser(text))
     except _Refused as refused:
@@ -367,6 +385,14 @@ def _character_fault(text: str, error: ReaderError) -> Fault:
     )
 
 
-def _fault_at(text: str, index: int, code: Code, message: str) -> Fault:
-    before = text[:index]
-    return Fault(code, message, before.count("\n"), index - (before.rfind("\n") + 1))
+def _break_faults(text: str) -> Iterator[Fault]:
+    for found in islice(re.finditer(f"[{_OTHER_BREAKS}]", text), MAX_FAULTS):
+        code = f"{ord(found[0]):04X}"
+        message = f"the character U+{code} ends a line for some who read YAML, and not for others"
+        help = f'write "\\u{code}" in double quotes, or remove it'
+        yield _fault_at(text, found.start(), Code.CONTROL_CHARACTER, message, help)
+
+
+def _fault_at(text: str, index: int, code: Code, message: str, help: str = "") -> Fault:
+    start = text.rfind("\n", 0, index) + 1
+    return Fault(code, message, text.count("\n", 0, start), index - start, help)

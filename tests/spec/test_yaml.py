@@ -5,7 +5,8 @@ import time
 import pytest
 
 from controlplane.spec.codes import Code
-from controlplane.spec.yaml import MAX_DEPTH, MAX_DOCUMENT, load
+from controlplane.spec.places import positions
+from controlplane.spec.yaml import MAX_DEPTH, MAX_DOCUMENT, Loaded, load
 
 
 def data(text: str) -> object:
@@ -117,6 +118,28 @@ def test_aliases_repeat_their_value() -> None:
 def test_refusals_say_where(text: str, code: Code, line: int, column: int) -> None:
     (fault,) = load(text).faults
     assert (fault.code, fault.line, fault.column) == (code, line, column)
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029"])
+def test_a_line_ends_where_people_see_it(character: str) -> None:
+    """libyaml ends lines at three more characters, as YAML 1.1 did: what stood behind one in a comment was a value."""
+    text = f"a: 1 # no{character}b: 2\nc: x{character}y\nd: 1\nd: 2\n"
+    loaded = load(text)
+    assert loaded.data.keys() == {"a", "c", "d"}
+    found = [(fault.code, fault.line, fault.column) for fault in loaded.faults]
+    assert sorted(found) == [
+        (Code.CONTROL_CHARACTER, 0, 9),
+        (Code.CONTROL_CHARACTER, 1, 4),
+        (Code.DUPLICATE_KEY, 3, 0),
+    ]
+    assert f'write "\\u{ord(character):04X}" in double quotes' in loaded.faults[0].help
+    assert positions(text, [("c",), ("d",)]) == {("c",): (1, 3), ("d",): (2, 3)}
+    assert load(f'a: "\\u{ord(character):04x}"') == Loaded({"a": character})
+
+
+def test_a_syntax_error_behind_other_line_ends_has_its_place() -> None:
+    *_, fault = load("é: \u2028\nb: {c: 1\n").faults
+    assert (fault.code, fault.line, fault.column) == (Code.SYNTAX, 1, 3)
 
 
 def test_refusals_say_the_path() -> None:

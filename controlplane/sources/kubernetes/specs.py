@@ -8,6 +8,7 @@ that lost its memory. https://kubernetes.io/docs/tasks/extend-kubernetes/custom-
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,6 +35,13 @@ class _Written(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(_Written)
+
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufffe\uffff]")
+
+
+def text_of(document: Mapping[str, Any]) -> str:
+    """The document as JSON in one line, which is YAML too: what that does not take as it is, is escaped."""
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(document, ensure_ascii=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +265,7 @@ class Documents:
     # -- objects -------------------------------------------------------------------------------------------------
 
     def _text(self, data: msgspec.Raw) -> tuple[ObjectRef, str]:
-        """Which object it is, and its text: JSON, which is YAML too, in one line."""
+        """Which object it is, and its text."""
         written = _decoder.decode(data)
         metadata = written.metadata
         shown: dict[str, Any] = {"name": metadata.name, "namespace": metadata.namespace}
@@ -269,7 +277,7 @@ class Documents:
             document["spec"] = written.spec
         ref = ObjectRef(self._source, self._kind, metadata.namespace, metadata.name)
         self.seen[ref] = Seen(metadata.uid, metadata.generation, written.status)
-        return ref, json.dumps(document, ensure_ascii=False)
+        return ref, text_of(document)
 
     def _parse(self, ref: ObjectRef, text: str) -> _Read:
         place = self._place(ref)

@@ -14,8 +14,9 @@ from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.client import Trouble
 from controlplane.sources.kubernetes.source import KubernetesSource, Watched
-from controlplane.sources.kubernetes.specs import Documents
+from controlplane.sources.kubernetes.specs import Documents, text_of
 from controlplane.spec.parse import parse_text
+from controlplane.spec.yaml import Loaded, load
 from tests.sources.kubernetes.relay import relayed
 from tests.sources.kubernetes.rig import SOURCE, eventually, ref, secret_ref, watching
 from tests.sources.rig import Remembering
@@ -65,6 +66,16 @@ def route_ref(namespace: str, name: str = "api") -> ObjectRef:
 
 def specs_of(namespace: str) -> Watched:
     return Watched(specs=True, namespaces=(namespace,))
+
+
+@pytest.mark.parametrize(
+    "character", ["\0", "\n", "\x7f", "\x85", "\x9f", "\u2028", "\u2029", "\ufeff", "\uffff", "é", "🙂"]
+)
+def test_whatever_the_api_server_takes_arrives(character: str) -> None:
+    """JSON has characters that YAML does not, or for which it ends a line."""
+    document = {character: [f"a {character} b"]}
+    assert load(text_of(document)) == Loaded(document)
+    assert "\n" not in text_of(document)
 
 
 def test_documents_arrive_and_follow(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
