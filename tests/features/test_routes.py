@@ -267,7 +267,7 @@ EUROS = {
 
 
 def test_regexes_know_characters_beyond_ascii_as_bytes() -> None:
-    """The forms that errors offer do what they say, and Envoy takes every other that is accepted."""
+    """The forms that errors offer do what they say."""
     match = [
         {"path": {"exact": f"/{number}"}, "headers": [{"name": "x-a", "regex": one}]}
         for number, one in enumerate(EUROS)
