@@ -136,7 +136,7 @@ class Restarted:
 
     def port(self) -> int:
         """Of the gateway of the cluster."""
-        (row,) = (row for (kind, _), row in self.compiler.objects[EDGE].items() if kind is Kind.LISTENER)
+        (row,) = (row for (kind, _), row in (self.compiler.declared.rows(EDGE) or {}).items() if kind is Kind.LISTENER)
         return int(cast(Any, row).part.port)
 
 

@@ -153,7 +153,7 @@ class Intake:
             self._unconfirmed.discard(ref)
             self._succeed(ref, None)
         else:
-            self._loop.edit(ref, lambda compiler: compiler.remove(ref))
+            self._loop.edit(ref, lambda compiler: compiler.removing(ref))
         self._keep(ref)
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:

@@ -80,8 +80,11 @@ class Reports:
         """A commit with these edits is published."""
         if not self.writers:
             return
-        for ref in [key for key in edits if isinstance(key, ObjectRef) and key.source in self.writers]:
+        edited = {key: None for key in edits if isinstance(key, ObjectRef)}
+        for ref in dict.fromkeys(ref._replace(source=source) for ref in edited for source in self.writers):
             if self._register.object_of(ref) is None:
+                if ref not in edited:
+                    continue  # else an edit in one source may put what another one has of that name in force
                 self._gateways.discard(ref)
                 self._published.pop(ref, None)
                 self._touch((ref,))
@@ -127,7 +130,8 @@ class Reports:
         if self._loop.waits(ref):
             return None
         diagnostics = self._register.of(ref.subject)
-        spec = self._register.object_of(ref)
+        stands_back = any(one.code == codes.TWIN for one in diagnostics)
+        spec = self._register.object_of(ref) if not stands_back else None
         gateway = _gateway(spec) if spec is not None else None
         is_gateway = ref.kind == GATEWAY_KIND
         proxies = Proxies()

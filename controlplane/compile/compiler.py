@@ -16,6 +16,7 @@ from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.compile.pipeline import Tables
 from controlplane.compile.proxyless.tables import Followed
 from controlplane.compile.rows import Issue, ResourceKey
+from controlplane.compile.twins import Twins
 from controlplane.errors import Diagnostic, InvalidInput, Severity
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.jwt.spec import JwtProvider
@@ -56,7 +57,7 @@ class Compiler:
 
     tables: Tables = field(default_factory=Tables)
     endpoints: Endpoints = field(default_factory=lambda: Endpoints(EndpointTables(None)))
-    objects: dict[ObjectRef, Mapping[RowKey, Row]] = field(default_factory=dict)
+    declared: Twins = field(default_factory=Twins)
     successors: dict[ObjectRef, Mapping[RowKey, Row] | None] = field(default_factory=dict)
     """What becomes of objects once they have been compiled as they were."""
     grpc: Followed | None = None
@@ -72,17 +73,8 @@ class Compiler:
 
     def putting(self, ref: ObjectRef, rows: Mapping[RowKey, Row]) -> Generator[None]:
         """The same in steps: an object may have 20,000 rows."""
-        before = self.objects.get(ref, {})
-        if before is rows:
-            return
-        self.objects[ref] = rows
-        for key in before.keys() - rows.keys():
-            self._delete(key)
-        for number, (key, row) in enumerate(rows.items()):
-            if before.get(key) != row:
-                self._set(key, row)
-            if number % _BATCH == _BATCH - 1:
-                yield
+        if self.declared.rows(ref) is not rows:
+            yield from self._declare(ref, rows)
 
     def succeeding(
         self, ref: ObjectRef, before: Mapping[RowKey, Row], rows: Mapping[RowKey, Row] | None
@@ -96,12 +88,36 @@ class Compiler:
 
     def remove(self, ref: ObjectRef) -> None:
         """The object is gone."""
-        for key in self.objects.pop(ref, {}):
-            self._delete(key)
+        for _ in self.removing(ref):
+            pass
+
+    def removing(self, ref: ObjectRef) -> Generator[None]:
+        """The same in steps: another source may have one of the same name, which takes its place."""
+        return self._declare(ref, None)
 
     def in_force(self, name: ObjectRef) -> ObjectRef:
         """The object of this kind and name that is compiled, whichever source it is from; `name` itself when none is."""
-        return next((ref for ref in self.objects if ref[1:] == name[1:]), name)
+        return self.declared.in_force(name) or name
+
+    def _declare(self, ref: ObjectRef, rows: Mapping[RowKey, Row] | None) -> Generator[None]:
+        """A source says this of its object: what that changes of the rows that are in force under its name."""
+        former = self.declared.in_force(ref)
+        before = (self.declared.rows(former) if former else None) or {}
+        self.declared.put(ref, rows)
+        successor = self.declared.in_force(ref)
+        now = (self.declared.rows(successor) if successor else None) or {}
+        if now is before:
+            return
+        for key in before.keys() - now.keys():
+            if key[0] is not Kind.GATEWAY or not now:  # of a gateway that another source has too, the row is replaced
+                self._delete(key)
+        if former and successor and former != successor:
+            self._hand_chains_over(successor, before, now)
+        for number, (key, row) in enumerate(now.items()):
+            if before.get(key) != row:
+                self._set(key, row)
+            if number % _BATCH == _BATCH - 1:
+                yield
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """The secret as it is now."""
@@ -161,6 +177,14 @@ class Compiler:
             if len(tables.kept_chains.rows) < MAX_DRAINING:
                 tables.graph.set(tables.kept_chains, key, chain)
 
+    def _hand_chains_over(self, successor: ObjectRef, before: Mapping[RowKey, Row], now: Mapping[RowKey, Row]) -> None:
+        """The gateway of another source takes the place of one: its listeners change as if they were edited."""
+        for (kind, element), row in before.items():
+            listener = ElementKey(successor, element.element)
+            if kind is Kind.LISTENER and isinstance(after := now.get((kind, listener)), Element):
+                assert isinstance(row, Element)
+                self._keep_chains(listener, row, after)
+
     def release_chain(self, key: tuple[ElementKey, str]) -> None:
         """The connections of a chain have ended."""
         self.tables.graph.delete(self.tables.kept_chains, key)
@@ -188,7 +212,7 @@ class Compiler:
         changes = yield from graph.commit()
         if self.successors:
             changes = _merged(changes, (yield from self._succeed(changes)))
-        noted = issues_of(graph)
+        noted = self.declared.take_noted() | issues_of(graph)
         if self.tables.gateways.name in changes and (missing := set(self.wanted()).difference(self.views())):
             for view, family in sorted(missing):
                 self.add_view(view, family)
@@ -220,10 +244,7 @@ class Compiler:
             self.keep_requirement(gateway, requirement, keep=True)
         successors, self.successors = self.successors, {}
         for ref, rows in successors.items():
-            if rows is None:
-                self.remove(ref)
-            else:
-                yield from self.putting(ref, rows)
+            yield from self.removing(ref) if rows is None else self.putting(ref, rows)
         return (yield from self.tables.graph.commit())
 
     def commit_now(self) -> Commit:

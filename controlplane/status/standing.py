@@ -15,12 +15,16 @@ from controlplane.errors import Diagnostic, Severity
 MAX_MESSAGE, MAX_HELP, MAX_PATH = 2048, 1024, 1024
 """Characters, as in the custom resource definitions."""
 
+TWIN = "GW0226"
+"""Another source has an object of the same name, and that one counts."""
+
 _REASONS = {
     "GW0201": "UnknownGateway",
     "GW0213": "Conflict",
     "GW0211": "Conflict",
     "GW0220": "NotGranted",
     "GW0217": "RefusedByProxy",
+    TWIN: "Conflict",
     "GW0299": "InternalError",
 }
 
@@ -59,7 +63,9 @@ def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str,
     said: dict[str, Any] = {"observedGeneration": standing.generation}
     if standing.snapshot:
         said["snapshot"] = standing.snapshot
-    conditions = [_compiled(errors, len(standing.diagnostics)), _programmed(standing.proxies)]
+    stands_back = any(one.code == TWIN for one in errors)
+    programmed = _STANDS_BACK if stands_back else _programmed(standing.proxies)
+    conditions = [_compiled(errors, len(standing.diagnostics)), programmed]
     listed = before.get("conditions")
     found = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     known = {str(one.get("type")): one for one in found}  # others may write it, and not every definition checks what
@@ -80,9 +86,17 @@ def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str,
     return said
 
 
-def _rank(one: Diagnostic) -> tuple[bool, str, str, str]:
-    """What disables the whole object comes first: errors of syntax and schema; then by code and place."""
-    return not one.code.startswith(("GW00", "GW01")), str(one.code), one.path, one.message
+_STANDS_BACK = {
+    "type": "Programmed",
+    "status": "False",
+    "reason": "Conflict",
+    "message": "no proxy gets it: another source has an object of its name",
+}
+
+
+def _rank(one: Diagnostic) -> tuple[bool, bool, str, str, str]:
+    """What disables the whole object comes first, errors of syntax and schema among it; then by code and place."""
+    return one.code != TWIN, not one.code.startswith(("GW00", "GW01")), str(one.code), one.path, one.message
 
 
 def _compiled(errors: Iterable[Diagnostic], problems: int) -> dict[str, str]:
@@ -92,9 +106,9 @@ def _compiled(errors: Iterable[Diagnostic], problems: int) -> dict[str, str]:
         return {"type": "Compiled", "status": "True", "reason": "Compiled", "message": message}
     worst = min(found, key=_rank)
     invalid = worst.code.startswith(("GW00", "GW01"))
-    rest = "the last good version is in force" if invalid else "everything else of it is served"
+    rest = "; the last good version is in force" if invalid else "; everything else of it is served"
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    message = f"{worst.path + ': ' if worst.path else ''}{worst.message}{more}; {rest}"
+    message = f"{worst.path + ': ' if worst.path else ''}{worst.message}{more}{'' if worst.code == TWIN else rest}"
     reason = _REASONS.get(str(worst.code), "Invalid" if invalid else "Unresolved")
     return {"type": "Compiled", "status": "False", "reason": reason, "message": message[:MAX_MESSAGE]}
 

@@ -209,3 +209,38 @@ def test_specs_of_a_prefix_that_is_emptied_stay_for_as_long_as_is_configured(tmp
             assert "GW0305" not in str(site.plane.json("/v1/problems"))
     finally:
         site.consul.kill()
+
+
+def test_a_gateway_that_moves_between_a_file_and_consul_is_never_gone(tmp_path: Path) -> None:
+    """Written in the new place, then deleted in the old one; each has something else, so that a deletion is believed."""
+    site = Site(tmp_path, specs="specs/")
+    moving = gateway(port=site.port, routes=[respond("all", "/", "it", [HOST])])
+    stays = {
+        name: gateway(name, port=free_port(), role=name, routes=[respond("all", "/", name, [HOST])])
+        for name in ("file", "consul")
+    }
+
+    def is_told() -> bool:
+        return "GW0226" in str(site.plane.json("/v1/problems"))
+
+    try:
+        with site.plane:
+            site.consul.write("specs/stays", yaml.safe_dump(stays["consul"]))
+            site.plane.write(stays["file"], file="stays.yaml")
+            file = site.plane.write(moving)
+            site.start()
+            until(lambda: answers(site.port, "it", host=HOST), "it is served")
+            with Load(site.connect, always("/", HOST)) as load:
+                site.consul.write("specs/edge", yaml.safe_dump(moving))
+                until(is_told, "it is said to be in both")
+                file.unlink()
+                until(lambda: not is_told(), "it is in Consul alone")
+                load.during(100)
+                site.plane.write(moving)
+                until(is_told, "it is said to be in both again")
+                site.consul.delete("specs/edge")
+                until(lambda: not is_told(), "it is in the file alone")
+                load.during(100)
+            assert site.plane.gateways() == ["platform/consul", "platform/edge", "platform/file"]
+    finally:
+        site.consul.kill()

@@ -44,7 +44,9 @@ def test_the_second_codec_agrees(case: Case, tmp_path: Path) -> None:
 def test_bytes_do_not_depend_on_the_order_of_documents(case: Case, tmp_path: Path) -> None:
     """Names are identity: reordering a document changes nothing in Envoy."""
     once = case.compile(tmp_path)
-    objects = dict(reversed([(ref, dict(reversed(list(rows.items())))) for ref, rows in once.compiler.objects.items()]))
+    objects = dict(
+        reversed([(ref, dict(reversed(list(rows.items())))) for ref, rows in once.compiler.declared.objects.items()])
+    )
     tables = once.compiler.tables
     services = dict(reversed(list(once.compiler.endpoints.tables.services.rows.items())))
     again = compile_objects(objects, tables.secrets.rows, tuple(once.gateways), services=services)

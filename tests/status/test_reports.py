@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 
 from controlplane.app.problems import Problems
 from controlplane.app.reports import Reports
+from controlplane.errors import Diagnostic
 from controlplane.names import ObjectRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.kubernetes.specs import Documents
@@ -78,6 +80,22 @@ def test_an_error_of_one_cluster_is_no_error_of_the_other() -> None:
     assert [str(one.place) for one in rig.register.all()] == ["kubernetes/us: RouteSpec shop/api"]
     rig.write(US, GOOD)
     assert (rig.touched, rig.register.all()) == ([US, US], [])
+
+
+def test_who_takes_the_place_of_another_is_told() -> None:
+    """Only the other one was edited."""
+    rig = Rig()
+    rig.write(EU, GOOD)
+    rig.write(US, GOOD)
+    said = Diagnostic("GW0226", "is in kubernetes/eu too", subject=US.subject)
+    rig.register.say(("twins", US), [said])
+    assert rig.status(US)["conditions"][0]["reason"] == "Conflict"
+    assert rig.status(EU)["conditions"][0]["reason"] == "Compiled"
+    del rig.specs[EU]
+    rig.touched.clear()
+    with patch.object(rig.reports, "fleet_moved"):
+        rig.reports.committed([EU], 7)
+    assert sorted(rig.touched) == [EU, US]
 
 
 @pytest.mark.parametrize("ref", [EU, EU._replace(source="files"), EU._replace(source="consul/dc", kind="GatewaySpec")])

@@ -47,6 +47,14 @@ def test_what_disables_the_whole_object_is_the_worst() -> None:
     assert found["errors"] == 2
 
 
+def test_an_object_that_stands_back_is_not_said_to_be_served() -> None:
+    """Whatever else is wrong with it: another source has one of its name, and that one counts."""
+    found = said(Diagnostic("GW0226", "is in a file too"), Diagnostic("GW0103", "not a number"), proxies=Proxies(3, 3))
+    assert condition(found, "Compiled") == ("False", "Conflict")
+    assert condition(found, "Programmed") == ("False", "Conflict")
+    assert found["conditions"][0]["message"] == "is in a file too (and 1 more)"
+
+
 def test_warnings_are_no_errors() -> None:
     found = said(Diagnostic("GW0212", "shadowed", severity=Severity.WARNING))
     assert condition(found, "Compiled") == ("True", "Compiled")

@@ -1,0 +1,195 @@
+"""Objects of one name in several sources: one counts whatever came first, and the others cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controlplane.compile.twins import Twins
+from controlplane.names import Family, GatewayName, ObjectRef
+from controlplane.spec.gateway import KINDS
+from controlplane.spec.rows import Row, RowKey, rows
+from tests.compile import worlds
+from tests.compile.test_incremental import CERTIFICATES, VIEWS, Lived, add_views
+
+FILES, EU, US = "files", "kubernetes/eu", "kubernetes/us"
+CLAIMS = {FILES: ("",), EU: ("2026-01-02T00:00:00Z/a", "2026-01-04T00:00:00Z/b"), US: ("2026-01-03T00:00:00Z/c",)}
+"""What objects of each source say of their age; one that is made again is younger."""
+
+Objects = dict[ObjectRef, tuple[worlds.Said, str]]
+
+
+def split(ref: ObjectRef, said: worlds.Said, claim: str) -> Mapping[RowKey, Row]:
+    return rows(ref, KINDS[ref.kind].model_validate(said), claim)
+
+
+def winners(objects: Objects) -> list[ObjectRef]:
+    """The first of each name, by age and then by source."""
+    found: dict[tuple[str, ...], ObjectRef] = {}
+    for ref in sorted(objects, key=lambda ref: (objects[ref][1], ref.source)):
+        found.setdefault(ref[1:], ref)
+    return list(found.values())
+
+
+def told(lived: Lived) -> set[str]:
+    """Of whom it is said that another one is in force."""
+    return {one.subject for found in lived.issues.values() for one in found if one.code == "GW0226"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 14))
+def test_what_is_compiled_is_what_the_winners_alone_give(seed: int, steps: int) -> None:
+    """Also under a name that goes from one source to another, within a commit or over several."""
+    random = Random(seed)
+    lived = Lived()
+    objects: Objects = {}
+    for secret in CERTIFICATES.values():
+        lived.compiler.put_secret(*secret)
+    for _ in range(steps):
+        for _ in range(random.choice((1, 1, 2, 4))):
+            if objects and random.random() < 0.3:
+                gone = random.choice(sorted(objects))
+                del objects[gone]
+                lived.compiler.remove(gone)
+                continue
+            source = random.choice((FILES, EU, US))
+            if random.random() < 0.5:
+                said = worlds.gateway(random, random.choice(worlds.GATEWAYS))
+            else:
+                said = worlds.route_spec(random, random.choice(sorted(worlds.SPECS)))
+            ref = worlds.ref(said)._replace(source=source)
+            objects[ref] = said, random.choice(CLAIMS[source])
+            lived.compiler.put(ref, split(ref, *objects[ref]))
+        add_views(lived.compiler, {ref: said for ref, (said, _) in objects.items()}, grpc=False)
+        lived.commit()
+
+        fresh = Lived()
+        for secret in CERTIFICATES.values():
+            fresh.compiler.put_secret(*secret)
+        for ref in winners(objects):
+            fresh.compiler.put(ref, split(ref, *objects[ref]))
+        for key, chain in lived.compiler.tables.kept_chains.rows.items():  # history is an input
+            fresh.compiler.tables.graph.set(fresh.compiler.tables.kept_chains, key, chain)
+        add_views(fresh.compiler, {ref: said for ref, (said, _) in objects.items()}, grpc=False)
+        fresh.commit()
+        for view in VIEWS:
+            assert lived.compiler.resources(view) == fresh.compiler.resources(view)
+        assert lived.published == fresh.published
+        assert told(lived) == {ref.subject for ref in objects} - {ref.subject for ref in winners(objects)}
+        assert {key: found for key, found in lived.issues.items() if key[0] != "twins"} == fresh.issues
+    for ref in list(objects):
+        lived.compiler.remove(ref)
+    lived.commit()
+    assert (lived.published, lived.issues) == ({}, {})
+
+
+def gateway(source: str, claim: str, **spec: Any) -> tuple[ObjectRef, Mapping[RowKey, Row]]:
+    said = {
+        "apiVersion": "gatewayspec.dev/v1alpha1",
+        "kind": "GatewaySpec",
+        "metadata": {"name": "edge", "namespace": "platform"},
+        "spec": {
+            "fleet": {"selector": {"matchLabels": {"role": "edge"}}},
+            "listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}],
+            "routes": [
+                {
+                    "name": "r",
+                    "hosts": ["a.test"],
+                    "match": [{"path": {"prefix": "/"}}],
+                    "public": True,
+                    "respond": {"status": 200},
+                }
+            ],
+            **spec,
+        },
+    }
+    ref = ObjectRef(source, "GatewaySpec", "platform", "edge")
+    return ref, split(ref, said, claim)
+
+
+def test_the_next_takes_the_place_in_the_commit_that_removes_the_first() -> None:
+    """A gateway that moves from a file to a cluster is not gone for a moment, nor what a node sees of it and of others."""
+    lived = Lived()
+    other = worlds.gateway(Random(1), "inner")
+    lived.compiler.put(worlds.ref(other), worlds.split(other))
+    first, second = gateway(FILES, ""), gateway(EU, CLAIMS[EU][0])
+    lived.compiler.put(*second)
+    lived.compiler.put(*first)
+    both: Any = (GatewayName("platform/edge"), GatewayName("platform/inner"))
+    lived.compiler.add_view(both)
+    lived.commit()
+    assert told(lived) == {"kubernetes/eu: GatewaySpec platform/edge"}
+    before = dict(lived.published)
+    lived.compiler.remove(first[0])
+    commit = lived.compiler.commit_now()
+    assert [resource for part in commit.publication.values() for *_, resource in part if resource is None] == []
+    assert {
+        (part, url, name): one for part, found in commit.publication.items() for url, name, one in found
+    }.items() <= (before.items())  # it says the same
+    assert (both, Family.ENVOY) in set(lived.compiler.views())
+    assert commit.issues["twins", second[0]] == ()
+
+
+def test_one_that_stands_back_changes_nothing() -> None:
+    lived = Lived()
+    lived.compiler.put(*gateway(EU, CLAIMS[EU][0]))
+    lived.commit()
+    lived.compiler.put(*gateway(US, CLAIMS[US][0], fleet={"selector": {"matchLabels": {"role": "other"}}}))
+    runs = lived.compiler.tables.graph.runs
+    assert (lived.commit(), lived.compiler.tables.graph.runs) == (0, runs)
+
+
+def test_connections_of_a_certificate_that_the_next_lacks_are_drained() -> None:
+    """As on an edit: requests on them have routes until Envoy has closed them."""
+
+    def listeners(secret: str) -> dict[str, Any]:
+        tls = [{"hosts": ["shop.example.com"], "certificate": {"secretRef": secret}}]
+        return {"listeners": [{"name": "https", "port": 8443, "protocol": "HTTPS", "tls": tls}]}
+
+    lived = Lived()
+    first = gateway(EU, CLAIMS[EU][0], **listeners("shop-tls"))
+    lived.compiler.put(*first)
+    lived.compiler.put(*gateway(US, CLAIMS[US][0], **listeners("wild-tls")))
+    lived.commit()
+    assert not lived.compiler.tables.kept_chains.rows
+    lived.compiler.remove(first[0])
+    lived.commit()
+    [(listener, identity)] = lived.compiler.tables.kept_chains.rows
+    assert (listener.object.source, identity) == (US, "shop-tls")
+
+
+def test_what_was_before_a_start_is_compiled_first() -> None:
+    """The one that counted was deleted while no control plane was there: the next one follows, as on any removal."""
+    lived = Lived()
+    first, second = gateway(EU, CLAIMS[EU][0]), gateway(US, CLAIMS[US][0])
+    for _ in lived.compiler.succeeding(*first, None):
+        pass
+    lived.compiler.put(*second)
+    lived.commit()
+    assert lived.compiler.in_force(first[0]) == second[0]
+    assert (told(lived), bool(lived.published)) == (set(), True)
+
+
+@given(st.permutations([FILES, EU, US]), st.permutations([FILES, EU, US]))
+def test_who_counts_is_no_matter_of_order(arrivals: list[str], departures: list[str]) -> None:
+    twins, there = Twins(), set[str]()
+    for source, arrives in [*((one, True) for one in arrivals), *((one, False) for one in departures)]:
+        ref, said = gateway(source, CLAIMS[source][0])
+        twins.put(ref, said if arrives else None)
+        (there.add if arrives else there.discard)(source)
+        first = min(there, key=lambda one: CLAIMS[one][0], default=None)
+        assert twins.in_force(ref) == (ref._replace(source=first) if first else None)
+
+
+def test_equal_ages_are_decided_by_the_source() -> None:
+    """Files and Consul say no age."""
+    twins = Twins()
+    for source in ("files", "consul/dc1"):
+        twins.put(*gateway(source, ""))
+    first = twins.in_force(gateway("files", "")[0])
+    assert first is not None
+    assert first.source == "consul/dc1"
