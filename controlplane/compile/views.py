@@ -110,7 +110,7 @@ def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tupl
     """The Envoy listeners of a view."""
     for (address, port), sharing in _ports(read, tables, view):
         ways_in: dict[str, FilterChain] = {}
-        taken: dict[str, GatewayName] = {}
+        taken: dict[str, Chain] = {}
         for key, spec, gateway in sharing:
             settings = read.get(tables.settings, gateway)
             for chain in read.get(tables.gateway_chains, gateway) or ():
@@ -130,17 +130,17 @@ def listeners(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tupl
 
 
 def _way_in(
-    read: Read, tables: Tables, chain: Chain, spec: Listener, min_tls: str, taken: dict[str, GatewayName]
+    read: Read, tables: Tables, chain: Chain, spec: Listener, min_tls: str, taken: dict[str, Chain]
 ) -> FilterChain | None:
-    """A filter chain, without the hosts that another gateway has; None when it cannot be served."""
+    """A filter chain, without the hosts that others have, which are `taken`; None when it cannot be served."""
     if chain.protocol is Protocol.HTTP:
         return FilterChain(chain.group, chain.hosts, None, min_tls, spec.client_ip)
     index = next(number for number, entry in enumerate(spec.tls) if entry.identity == chain.certificate.name)  # type: ignore[union-attr]
     path = f"tls[{index}].certificate.secretRef"
     hosts = []
     for host in chain.hosts:
-        if (owner := taken.setdefault(host, chain.gateway)) != chain.gateway:
-            message = f'TLS for host "{host}" on this port belongs to gateway {owner}'
+        if (owner := _owner(chain, host, taken)) is not None:
+            message = f'TLS for host "{host}" on this port belongs to {owner}'
             read.note(Issue(chain.listener, f"tls[{index}].hosts", codes.CONFLICT, message, section="listeners"))
         else:
             hosts.append(host)
@@ -164,6 +164,14 @@ def _way_in(
     if state is None or state.problem or not hosts:
         return None
     return FilterChain(chain.group, tuple(hosts), chain.certificate, min_tls, spec.client_ip)
+
+
+def _owner(chain: Chain, host: str, taken: dict[str, Chain]) -> str | None:
+    """Who has the TLS of a host, in words, when it is not this chain: Envoy takes each name once."""
+    owner = taken.setdefault(host, chain)
+    if owner.group == chain.group:
+        return None
+    return f"gateway {owner.gateway}" if owner.gateway != chain.gateway else f'listener "{owner.listener.element}"'
 
 
 def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[ResourceKey, Resource]]:

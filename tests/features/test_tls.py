@@ -299,3 +299,29 @@ def test_a_name_beside_any_host_stays_with_its_certificate(spec: str, tmp_path: 
         ):
             answer = edge.request("/x", host, port=HTTPS, tls=trust(), sni=host)
             assert (answer.status, body or answer.body) == (status, answer.body), host
+
+
+TWICE = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: edge, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners:
+    - {name: one, port: 8443, protocol: HTTPS, tls: [{hosts: [a.example.com], certificate: {secretRef: one}}]}
+    - {name: two, port: 8443, protocol: HTTPS, tls: [{hosts: [a.example.com, b.example.com], certificate: {secretRef: two}}]}
+  routes:
+    - {name: a, hosts: [a.example.com, b.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}
+"""
+
+
+def test_a_host_of_two_listeners_of_one_port_is_the_first_ones(tmp_path: Path) -> None:
+    """Envoy would refuse them both."""
+    authority().leaf("a.example.com").write(tmp_path, "one")
+    authority().leaf("b.example.com").write(tmp_path, "two")
+    with Edge(TWICE, secrets=tmp_path) as edge:
+        for host in ("a.example.com", "b.example.com"):
+            assert edge.request("/", host, port=HTTPS, tls=trust(), sni=host).status == 200
+    (said,) = edge.diagnostics
+    assert (said.code, said.path) == ("GW0213", "spec.listeners[two].tls[0].hosts")
+    assert said.message == 'TLS for host "a.example.com" on this port belongs to listener "one"'
