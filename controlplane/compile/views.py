@@ -41,11 +41,11 @@ _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 def listeners_of(
     read: Read, tables: Tables | GrpcTables, view: View
 ) -> Iterator[tuple[ElementKey, Listener, GatewayName]]:
-    """The listeners of the gateways of a view, in their order."""
-    for gateway in view:
-        for key, element in read.find(tables.listeners_by_gateway, gateway):
-            assert isinstance(element.part, Listener)
-            yield key, element.part, gateway
+    """The listeners of the gateways of a view: the older claim first, as for hosts, then the name. (`claims`)"""
+    found = [(gateway, *row) for gateway in view for row in read.find(tables.listeners_by_gateway, gateway)]
+    for gateway, key, element in sorted(found, key=lambda row: (row[2].claim, *row[:2])):
+        assert isinstance(element.part, Listener)
+        yield key, element.part, gateway
 
 
 def _ports(

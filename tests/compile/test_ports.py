@@ -1,0 +1,65 @@
+"""A port that several gateways listen on: who has its protocol and its TLS hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from envoy.config.listener.v3 import listener_pb2
+
+from controlplane.compile.compiler import Compiler
+from controlplane.compile.xds_types import LISTENER
+from controlplane.names import GatewayName
+from controlplane.spec.gateway import KINDS
+from controlplane.spec.rows import rows
+from tests.compile import worlds
+from tests.e2e.plane import gateway, respond
+
+VIEW = (GatewayName("platform/a"), GatewayName("platform/b"))
+
+
+class Port:
+    """Two gateways, `a` and `b`, on port 8443; each has a certificate that is called as it is."""
+
+    def __init__(self) -> None:
+        self.compiler = Compiler()
+        for name in ("a", "b"):
+            self.compiler.put_secret(*worlds.secret(name))
+        self.issues: dict[Any, Any] = {}
+
+    def put(self, name: str, hosts: list[str], declared: list[str], claim: str = "", **listener: Any) -> None:
+        tls = [{"hosts": hosts, "certificate": {"secretRef": name}}] if hosts else []
+        way_in = {"name": "in", "port": 8443, "protocol": "HTTPS" if tls else "HTTP", "tls": tls, **listener}
+        said = gateway(name, listeners=[way_in], routes=[respond("main", "/", name, declared)] if declared else [])
+        ref = worlds.ref(said)
+        self.compiler.put(ref, rows(ref, KINDS["GatewaySpec"].model_validate(said), claim))
+        self.compiler.add_view(VIEW)
+
+    def served(self) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+        """The hosts of each certificate, and who is told of a conflict at its listener."""
+        self.issues |= self.compiler.commit_now().issues
+        [body] = [one.body for one in self.compiler.resources(VIEW) if one.type_url == LISTENER]
+        chains = listener_pb2.Listener.FromString(body).filter_chains
+        hosts = {one.name.rpartition(":")[2]: list(one.filter_chain_match.server_names) for one in chains}
+        told = dict.fromkeys(
+            (issue.subject.rpartition("/")[2], issue.path.rpartition("].")[2])
+            for found in self.issues.values()
+            for issue in found
+            if issue.code == "GW0213" and "listeners" in issue.path
+        )
+        return hosts, list(told)
+
+
+def test_the_older_gateway_has_a_tls_host() -> None:
+    port = Port()
+    port.put("a", ["x.test"], ["x.test"], claim="2026")
+    port.put("b", ["x.test"], ["x.test"], claim="2025")
+    assert port.served() == ({"b": ["x.test"]}, [("a", "hosts")])
+    port.put("a", ["x.test"], ["x.test"], claim="2024")
+    assert port.served() == ({"a": ["x.test"]}, [("b", "hosts")])
+
+
+def test_the_older_gateway_decides_the_protocol() -> None:
+    port = Port()
+    port.put("a", [], ["x.test"], claim="2026")
+    port.put("b", ["x.test"], ["x.test"], claim="2025")
+    assert port.served() == ({"b": ["x.test"]}, [("a", "protocol")])
