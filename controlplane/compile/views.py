@@ -11,6 +11,7 @@ from controlplane.compile import codes
 from controlplane.compile.checks import checked
 from controlplane.compile.claims import excluded, wildcards
 from controlplane.compile.listener import FilterChain, listener
+from controlplane.compile.placement import covering_patterns, covers
 from controlplane.compile.rows import Chain, Issue, ResourceKey
 from controlplane.compile.xds_types import EXTENSION, LISTENER
 from controlplane.errors import nearest
@@ -139,7 +140,11 @@ def _way_in(
     path = f"tls[{index}].certificate.secretRef"
     hosts = []
     for host in chain.hosts:
-        if (owner := _owner(chain, host, taken)) is not None:
+        if (rival := _rival(read, tables, chain, host, taken)) is not None:
+            message = f'TLS for host "{host}" on this port would take requests for "{rival[1]}" from gateway {rival[0]}'
+            help = "that gateway serves them with a certificate for a wider host; agree with its owner"
+            read.note(Issue(chain.listener, f"tls[{index}].hosts", codes.CONFLICT, message, help, section="listeners"))
+        elif (owner := _owner(chain, host, taken)) is not None:
             message = f'TLS for host "{host}" on this port belongs to {owner}'
             read.note(Issue(chain.listener, f"tls[{index}].hosts", codes.CONFLICT, message, section="listeners"))
         else:
@@ -172,6 +177,25 @@ def _owner(chain: Chain, host: str, taken: dict[str, Chain]) -> str | None:
     if owner.group == chain.group:
         return None
     return f"gateway {owner.gateway}" if owner.gateway != chain.gateway else f'listener "{owner.listener.element}"'
+
+
+def _rival(
+    read: Read, tables: Tables, chain: Chain, host: str, taken: dict[str, Chain]
+) -> tuple[GatewayName, str] | None:
+    """An older gateway whose connections a host would take by being narrower, and a host that its routes declare there."""
+    for pattern in covering_patterns(host):
+        other = taken.get(pattern)
+        if other is None or other.gateway == chain.gateway or other.group == chain.group:
+            continue
+        if not host.startswith("*"):
+            claim = read.get(tables.claims, (other.gateway, other.group, host))
+            found = [(host, claim)] if claim is not None else []
+        else:
+            claims = read.find(tables.claims_by_group, (other.gateway, other.group))
+            found = [(key[2], claim) for key, claim in claims if covers(host, key[2])]
+        if (lost := next((name for name, claim in found if claim.owner == other.gateway), None)) is not None:
+            return other.gateway, lost
+    return None
 
 
 def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[ResourceKey, Resource]]:

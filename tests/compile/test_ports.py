@@ -63,3 +63,27 @@ def test_the_older_gateway_decides_the_protocol() -> None:
     port.put("a", [], ["x.test"], claim="2026")
     port.put("b", ["x.test"], ["x.test"], claim="2025")
     assert port.served() == ({"b": ["x.test"]}, [("a", "protocol")])
+
+
+def test_a_narrower_certificate_does_not_take_a_host_that_an_older_gateway_declares() -> None:
+    port = Port()
+    port.put("a", ["*.test"], ["x.test", "*.y.test"])
+    for hosts in (["x.test"], ["*.y.test"], ["z.y.test"]):
+        port.put("b", [*hosts, "free.test"], [])
+        left, told = (hosts, []) if hosts == ["z.y.test"] else ([], [("b", "hosts")])
+        assert port.served() == ({"a": ["*.test"], "b": sorted([*left, "free.test"])}, told), hosts
+    port.put("b", ["x.test"], ["x.test"])
+    assert port.served() == ({"a": ["*.test"]}, [("b", "hosts")])
+    port.put("a", ["*.test"], ["*.test"])
+    assert port.served() == ({"a": ["*.test"], "b": ["x.test"]}, [])
+    port.put("b", ["x.test"], ["x.test"], claim="1")
+    port.put("a", ["*.test"], ["x.test"], claim="2")
+    assert port.served() == ({"a": ["*.test"], "b": ["x.test"]}, []), "the older one may"
+
+
+def test_gateways_that_show_one_certificate_for_a_host_share_it() -> None:
+    port = Port()
+    port.put("a", ["*.test"], ["x.test"])
+    shared = [{"hosts": ["*.test", "x.test"], "certificate": {"secretRef": "a"}}]
+    port.put("b", ["*.test"], ["x.test"], tls=shared)
+    assert port.served() == ({"a": ["*.test", "x.test"]}, [])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.features.conftest import Backends
-from tests.support.edge import Edge
+from tests.support.certificates import authority
+from tests.support.client import trusting
+from tests.support.edge import HTTPS, Edge
 from tests.support.tokens import key_set, rsa_key, token
 
 pytestmark = pytest.mark.envoy
@@ -178,3 +181,28 @@ def test_a_claim_header_stays_one_when_another_gateway_takes_tokens_from_it(
         assert edge.request("/", "alpha.example.com", headers=headers).seen("x-badge") is None
         assert edge.request("/corp", "beta.example.com", headers={"x-badge": token(aud="beta")}).status == 503
         assert edge.request("/plain", "beta.example.com", headers=headers).status == 403
+
+
+SECURE = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {{name: {name}, namespace: platform}}
+spec:
+  fleet: {{selector: {{matchLabels: {{role: edge}}}}}}
+  listeners: [{{name: https, port: 8443, protocol: HTTPS, tls: [{{hosts: ["{host}"], certificate: {{secretRef: {name}}}}}]}}]
+  routes: [{routes}]
+"""
+ROUTE = '{{name: r, hosts: ["a.example.com"], match: [{{path: {{prefix: /}}}}], public: true, respond: {{status: 200, body: {0}}}}}'
+
+
+@pytest.mark.parametrize("routes", ["", ROUTE.format("younger")], ids=["without routes", "with routes"])
+def test_a_narrower_certificate_takes_no_host_from_an_older_gateway(routes: str, tmp_path: Path) -> None:
+    authority().leaf("*.example.com").write(tmp_path, "alpha")
+    authority().leaf("a.example.com").write(tmp_path, "beta")
+    older = SECURE.format(name="alpha", host="*.example.com", routes=ROUTE.format("older"))
+    younger = SECURE.format(name="beta", host="a.example.com", routes=routes)
+    with Edge(f"{older}---{younger}", secrets=tmp_path) as edge:
+        tls = trusting(authority().pem)
+        assert edge.request("/", "a.example.com", port=HTTPS, tls=tls, sni="a.example.com").body == b"older"
+        told = [(one.subject, one.path) for one in edge.diagnostics if one.code == "GW0213"]
+    assert told == [("GatewaySpec platform/beta", "spec.listeners[https].tls[0].hosts")]
