@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.model.written import Address, Choice, Flag, Host, Name, OneOf, Port, Written
+from controlplane.model.written import Address, Choice, FieldError, Flag, Host, Name, OneOf, Port, Written
 
 
 class Protocol(StrEnum):
@@ -70,6 +70,11 @@ class Listener(Written):
             raise ValueError("an HTTPS listener needs tls: at least one certificate")
         if self.protocol is Protocol.HTTP and self.tls:
             raise ValueError("an HTTP listener has no tls; use protocol: HTTPS")
+        if self.protocol is Protocol.HTTPS and self.redirect is not None:
+            raise FieldError(
+                ("redirect",),
+                "only an HTTP listener redirects everything, to HTTPS; here, give the hosts a route with redirect",
+            )
         seen: set[str] = set()
         for entry in self.tls:
             for host in entry.hosts:
