@@ -32,12 +32,16 @@ RESERVED = tuple(
         ipaddress.ip_network,
         (
             "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4", "100.100.100.200/32",
-            "168.63.129.16/32",
-            "::/128", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8", "fd00:ec2::254/128",
+            "168.63.129.16/32", "192.0.0.192/32",
+            "::/96", "::1/128", "::ffff:0:0/96", "fe80::/10", "ff00::/8", "fd00:ec2::254/128", "fd20:ce::254/128",
+            "fd00:c1::a9fe:a9fe/128",
         ),
     )
 )  # fmt: skip
 """This machine, its links, and where clouds tell credentials: only a grant of a network within these leads there."""
+
+_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48")))
+"""Addresses of IPv6 that a router translates: they end with one of IPv4. (RFC 6052, RFC 8215)"""
 
 GrantKey = tuple[GatewayName, str]
 """A gateway, and the namespace that it grants something to."""
@@ -122,18 +126,29 @@ class Grant:
 
 def is_reserved(address: str) -> bool:
     """Whether an address means this machine, its links, or a cloud's metadata."""
+    return any(one in network for one in _meant(address) for network in RESERVED)
+
+
+def _meant(address: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The address, and the one of IPv4 that it leads to when it is one of IPv6 that stands for that."""
     parsed = ipaddress.ip_address(address)
-    return any(parsed in network for network in RESERVED)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return [parsed]
+    inner = parsed.ipv4_mapped or parsed.sixtofour
+    if any(parsed in network for network in _TRANSLATED):
+        inner = ipaddress.IPv4Address(parsed.packed[-4:])
+    return [parsed, inner] if inner is not None else [parsed]
 
 
 def _granted(address: str, networks: Iterable[str]) -> bool:
-    parsed = ipaddress.ip_address(address)
-    reserved = [network for network in RESERVED if parsed in network]
-    for text in networks:
-        network = ipaddress.ip_network(text)
-        if parsed in network and all(_is_within(network, one) for one in reserved):
-            return True
-    return False
+    """Whether a network holds the address, and, of what is reserved in any of its forms, one that is for that."""
+    first, *inner = _meant(address)
+    said = [ipaddress.ip_network(text) for text in networks]
+    return all(
+        any(one in network and all(_is_within(network, other) for other in reserved) for network in said)
+        for one, reserved in ((one, [network for network in RESERVED if one in network]) for one in (first, *inner))
+        if one is first or reserved
+    )
 
 
 def _is_within(network: ipaddress.IPv4Network | ipaddress.IPv6Network, other: object) -> bool:
