@@ -167,7 +167,7 @@ def _of_member(pool: Pool, member: PoolMember, known: Known, near: Locality) -> 
         if pool.grant is not None and pool.grant.reserved(one.address):
             continue  # a service of a tenant that leads into this machine, or to a cloud's metadata
         if one.ports not in ports:
-            ports[one.ports] = _port(member, one, names)
+            ports[one.ports] = _port(member, one, names, granted=pool.grant is not None)
         if (port := ports[one.ports]) is None or (chooses and not is_chosen(member, one)):
             continue
         if one.locality not in ranks:
@@ -184,9 +184,11 @@ def port_names(member: PoolMember, service: Service) -> frozenset[str]:
     return frozenset((member.port or "",))
 
 
-def _port(member: PoolMember, endpoint: Endpoint, names: Iterable[str]) -> int | None:
+def _port(member: PoolMember, endpoint: Endpoint, names: Iterable[str], *, granted: bool) -> int | None:
     if member.service is not None and not member.service.namespace and isinstance(member.port, int):
-        return member.port  # a Consul service: another port of the same address
+        # A Consul service: another port of the same address. Who was granted the service was not granted its machines.
+        registered = not granted or any(number == member.port for _, number in endpoint.ports)
+        return member.port if registered else None
     return next((number for name, number in endpoint.ports if name in names), None)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from controlplane.compile import codes
 from controlplane.compile.assignment import Known, is_chosen, load_assignment
-from controlplane.compile.pool import Pool, unknown_port
+from controlplane.compile.pool import Pool, PoolMember, unknown_port
 from controlplane.compile.proxyless.cluster import load_assignment as grpc_load_assignment
 from controlplane.compile.rows import Issue, ResourceKey
 from controlplane.compile.xds_types import LOAD_ASSIGNMENT
@@ -136,6 +136,10 @@ class EndpointTables:
                 )
             elif service is not None and ref.namespace and not _has_port(member.port, service):
                 read.note(unknown_port(pool.origin, member.index, ref, member.port, service))
+            elif service is not None and pool.grant is not None and _leads_elsewhere(member, service):
+                message = f"no instance of {ref} has registered port {member.port}, and no other port was granted"
+                help = "leave port out, for the one that is registered"
+                read.note(Issue(pool.origin, f"{path}.port", codes.UNKNOWN_PORT, message, help, section="backends"))
             elif (
                 service is not None
                 and service.endpoints
@@ -144,6 +148,14 @@ class EndpointTables:
             ):
                 message = f"no instance of {ref} has all of these tags and meta"
                 read.note(Issue(pool.origin, path, codes.UNKNOWN_SERVICE, message, "", False, "backends"))
+
+
+def _leads_elsewhere(member: PoolMember, service: Service) -> bool:
+    """Whether a member of a Consul service asks for a port that none of its instances has registered."""
+    if member.service is None or member.service.namespace or not isinstance(member.port, int):
+        return False
+    numbers = {number for one in service.endpoints for _, number in one.ports}
+    return bool(numbers) and member.port not in numbers
 
 
 def _has_port(port: int | str | None, service: Service) -> bool:

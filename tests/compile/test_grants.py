@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from envoy.config.endpoint.v3 import endpoint_pb2
 
 from controlplane.compile.compiler import Compiler
-from controlplane.compile.grants import Grant, within
+from controlplane.compile.grants import Grant, is_reserved, within
+from controlplane.compile.offline import compile_objects
+from controlplane.compile.xds_types import LOAD_ASSIGNMENT
 from controlplane.names import GatewayName
 from controlplane.spec.delegation import Delegate
 from controlplane.spec.gateway import KINDS
 from controlplane.spec.match import PathMatch
 from controlplane.spec.rows import rows
 from tests.compile import worlds
+from tests.support.services import ref as service_ref
+from tests.support.services import service
 
 
 @pytest.mark.parametrize(
@@ -72,11 +77,23 @@ def grant(**said: Any) -> Grant:
         (["::/0"], "2001:db8::1", True),
         (["::1/128"], "::1", True),
         (["0.0.0.0/0"], "2001:db8::1", False),
+        (["0.0.0.0/0"], "192.0.0.192", False),
+        (["::/0", "fd00::/8"], "fd20:ce::254", False),
+        (["::/0", "fd00::/8"], "fd00:c1::a9fe:a9fe", False),
+        (["::/0", "0.0.0.0/0"], "64:ff9b::a9fe:a9fe", False),
+        (["::/0", "64:ff9b::/96"], "64:ff9b:1::a9fe:a9fe", False),
+        (["::/0", "2002::/16"], "2002:7f00:1::", False),
+        (["::/0"], "::7f00:1", False),
+        (["::/0"], "::ffff:192.0.2.1", False),
+        (["64:ff9b::/96"], "64:ff9b::192.0.2.1", True),
+        (["64:ff9b::/96", "127.0.0.0/8"], "64:ff9b::7f00:1", True),
+        (["fd20:ce::254/128"], "fd20:ce::254", True),
     ],
 )
 def test_reserved_addresses_are_granted_by_name_only(networks: list[str], address: str, granted: bool) -> None:
     """A wide network is no permission to reach this machine, its links, or where credentials are told."""
     assert grant(addresses=networks).address(address) is granted
+    assert grant(addresses=networks).reserved(address) is (is_reserved(address) and not granted)
 
 
 def test_services_of_the_own_namespace_are_granted() -> None:
@@ -318,3 +335,29 @@ def test_a_revoked_grant_takes_the_routes_away() -> None:
     lived.put(gateway())
     assert lived.served()[0] == set()
     assert [issue.code for found in lived.problems.values() for issue in found] == ["GW0220"]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "port", "served"), [("team", 8500, None), ("team", 8080, 8080), ("platform", 8500, 8500)]
+)
+def test_a_service_of_consul_is_the_ports_that_it_registers(namespace: str, port: int, served: int | None) -> None:
+    """Another one of the same node may be anybody's: only the gateway's own documents may say it."""
+    consul = {"datacenter": "dc", "service": "team", "port": port}
+    document = team(namespace)
+    document["spec"]["backends"] = [{"name": "own", "members": [{"consul": consul}]}]
+    documents = [gateway({**TEAMS, "namespaces": ["team"]}), document]
+    known = service({"ports": {"": 8080}, "endpoints": ["10.9.9.9"]})
+    compiled = compile_objects(
+        {worlds.ref(one): worlds.split(one) for one in documents},
+        {},
+        (GatewayName("platform/edge"),),
+        services={service_ref("consul/dc", "team"): known},
+    )
+    [body] = [
+        one.body for one in compiled.resources((GatewayName("platform/edge"),)) if one.type_url == LOAD_ASSIGNMENT
+    ]
+    found = endpoint_pb2.ClusterLoadAssignment.FromString(body).endpoints
+    ports = [one.endpoint.address.socket_address.port_value for level in found for one in level.lb_endpoints]
+    assert ports == ([served] if served else [])
+    told = [(one.code, one.path) for one in compiled.diagnostics]
+    assert told == ([] if served else [("GW0223", "spec.backends[own].members[0].consul.port")])
