@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from controlplane.spec.parse import parse_text
 from tests.spec.documents import GATEWAY
 
@@ -15,3 +17,47 @@ def said(old: str, new: str) -> list[str]:
 def test_only_a_plain_listener_redirects_everything() -> None:
     (message,) = said("      protocol: HTTPS\n", "      protocol: HTTPS\n      redirect: {port: 443}\n")
     assert message.startswith("f.yaml:10:7: spec.listeners[https].redirect: only an HTTP listener redirects everything")
+
+
+ORIGINS = '{origins: ["https://shop.example.com"], maxAge: 10m}'
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        'origins: ["null"]',
+        'origins: ["https://a.test", "null"]',
+        *(
+            f"originRegexes: ['{pattern}']"
+            for pattern in (
+                ".*",
+                "https://.*",
+                "^https?://[^/]+$",
+                r"https://([a-z0-9-]+\.)+[a-z]+(:\d+)?",
+                r"https://.*\.com",
+                "(?i)HTTPS://.+[.]com",
+                r"https://a\.test|h.*",
+                "(https://shop[.]test)?.*",
+            )
+        ),
+    ],
+)
+def test_no_site_that_is_not_named_acts_as_the_user(origins: str) -> None:
+    (message,) = said(ORIGINS, f"{{{origins}, credentials: true}}")
+    assert ": spec.policies[web-cors].cors.origin" in message
+    assert said(ORIGINS, f"{{{origins}}}") == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "https://[a-z]+[.]example[.]com",
+        r"https?://(www|m)\.shop\.com",
+        r"https?://localhost(:\d+)?",
+        r"http://192\.168\.\d+\.\d+",
+        r"https://.*\.internal",
+        "(https://a[.]test)?",
+    ],
+)
+def test_a_regex_that_names_a_host_may_go_with_credentials(pattern: str) -> None:
+    assert said(ORIGINS, f"{{originRegexes: ['{pattern}'], credentials: true}}") == []

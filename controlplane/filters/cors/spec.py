@@ -7,7 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.model.written import Duration, Flag, HeaderName, Regex, Written
+from controlplane.model import regex
+from controlplane.model.characters import characters
+from controlplane.model.written import Duration, FieldError, Flag, HeaderName, Regex, Written
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
@@ -20,6 +22,23 @@ def _origin(text: str) -> str:
             'an origin is scheme and host such as "https://shop.example.com", "https://*.example.com" or "*"'
         )
     return text
+
+
+_OF_ANYBODY = characters("https:/qz.")
+"""What the origin of a site that nobody has thought of is made of."""
+_PUBLIC_SUFFIX = re.compile(r"(\\\.|\[\.\]|\.)(com|net|org|info|io|dev|app|co|eu|uk|de|xyz|site|online|cloud)\$?$")
+
+
+def _takes_anybody(pattern: str) -> bool:
+    """Whether a regex names no host, but for the end of public names."""
+    for text in {pattern, _PUBLIC_SUFFIX.sub("", pattern)}:
+        try:
+            part, _ = regex.read(text, _OF_ANYBODY)
+        except ValueError:  # what is left of it, without the end, is none
+            continue
+        if part.first & characters("h"):
+            return True
+    return False
 
 
 Origin = Annotated[str, AfterValidator(_origin)]
@@ -42,4 +61,16 @@ class Cors(Written):
             raise ValueError("origins or originRegexes must name at least one origin")
         if self.credentials and "*" in self.origins:
             raise ValueError('credentials: true with origin "*" would let every site act as the user; name the origins')
+        if self.credentials and "null" in self.origins:
+            raise FieldError(
+                ("origins", self.origins.index("null")),
+                'every site can send the origin "null" (from a sandboxed frame), and with credentials: true act as the user',
+            )
+        for index, pattern in enumerate(self.origin_regexes if self.credentials else ()):
+            if _takes_anybody(pattern):
+                raise FieldError(
+                    ("originRegexes", index),
+                    "with credentials: true every site that this regex takes acts as the user: name the host in it, or "
+                    'say origins such as "https://*.example.com"',
+                )
         return self
