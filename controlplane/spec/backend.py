@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from controlplane.filters.jwt.spec import SecretKey
-from controlplane.model.written import Host, Name, Percent, PositiveDuration, Written
+from controlplane.model.written import Name, OneHost, Percent, PositiveDuration, Written
 from controlplane.spec.listener import NotEmpty, SecretName
 from controlplane.spec.member import Dns, Member, Static
 
@@ -34,7 +34,7 @@ class BackendTls(Written):
     """
 
     mode: Literal["simple", "mutual"] = "simple"
-    sni: Host | None = None
+    sni: OneHost | None = None
     ca: SecretKey | None = None
     client_certificate: SecretName | None = None
     san_match: tuple[NotEmpty, ...] = ()

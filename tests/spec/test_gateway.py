@@ -61,3 +61,8 @@ def test_no_site_that_is_not_named_acts_as_the_user(origins: str) -> None:
 )
 def test_a_regex_that_names_a_host_may_go_with_credentials(pattern: str) -> None:
     assert said(ORIGINS, f"{{originRegexes: ['{pattern}'], credentials: true}}") == []
+
+
+def test_a_backend_is_asked_for_by_one_name() -> None:
+    (message,) = said("port: 8080}}]\n", 'port: 8080}}]\n      tls: {sni: "*.internal"}\n')
+    assert ": spec.backends[web].tls.sni: one host is needed here" in message
