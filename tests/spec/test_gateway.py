@@ -25,7 +25,9 @@ ORIGINS = '{origins: ["https://shop.example.com"], maxAge: 10m}'
 @pytest.mark.parametrize(
     "origins",
     [
+        'origins: ["https://*.com"]',
         'origins: ["null"]',
+        "originRegexes: ['https://a[.]test|null']",
         'origins: ["https://a.test", "null"]',
         *(
             f"originRegexes: ['{pattern}']"
@@ -61,6 +63,10 @@ def test_no_site_that_is_not_named_acts_as_the_user(origins: str) -> None:
 )
 def test_a_regex_that_names_a_host_may_go_with_credentials(pattern: str) -> None:
     assert said(ORIGINS, f"{{originRegexes: ['{pattern}'], credentials: true}}") == []
+
+
+def test_a_wildcard_of_a_host_may_go_with_credentials() -> None:
+    assert said(ORIGINS, '{origins: ["https://*.example.com", "https://*.internal"], credentials: true}') == []
 
 
 def test_a_backend_is_asked_for_by_one_name() -> None:

@@ -30,7 +30,9 @@ _PUBLIC_SUFFIX = re.compile(r"(\\\.|\[\.\]|\.)(com|net|org|info|io|dev|app|co|eu
 
 
 def _takes_anybody(pattern: str) -> bool:
-    """Whether a regex names no host, but for the end of public names."""
+    """Whether a regex names no host, but for the end of public names; or takes `null`, which every site can be."""
+    if regex.read(pattern, characters("nul"))[0].first & characters("n"):
+        return True
     for text in {pattern, _PUBLIC_SUFFIX.sub("", pattern)}:
         try:
             part, _ = regex.read(text, _OF_ANYBODY)
@@ -66,6 +68,11 @@ class Cors(Written):
                 ("origins", self.origins.index("null")),
                 'every site can send the origin "null" (from a sandboxed frame), and with credentials: true act as the user',
             )
+        for index, origin in enumerate(self.origins if self.credentials else ()):
+            if "*." in origin and _takes_anybody(origin.replace(".", "[.]").replace("*", ".*")):
+                raise FieldError(
+                    ("origins", index), "with credentials: true every site of that kind acts as the user: name the host"
+                )
         for index, pattern in enumerate(self.origin_regexes if self.credentials else ()):
             if _takes_anybody(pattern):
                 raise FieldError(
