@@ -184,7 +184,7 @@ def _rival(
 ) -> tuple[GatewayName, str] | None:
     """An older gateway whose connections a host would take by being narrower, and a host that its routes declare there."""
     for pattern in covering_patterns(host):
-        other = taken.get(pattern)
+        other = taken.get(pattern) if pattern != host else None
         if other is None or other.gateway == chain.gateway or other.group == chain.group:
             continue
         if not host.startswith("*"):
