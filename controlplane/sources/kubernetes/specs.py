@@ -311,7 +311,7 @@ class Documents:
         return Place(ref.subject)
 
     def _say(self, ref: ObjectRef, diagnostics: tuple[Diagnostic, ...]) -> None:
-        subject = str(ref)  # of this source
+        subject = ref.subject
         if diagnostics or subject in self._said:
             self._sink.problems(self._source, subject, diagnostics)
             self._dirty = True
