@@ -131,9 +131,8 @@ class Session(Outgoing):
             complained = bool(progress.complaints)
             if isolation.reconsider(progress, view, self._wanted(now)):
                 progress.spared_until = now + self._timing.refused
-            if (
-                complained and progress.content
-            ):  # what it refused was taken back: nothing will be sent that it could take
+            if complained and progress.content:
+                # What it refused was taken back: nothing will be sent that it could acknowledge.
                 progress.refusal, progress.refused_new = None, frozenset()
                 self._order.mended(progress)
         self._settle()
