@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable
 from contextlib import suppress
-from typing import Any
 
 import structlog
 
+from controlplane.app import garbage
 from controlplane.app.pace import Pace
 from controlplane.compile.compiler import Commit, Compiler
 
@@ -117,19 +117,21 @@ class CommitLoop:
                 await asyncio.wait_for(self._released.wait(), left)
 
     async def _commit(self, edits: dict[Hashable, Edit]) -> Commit:
-        until = time.monotonic() + SLICE_SECONDS
-        for edit in edits.values():
-            for _ in edit(self.compiler) or (None,):
-                if time.monotonic() > until:
-                    await _give_way()
-                    until = time.monotonic() + SLICE_SECONDS
-        steps: Any = self.compiler.commit()
+        steps = self._steps(edits)
+        now = time.monotonic()
+        sweep, until = garbage.Sweep(now), now + SLICE_SECONDS
         while True:
             try:
                 next(steps)
             except StopIteration as done:
                 commit: Commit = done.value
                 return commit
-            if time.monotonic() > until:
+            if (now := time.monotonic()) > until:
+                sweep.between_slices(now)
                 await _give_way()
                 until = time.monotonic() + SLICE_SECONDS
+
+    def _steps(self, edits: dict[Hashable, Edit]) -> Generator[None, None, Commit]:
+        for edit in edits.values():
+            yield from edit(self.compiler) or (None,)
+        return (yield from self.compiler.commit())

@@ -6,7 +6,6 @@ Start: state, then sources, then the first complete compile, and only then do pr
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -19,6 +18,7 @@ from uuid import uuid4
 import structlog
 
 from controlplane.admin.server import application, listen
+from controlplane.app import garbage
 from controlplane.app.addresses import Addresses
 from controlplane.app.draining import Draining
 from controlplane.app.fleet import Fleet, Labels
@@ -244,8 +244,7 @@ class ControlPlane:
             await self._answered.wait()
             self._loop.flush(time.monotonic())
         await self._loop.settled()
-        gc.freeze()  # what is loaded stays: no collection need look at it, this one neither
-        gc.set_threshold(10_000, 10, 20)
+        garbage.loaded()
         self._fleet.ready = True
         self._metrics.ready.set(1)
         self._forget_lost()
@@ -389,9 +388,7 @@ def _age(status: SourceStatus) -> float:
 
 def serve(configuration: Configuration, started: Callable[[Addresses], None] = lambda _: None) -> int:
     """Run a control plane until it is told to stop; the exit code. Raises ConfigurationError and OSError when it cannot start."""
-    # Almost nothing here is garbage in cycles, and a load makes millions of objects that stay: looking for some after
-    # each 700 new ones was a quarter of its time, looking at all of them again every now and then a tenth.
-    gc.set_threshold(50_000, 1_000, 1_000)
+    garbage.while_loading()
     asyncio.run(_serve(configuration, started))
     return 0
 
