@@ -33,7 +33,12 @@ class Rig:
         self.in_force: Secret | None = None
         self.register = Problems()
         services = SimpleNamespace(
-            tick=lambda: None, ask=lambda: None, flush=lambda _: None, unheard=lambda _: (), caught_up=lambda _: True
+            tick=lambda: None,
+            ask=lambda: None,
+            flush=lambda _: None,
+            unheard=lambda _: (),
+            caught_up=lambda _: True,
+            unnamed=set(),
         )
         self.intake = Intake(
             {"secrets": SourceStatus("secrets", 0.0, None)},

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, cast
 
 import msgspec
@@ -21,6 +22,7 @@ from controlplane.compile.compiler import Compiler
 from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.config import Configuration
 from controlplane.model.endpoint import Service, ServicePort
+from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
@@ -74,8 +76,14 @@ class Cluster:
 class Restarted:
     """An intake that was given what the previous process left, and the compiler behind it. `kept` is what is on disk."""
 
-    def __init__(self, *before: ObjectRef, waited_for: Iterable[str] | None = None, **more: Any) -> None:
-        self.kept: dict[Hashable, object] = {ref: text(ref) for ref in before} | {WEB: "endpoints"}
+    def __init__(
+        self,
+        *before: ObjectRef,
+        waited_for: Iterable[str] | None = None,
+        secrets: Mapping[SecretRef, Secret] = MappingProxyType({}),
+        **more: Any,
+    ) -> None:
+        self.kept: dict[Hashable, object] = {ref: text(ref) for ref in before} | {WEB: "endpoints"} | {**secrets}
         self.edits: dict[Hashable, Edit] = {}
         self.committed = False
         self.cluster = Cluster()
@@ -87,12 +95,12 @@ class Restarted:
             keep=lambda kept: (
                 self._keep(kept.ref, kept.text) if isinstance(kept, SpecObject) else self._keep(kept, None)
             ),
-            keep_secret=lambda *_: None,
+            keep_secret=self._keep,
             services=self.services,
             register=Problems(),
             waited_for=waited_for,
             objects_before={ref: text(ref) for ref in before},
-            secrets_before={},
+            secrets_before=secrets,
             **more,
         )
         self.intake.attach(cast(CommitLoop, self))
@@ -113,19 +121,33 @@ class Restarted:
 
     def flush(self, event_time: float) -> None:
         edits, self.edits = self.edits, {}
-        for edit in edits.values():
-            for _ in edit(self.compiler) or ():
-                pass
+        self._do(edits.values())
         self.compiler.commit_now()
         self.committed = True
         if all(status.answered for status in self.intake.sources.values()):
             self.services.settle()
+        self.intake.forget_secrets(self.compiler.uses_secret)
+
+    def _do(self, edits: Iterable[Edit]) -> None:
+        for edit in edits:
+            for _ in edit(self.compiler) or ():
+                pass
+
+    def succeeds(self, ref: ObjectRef) -> bool:
+        """Whether what was in force of an object before is compiled before what is now."""
+        self._do(self.edits.values())
+        return ref in self.compiler.successors
 
     def say(self, *what: Callable[[Intake], object]) -> None:
         """What sources say in one batch."""
         for one in what:
             one(self.intake)
         self.intake.flush(0.0)
+
+    @property
+    def secrets(self) -> set[Hashable]:
+        """On disk."""
+        return {ref for ref in self.kept if isinstance(ref, SecretRef)}
 
     def files_are_read(self) -> None:
         self.say(lambda intake: intake.put(spec(OTHER)), lambda intake: intake.synced("files"))
@@ -292,3 +314,53 @@ def test_a_restored_custom_resource_claims_what_it_claimed() -> None:
     before = restored(EDGE, now.text)
     assert before is not None
     assert before.rows == now.rows
+
+
+@pytest.mark.parametrize("ports", [(81,), (81, 82), (80, 81), (81, 80)])
+def test_what_changes_more_than_once_before_the_first_commit_follows_on_what_was_in_force(
+    ports: tuple[int, ...],
+) -> None:
+    """Proxies have what followed from the text of before, whatever was between."""
+    plane = Restarted(EDGE)
+    for port in ports:
+        plane.intake.put(spec(EDGE, port))
+    assert plane.succeeds(EDGE) == (ports[-1] != 80)
+
+
+def test_what_goes_and_comes_before_the_first_commit_is_as_it_was() -> None:
+    plane = Restarted(EDGE)
+    plane.say(lambda intake: intake.remove(EDGE, sure=True), lambda intake: intake.put(spec(EDGE, 81)))
+    assert plane.succeeds(EDGE)
+
+
+NAMED, UNNAMED = SecretRef(CLUSTER, "shop", "named"), SecretRef(CLUSTER, "shop", "unnamed")
+OF_FILES, OF_OTHERS = SecretRef("files", "shop", "unnamed"), SecretRef("kubernetes/us", "shop", "named")
+PAIR = Secret.of({"tls.crt": b"certificate", "tls.key": b"key"})
+
+
+def secured(secret: str | None) -> SpecObject:
+    """The gateway of the cluster, with a certificate or without one."""
+    document = json.loads(text(EDGE))
+    if secret is not None:
+        certificate = {"secretRef": secret}
+        listener = {"name": "https", "port": 443, "protocol": "HTTPS"}
+        document["spec"]["listeners"].append(
+            listener | {"tls": [{"hosts": ["a.example.com"], "certificate": certificate}]}
+        )
+    found = restored(EDGE, json.dumps(document))
+    assert found is not None
+    return found
+
+
+def test_keys_that_no_document_names_leave_the_disk() -> None:
+    """Those of files stay: they are all there, whether something names them or not."""
+    plane = Restarted(EDGE, secrets=dict.fromkeys((NAMED, UNNAMED, OF_FILES, OF_OTHERS), PAIR))
+    plane.say(lambda intake: intake.put(secured("named")))
+    plane.files_are_read()
+    assert plane.secrets == {NAMED, UNNAMED, OF_FILES, OF_OTHERS}  # the cluster may know a document that names them
+    plane.say(synced)
+    assert plane.secrets == {NAMED, OF_FILES}
+    plane.say(lambda intake: intake.put(secured(None)))
+    assert plane.secrets == {OF_FILES}
+    plane.say(lambda intake: intake.put(secured("named")), lambda intake: intake.put_secret(NAMED, PAIR))
+    assert plane.secrets == {NAMED, OF_FILES}

@@ -16,6 +16,7 @@ from controlplane.app.problems import Problems
 from controlplane.app.services import Services
 from controlplane.app.standing import SourceStatus
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
+from controlplane.compile.compiler import Compiler
 from controlplane.compile.tls import certificate_status, untimely
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.endpoint import Service
@@ -25,10 +26,11 @@ from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
 from controlplane.sources.guard import Limits, ObjectGuard, held_sentence
 from controlplane.spec.codes import Code
-from controlplane.spec.rows import Row, RowKey
 
 log = structlog.get_logger(__name__)
 
+_FILES = "files"
+"""The source whose secrets are all there, whether something names them or not."""
 _PAIR = ("tls.crt", "tls.key")
 _KEPT_FILES = (*_PAIR, "ca.crt")
 """The files of a secret that outlive it: traffic goes on with the previous certificate."""
@@ -42,7 +44,7 @@ def _is_said_by(ref: ObjectRef | SecretRef, source: str) -> bool:
     """Whether a source that has said everything has spoken of this; a secret that is only given on demand: later."""
     if isinstance(ref, ObjectRef):
         return ref.source == source
-    return source == "secrets" and ref.source == "files"
+    return source == "secrets" and ref.source == _FILES
 
 
 class Intake:
@@ -93,6 +95,8 @@ class Intake:
         self._waited = False
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
         self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
+        self._uncompiled = set(objects_before)  # proxies have what followed from these, and this process nothing yet
+        services.unnamed |= {ref for ref in secrets_before if ref.source != _FILES}
 
     def attach(self, loop: CommitLoop) -> None:
         """Where edits go. Secrets that were in force before come first, so that they are the last good ones."""
@@ -109,22 +113,28 @@ class Intake:
         self._put(spec)
 
     def _put(self, spec: SpecObject) -> None:
-        self.objects[spec.ref] = spec
-        self.services.refer(spec.ref, spec.rows)
-        if spec.ref in self._unconfirmed and self._texts[spec.ref] != spec.text:
-            self._succeed(spec.ref, spec.rows)
-        else:
-            self._edit_object(spec)
+        self._in_force(spec)
         self._unconfirmed.discard(spec.ref)
         self._keep(spec)
 
-    def _succeed(self, ref: ObjectRef, rows: Mapping[RowKey, Row] | None) -> None:
-        """An object is not (None: not there) as it was before this process began: proxies have what followed from that."""
-        before = restored(ref, self._texts[ref])
-        if before is not None:
-            self._loop.edit(ref, lambda compiler: compiler.succeeding(ref, before.rows, rows))
-        elif rows is not None:
-            self._loop.edit(ref, lambda compiler: compiler.putting(ref, rows))
+    def _in_force(self, spec: SpecObject) -> None:
+        self.objects[spec.ref] = spec
+        self.services.refer(spec.ref, spec.rows)
+        self._edit_object(spec.ref, spec)
+
+    def _edit_object(self, ref: ObjectRef, spec: SpecObject | None) -> None:
+        """The object is so from now on (None: not there). If it was another before this process began, that comes first."""
+        before, rows = None, spec.rows if spec is not None else None
+        if ref in self._uncompiled and (spec is None or spec.text != self._texts[ref]):
+            before = restored(ref, self._texts[ref])
+
+        def edit(compiler: Compiler) -> Iterable[None]:
+            self._uncompiled.discard(ref)
+            if before is not None:
+                return compiler.succeeding(ref, before.rows, rows)
+            return compiler.removing(ref) if rows is None else compiler.putting(ref, rows)
+
+        self._loop.edit(ref, edit)
 
     def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
         """An object is gone; what is not sure may be held. Takes effect with `flush`."""
@@ -149,11 +159,8 @@ class Intake:
     def _remove(self, ref: ObjectRef) -> None:
         self.objects.pop(ref, None)
         self.services.refer(ref, None)
-        if ref in self._unconfirmed:
-            self._unconfirmed.discard(ref)
-            self._succeed(ref, None)
-        else:
-            self._loop.edit(ref, lambda compiler: compiler.removing(ref))
+        self._unconfirmed.discard(ref)
+        self._edit_object(ref, None)
         self._keep(ref)
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
@@ -201,14 +208,17 @@ class Intake:
         else:
             self._forget_secret(ref)
 
-    def forget_lost(self, is_used: Callable[[SecretRef], bool]) -> None:
-        """Secrets that are gone, and that nothing refers to any more, need not stay in force."""
+    def forget_secrets(self, is_used: Callable[[SecretRef], bool]) -> None:
+        """Secrets that are gone, or are given for a document that names them, stay as long as something refers to them."""
         if not all(status.synced for status in self.sources.values()):
             return  # what is not read yet may refer to them
-        for ref in [ref for ref in self._lost if not is_used(ref)]:
+        for ref in [ref for ref in self._lost | self.services.unnamed if not is_used(ref)]:
             self._lost.discard(ref)
-            self._secrets.pop(ref, None)
-            self._forget_secret(ref)
+            self._unconfirmed.discard(ref)
+            self.services.unnamed.discard(ref)
+            self._early.pop(ref, None)
+            if self._secrets.pop(ref, None) is not None:
+                self._forget_secret(ref)
             self._say_lost(ref, ())
 
     def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:
@@ -308,9 +318,7 @@ class Intake:
         """
         for ref in self._before(status):
             if ref not in self.objects and (spec := restored(ref, self._texts[ref])) is not None:
-                self.objects[ref] = spec
-                self.services.refer(ref, spec.rows)
-                self._edit_object(spec)
+                self._in_force(spec)
 
     def has_all(self, source: str) -> bool:
         """Whether a source has said all that is wanted of it, as far as it can."""
@@ -354,9 +362,6 @@ class Intake:
     def _forget_secret(self, ref: SecretRef) -> None:
         self._loop.edit(ref, lambda compiler: compiler.remove_secret(ref))
         self._keep_secret(ref, None)
-
-    def _edit_object(self, spec: SpecObject) -> None:
-        self._loop.edit(spec.ref, lambda compiler: compiler.putting(spec.ref, spec.rows))
 
     def _edit_secret(self, ref: SecretRef, secret: Secret) -> None:
         self._loop.edit(ref, lambda compiler: compiler.put_secret(ref, secret))

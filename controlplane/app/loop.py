@@ -53,8 +53,8 @@ class CommitLoop:
         self._woken = asyncio.Event()
         self._released = asyncio.Event()
         self._held_until = 0.0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._flushed = self._committed = 0  # flushes, and how many of them are committed
+        self._progress = asyncio.Event()
 
     def edit(self, key: Hashable, edit: Edit) -> None:
         """Do this in the next commit, instead of an earlier edit with the same key."""
@@ -71,7 +71,7 @@ class CommitLoop:
             return
         self._oldest = event_time if self._oldest is None else min(self._oldest, event_time)
         self._pace.came(time.monotonic())
-        self._idle.clear()
+        self._flushed += 1
         self._woken.set()
 
     def hold(self, until: float) -> None:
@@ -85,7 +85,10 @@ class CommitLoop:
 
     async def settled(self) -> None:
         """Wait until everything flushed so far is committed."""
-        await self._idle.wait()
+        flushed = self._flushed
+        while self._committed < flushed:
+            self._progress.clear()
+            await self._progress.wait()
 
     async def run(self) -> None:
         """Commit until cancelled."""
@@ -95,15 +98,15 @@ class CommitLoop:
             await self._unheld()
             self._woken.clear()
             self._pace.taken()
-            edits, self._edits = self._edits, {}
+            edits, self._edits, flushed = self._edits, {}, self._flushed
             event_time, self._oldest = self._oldest or time.monotonic(), None
             began = time.monotonic()
             self.taken, self._sweeping = edits.keys(), True
             commit = await self._commit(edits)
             self._sweeping = False
             self._on_commit(commit, event_time, time.monotonic() - began)
-            if not self._woken.is_set():
-                self._idle.set()
+            self._committed = flushed
+            self._progress.set()
 
     async def _gather(self) -> None:
         """Nothing after quiet; in a storm, until it pauses."""

@@ -247,7 +247,7 @@ class ControlPlane:
         garbage.loaded()
         self._fleet.ready = True
         self._metrics.ready.set(1)
-        self._forget_lost()
+        self._forget_secrets()
         failed = [status.name for status in self.intake.sources.values() if status.failure]
         log.info("ready", gateways=len(self._compiler.tables.gateways.rows), last_known_good_of=failed or None)
         self._server.changed()
@@ -305,7 +305,7 @@ class ControlPlane:
             self.intake.services.settle()
         self._keep([key for key in commit.requirements if key in tables.requirements.rows])
         if self._fleet.ready:
-            self._forget_lost()
+            self._forget_secrets()
         self._rollcall.published(commit.publication, sequence)
         self._metrics.build_seconds.observe(build_seconds)
         soon = asyncio.get_running_loop().call_soon
@@ -351,9 +351,9 @@ class ControlPlane:
             self._edit_requirement(gateway, name, keep=True)
         self._loop.flush(time.monotonic())
 
-    def _forget_lost(self) -> None:
-        """Secrets that are gone stay in force for those who refer to them, no longer."""
-        self.intake.forget_lost(self._compiler.uses_secret)
+    def _forget_secrets(self) -> None:
+        """Secrets that nothing refers to any more."""
+        self.intake.forget_secrets(self._compiler.uses_secret)
         self._loop.flush(time.monotonic())
 
     def _release(self, requirements: list[tuple[GatewayName, str]]) -> None:

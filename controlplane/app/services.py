@@ -65,6 +65,8 @@ class Services:
         self._objects: dict[ObjectRef, References] = {}
         self._services: Counter[ServiceRef] = Counter()
         self._secrets: Counter[SecretRef] = Counter()
+        self.unnamed: set[SecretRef] = set()
+        """Secrets that no document names, and that were named, or in force before this process began."""
         self._to_ask: dict[ServiceRef, None] = {}
         self._secrets_to_ask: dict[SecretRef, None] = {}
         self._asked: set[ServiceRef] = set()
@@ -101,8 +103,11 @@ class Services:
         self._secrets.update(now.secrets - before.secrets)
         self._secrets.subtract(before.secrets - now.secrets)
         for secret in before.secrets ^ now.secrets:
-            if not self._secrets[secret]:
+            if self._secrets[secret]:
+                self.unnamed.discard(secret)
+            else:
                 del self._secrets[secret]
+                self.unnamed.add(secret)
             self._secrets_to_ask[secret] = None
         for service in before.services ^ now.services:
             if self._services[service] > 0:

@@ -47,6 +47,11 @@ class Secrets:
         self.said = {name: secret for name, secret in self.said.items() if name in names}
         return bool(new)
 
+    def forget(self, name: str) -> None:
+        """Nobody refers to this any more: when it is wanted again it is new."""
+        self.wanted.discard(name)
+        self.said.pop(name, None)
+
     def begin(self) -> None:
         """A list begins."""
         self._covered = set(self.wanted)
@@ -118,13 +123,20 @@ class SecretWatch:
         """Whether every secret that is referred to has been pushed or said to be absent, but for those that cannot be read."""
         return all(mirror.caught_up or self._watches.fails(name) for name, mirror in self._mirrors.items())
 
+    def forget(self, namespace: str, name: str) -> None:
+        """Nobody refers to this any more: at once, for what is wanted again in this very turn is pushed again."""
+        if (mirror := self._mirrors.get(self._mirror(namespace, name))) is not None:
+            mirror.forget(name)
+
+    def _mirror(self, namespace: str, name: str) -> str:
+        return named("secrets", namespace) if self._by_namespace else f"secret {namespace}/{name}"
+
     def want(self, wanted: Mapping[str, set[str]]) -> None:
         """Refer to these names by namespace and to no others."""
         goals = {
-            name: (namespace, names if self._by_namespace else {secret}, secret)
+            self._mirror(namespace, secret): (namespace, names if self._by_namespace else {secret}, secret)
             for namespace, names in wanted.items()
             for secret in sorted(names)
-            for name in [named("secrets", namespace) if self._by_namespace else f"secret {namespace}/{secret}"]
         }
         for name in self._mirrors.keys() - goals.keys():
             del self._mirrors[name]

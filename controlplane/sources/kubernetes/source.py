@@ -103,7 +103,11 @@ class KubernetesSource:
         ours = [ref for ref in services if ref.source == self.name]
         (self._services if self._started else self._catalog).forget([(ref.namespace, ref.name) for ref in ours])
         self._to_take |= dict.fromkeys(ours, False)
-        self._secrets_to_take |= {ref: False for ref in secrets if ref.source == self.name}
+        for secret in secrets:
+            if secret.source == self.name:
+                self._secrets_to_take[secret] = False
+                if self._started:
+                    self._secrets.forget(secret.namespace, secret.name)
         self._wake.set()
 
     def confirm(self, services: Collection[ServiceRef]) -> None:
