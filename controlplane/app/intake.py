@@ -21,7 +21,7 @@ from controlplane.compile.tls import certificate_status, untimely
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import ObjectRef, SecretRef, ServiceRef
+from controlplane.names import FILES, ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
 from controlplane.sources.guard import Limits, ObjectGuard, held_sentence
@@ -29,10 +29,8 @@ from controlplane.spec.codes import Code
 
 log = structlog.get_logger(__name__)
 
-_FILES = "files"
-"""The source whose secrets are all there, whether something names them or not."""
 _PAIR = ("tls.crt", "tls.key")
-_KEPT_FILES = (*_PAIR, "ca.crt")
+_KEPTFILES = (*_PAIR, "ca.crt")
 """The files of a secret that outlive it: traffic goes on with the previous certificate."""
 
 
@@ -44,7 +42,7 @@ def _is_said_by(ref: ObjectRef | SecretRef, source: str) -> bool:
     """Whether a source that has said everything has spoken of this; a secret that is only given on demand: later."""
     if isinstance(ref, ObjectRef):
         return ref.source == source
-    return source == "secrets" and ref.source == _FILES
+    return source == "secrets" and ref.source == FILES
 
 
 class Intake:
@@ -96,7 +94,7 @@ class Intake:
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
         self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
         self._uncompiled = set(objects_before)  # proxies have what followed from these, and this process nothing yet
-        services.unnamed |= {ref for ref in secrets_before if ref.source != _FILES}
+        services.unnamed |= {ref for ref in secrets_before if ref.source != FILES}
 
     def attach(self, loop: CommitLoop) -> None:
         """Where edits go. Secrets that were in force before come first, so that they are the last good ones."""
@@ -197,7 +195,7 @@ class Intake:
         """A secret is gone."""
         self._early.pop(ref, None)
         before = self._secrets.pop(ref, None)
-        kept = {name: value for name in _KEPT_FILES if before and (value := before.get(name)) is not None}
+        kept = {name: value for name in _KEPTFILES if before and (value := before.get(name)) is not None}
         if kept:
             self._lost.add(ref)
             self._secrets[ref] = Secret.of(kept)
