@@ -31,7 +31,7 @@ class Limits:
     message_bytes: int = 16 << 20
     response_bytes: int = 4 << 20
     """What a gRPC client takes unless it was told otherwise: larger responses are split where the protocol lets them."""
-    response_changes: int = 250
+    response_changes: int = 500
     """Changed resources of a delta response: while more were encoded, no other stream and no endpoint would have its turn."""
     names: int = 50_000
     """Names that a stream may subscribe to, and that one request may hold; what comes by wildcard needs none."""
