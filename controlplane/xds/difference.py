@@ -81,7 +81,7 @@ def touched(progress: Progress, view: Substituted, before: Collection[tuple[str,
 def _many_touched(progress: Progress, view: View, before: Iterable[tuple[str, str]], wanted: Wanted) -> None:
     """The same for a client that has everything else: nothing else runs meanwhile, for 20,000 names and each stream."""
     versions = view.versions(progress.kind.url)
-    progress.first_changed = progress.first_gone = None
+    progress.additions.first = progress.removals.first = None
     progress.changed = {name: held for name, held in before if versions.get(name, held) != held}
     progress.gone = {name: held for name, held in before if held and name not in versions}
     if progress.changed:

@@ -117,7 +117,7 @@ class Outgoing(ABC):
             return []
         free = progress.timely and not self._order.holds_additions(progress, now)
         if free or progress.whole:
-            progress.first_changed = None
+            progress.additions.first = None
         if progress.whole and not free and progress.kind.full_state:
             return []  # names that were asked for beside are in it, and a first answer is whole
         due = progress.finish and not progress.changed and not progress.gone and not progress.whole
@@ -130,24 +130,19 @@ class Outgoing(ABC):
         return responses
 
     def _first_changed(self, progress: Progress, now: float) -> tuple[frozenset[str], int | None]:
-        """Of what must wait, what was held first and need not any more; its tick, when that is all of it.
-
-        Else a proxy whose ACKs take longer than it is from one change to the next would wait for the bound each time.
-        """
+        """Of what must wait, what was held first and need not any more; its tick, when that is all of it."""
         if not progress.timely or progress.whole:
             return NOTHING, None
-        if progress.first_changed is None:
-            progress.first_changed = progress.additions.wanted, set(progress.waiting())
-        tick, names = progress.first_changed
-        if tick == progress.additions.wanted or self._order.holds_additions(progress, now, tick):
+        first = progress.additions.overtaken(progress.waiting)
+        if first is None or self._order.holds_additions(progress, now, first.tick):
             return NOTHING, None
-        names &= progress.waiting()
-        if len(names) > self._portion:
-            some = frozenset(islice(names, self._portion))
-            names -= some
+        first.names &= progress.waiting()
+        if len(first.names) > self._portion:
+            some = frozenset(islice(first.names, self._portion))
+            first.names -= some
             return some, None
-        progress.first_changed = None
-        return frozenset(names), tick
+        progress.additions.first = None
+        return frozenset(first.names), first.tick
 
     def _poll_late(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
         if progress.static or self._order.holds_late(progress, now):
@@ -242,15 +237,13 @@ class Outgoing(ABC):
         if self._spares(progress, now):
             return NOTHING, None
         if not self._order.holds_removals(progress, now):
-            progress.first_gone = None
+            progress.removals.first = None
             return frozenset(progress.gone), None
-        if progress.first_gone is None:
-            progress.first_gone = progress.removals.wanted, set(progress.gone)
-        tick, names = progress.first_gone
-        if tick == progress.removals.wanted or self._order.holds_removals(progress, now, tick):
+        first = progress.removals.overtaken(progress.gone.keys)
+        if first is None or self._order.holds_removals(progress, now, first.tick):
             return NOTHING, None
-        progress.first_gone = None
-        return frozenset(names & progress.gone.keys()), tick
+        progress.removals.first = None
+        return frozenset(first.names & progress.gone.keys()), first.tick
 
     def _spares(self, progress: Progress, now: float) -> bool:
         """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound."""

@@ -6,7 +6,7 @@ A stream that is in sync needs no entry for a name: it holds the version of its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
@@ -21,18 +21,27 @@ from controlplane.xds.subscription import Subscription
 from controlplane.xds.types import ResourceType
 
 
+@dataclass(slots=True)
+class First:
+    """Names that were wanted at a tick, and not again since: the newest content is sent, which may need what came with it."""
+
+    tick: int
+    names: set[str]
+
+
 class Lane:
     """Additions and changes, or removals, of one type: the ticks at which they were wanted, pushed and acked.
 
     A tick counts what came in on the stream: requests and changes.
     """
 
-    __slots__ = ("acked", "answer", "cap", "limit", "pushed", "removal_limit", "wanted", "warming")
+    __slots__ = ("acked", "answer", "cap", "first", "limit", "pushed", "removal_limit", "wanted", "warming")
 
     def __init__(self) -> None:
         self.wanted = 0
         self.pushed = 0
         self.acked = 0
+        self.first: First | None = None  # what was held first: what came later must not keep it waiting
         self.answer = False  # what was pushed last is an answer to a first request, which the client had nothing for
         self.cap = inf  # what waits in this lane goes out then, whatever blocks it
         self.limit = inf  # from then on nobody's additions wait for the ACK of what was pushed
@@ -57,6 +66,20 @@ class Lane:
         self.answer = False
         self.cap = cap
         self.limit = self.removal_limit = limit
+
+    def overtaken(self, waiting: Callable[[], Iterable[str]]) -> First | None:
+        """What was held first, when more came since; `waiting` says all that waits now.
+
+        Else a proxy whose ACKs take longer than it is from one change to the next would wait for the bound each time.
+        """
+        if self.first is None:
+            self.first = First(self.wanted, set(waiting()))
+        return self.first if self.first.tick != self.wanted else None
+
+    def again(self, name: str) -> None:
+        """This is wanted again, in a newer form."""
+        if self.first is not None:
+            self.first.names.discard(name)
 
     def nothing(self) -> None:
         """What was wanted and not pushed is not wanted any more."""
@@ -115,16 +138,12 @@ class Push:
         self.created = self.created.union(*(push.created for push in over))
 
 
-First = tuple[int, set[str]] | None
-"""Names that were wanted at a tick, and not again since: the newest content is sent, which may need what came with it."""
-
-
 class Progress:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "first_changed", "first_gone", "gone", "grace",
-        "in_flight", "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "returning", "sent",
+        "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace", "in_flight",
+        "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "returning", "sent",
         "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "unsure", "whole",
     )  # fmt: skip
 
@@ -134,9 +153,6 @@ class Progress:
         self.changed: dict[str, str] = {}  # name to the version the client holds: content differs from the view's
         self.postponed: frozenset[str] = NOTHING  # those in `changed` that are late
         self.gone: dict[str, str] = {}  # name to the version the client holds: the view has it no more
-        # What was held first: what came later must not keep it waiting.
-        self.first_changed: First = None
-        self.first_gone: First = None
         self.asked = NOTHING  # to be answered at once, whatever the client holds
         self.whole = False  # everything is to be answered
         self.finish = False  # one answer is due, even an empty one
@@ -215,14 +231,12 @@ class Progress:
     def lacks(self, name: str, held: str) -> None:
         """Note that the client holds this version of a name, and is to be sent another."""
         self.changed[name] = held
-        if self.first_changed is not None:
-            self.first_changed[1].discard(name)
+        self.additions.again(name)
 
     def loses(self, name: str, held: str) -> None:
         """Note that the client holds this version of a name, and is to be told that it is gone."""
         self.gone[name] = held
-        if self.first_gone is not None:
-            self.first_gone[1].discard(name)
+        self.removals.again(name)
 
     def postpone(self, name: str) -> Lane:
         """This name, in `changed`, is late: the lane that it waits in."""
