@@ -224,24 +224,24 @@ class Outgoing(ABC):
             progress.relax()
             return []
         push = self._record(progress, draft, listing, before, now, self._timing.phase)
-        push.removals_tick = self._tick if upto is None else upto
-        if upto is None:
-            progress.removals.push(self._tick, push.limit)
-        else:
+        push.removals_tick = upto if progress.gone else self._tick
+        if progress.gone:
             progress.removals.push_part(upto, push.limit, self._wanted(now).cap)
             self._order.wake(now)
+        else:
+            progress.removals.push(self._tick, push.limit)
         return [self._finish(progress, push, draft)]
 
-    def _may_go(self, progress: Progress, now: float) -> tuple[frozenset[str], int | None]:
-        """What may be removed: all that is gone, or, with its tick, what was held first and need not wait any more."""
+    def _may_go(self, progress: Progress, now: float) -> tuple[frozenset[str], int]:
+        """What may be removed, with its tick: all that is gone, or what was held first and need not wait any more."""
         if self._spares(progress, now):
-            return NOTHING, None
+            return NOTHING, 0
         if not self._order.holds_removals(progress, now):
             progress.removals.first = None
-            return frozenset(progress.gone), None
+            return frozenset(progress.gone), self._tick
         first = progress.removals.overtaken(progress.gone.keys)
         if first is None or self._order.holds_removals(progress, now, first.tick):
-            return NOTHING, None
+            return NOTHING, 0
         progress.removals.first = None
         return frozenset(first.names & progress.gone.keys()), first.tick
 

@@ -354,6 +354,25 @@ def test_asking_for_what_is_gone_does_not_take_it_from_routes_that_lead_to_it_so
     client.take(CDS, names=["a", "b"])
 
 
+def test_what_goes_in_part_and_is_not_wanted_for_the_rest_holds_nothing_up() -> None:
+    """The listener that went first goes alone; the one that went later, and that nobody asks for any more, never does."""
+    client = Sotw(resource(LDS, "a"), resource(LDS, "b"))
+    client.send(LDS)
+    listeners = client.expect_bodies(LDS, b"1", b"1")
+    client.publish(removed(LDS, "a"), resource(CDS, "b"))
+    client.send(CDS)
+    clusters = client.expect_bodies(CDS, cluster("b"))
+    client.publish(removed(LDS, "b"), removed(CDS, "b"), resource(CDS, "a"))
+    client.send(LDS, ["a"])
+    client.ack(listeners, ["a"])
+    client.ack(clusters)
+    added = client.expect_bodies(CDS, cluster("a"), cluster("b"))
+    client.ack(client.expect_bodies(LDS), ["a"])
+    client.ack(added)
+    client.take(CDS, cluster("a"))
+    client.expect_nothing()
+
+
 def test_a_nack_cannot_pin_what_is_removed_for_ever() -> None:
     client = synced()
     client.publish(resource(SRDS, "a", "bad"), removed(CDS, "a"))
