@@ -338,18 +338,22 @@ OF_FILES, OF_OTHERS = SecretRef("files", "shop", "unnamed"), SecretRef("kubernet
 PAIR = Secret.of({"tls.crt": b"certificate", "tls.key": b"key"})
 
 
-def secured(secret: str | None) -> SpecObject:
-    """The gateway of the cluster, with a certificate or without one."""
-    document = json.loads(text(EDGE))
+def secured(secret: str | None, ref: ObjectRef = EDGE) -> SpecObject:
+    """A gateway, with a certificate or without one."""
+    document = json.loads(text(ref))
     if secret is not None:
         certificate = {"secretRef": secret}
         listener = {"name": "https", "port": 443, "protocol": "HTTPS"}
         document["spec"]["listeners"].append(
             listener | {"tls": [{"hosts": ["a.example.com"], "certificate": certificate}]}
         )
-    found = restored(EDGE, json.dumps(document))
+    found = restored(ref, json.dumps(document))
     assert found is not None
     return found
+
+
+def of_files(secret: str | None) -> SpecObject:
+    return secured(secret, ObjectRef("files", "GatewaySpec", "shop", "other"))
 
 
 def test_keys_that_no_document_names_leave_the_disk() -> None:
@@ -364,3 +368,15 @@ def test_keys_that_no_document_names_leave_the_disk() -> None:
     assert plane.secrets == {OF_FILES}
     plane.say(lambda intake: intake.put(secured("named")), lambda intake: intake.put_secret(NAMED, PAIR))
     assert plane.secrets == {NAMED, OF_FILES}
+
+
+def test_a_secret_of_files_stays_though_no_document_names_it() -> None:
+    """Its source says what changes, and not again what is named again."""
+    plane = Restarted()
+    plane.files_are_read()
+    plane.say(lambda intake: intake.put_secret(OF_FILES, PAIR), synced)
+    plane.say(lambda intake: intake.put(of_files("unnamed")))
+    plane.say(lambda intake: intake.put(of_files(None)))
+    plane.say(lambda intake: intake.put(of_files("unnamed")))
+    assert OF_FILES in plane.secrets
+    assert OF_FILES in plane.compiler.tables.secrets.rows

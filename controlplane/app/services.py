@@ -66,7 +66,7 @@ class Services:
         self._services: Counter[ServiceRef] = Counter()
         self._secrets: Counter[SecretRef] = Counter()
         self.unnamed: set[SecretRef] = set()
-        """Secrets that no document names, and that were named, or in force before this process began."""
+        """Secrets that no document names, and that were named, or in force before this process began; not those of files."""
         self._to_ask: dict[ServiceRef, None] = {}
         self._secrets_to_ask: dict[SecretRef, None] = {}
         self._asked: set[ServiceRef] = set()
@@ -107,7 +107,8 @@ class Services:
                 self.unnamed.discard(secret)
             else:
                 del self._secrets[secret]
-                self.unnamed.add(secret)
+                if secret.source in self.sources:  # others do not give it again when it is named again
+                    self.unnamed.add(secret)
             self._secrets_to_ask[secret] = None
         for service in before.services ^ now.services:
             if self._services[service] > 0:
