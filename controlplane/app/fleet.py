@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 import structlog
 
@@ -38,14 +39,17 @@ CACHED = 10_000
 """Label sets that are remembered."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Underway:
-    """A publication that some streams have not acknowledged yet."""
+    """A publication that so many streams have not acknowledged yet."""
 
     sequence: int
     event_time: float
-    waiting: set[int]
+    waiting: int
     arrived: Callable[[], None] | None
+
+
+_by_sequence = attrgetter("sequence")
 
 
 class Fleet:
@@ -71,9 +75,11 @@ class Fleet:
         self._selectors: dict[GatewayName, Labels] = {}
         self._compiled: set[tuple[View, Family]] = set()
         self._selected: dict[Labels, View] = {}
-        self._had_a_view: dict[str, int] = {}
-        self._streams: set[int] = set()
-        self._underway: deque[_Underway] = deque()
+        self._connected: dict[str, set[int]] = {}
+        self._had_a_view: set[str] = set()  # nodes that are connected
+        self._just_shown = ""  # a node that was given a view, and is connected next
+        self._reached: dict[int, int] = {}  # by stream of a node that had a view: the sequence number that it has come to
+        self._underway: list[_Underway] = []  # by sequence number
 
     # -- directory -----------------------------------------------------------------------------------------------
 
@@ -86,8 +92,17 @@ class Fleet:
         if (gateways, family) not in self._compiled:
             self._demand(gateways, family)
             return None
-        self._had_a_view.setdefault(node.id, 0)
+        if node.id not in self._had_a_view:
+            self._shown(node.id)
         return self._store.view([*self.near(gateways, node, family), *parts_of(gateways, family)])
+
+    def _shown(self, node: str) -> None:
+        """The node is given its first view: from now on its streams come to have what is published."""
+        if node not in self._connected:
+            self._just_shown = node
+            return
+        self._had_a_view.add(node)
+        self._reached |= dict.fromkeys(self._connected[node], self._store.sequence)
 
     def gateways(self, proven: Mapping[str, str], said: Mapping[str, str]) -> View:
         """The gateways whose selectors match what is proven, and what the node says when it says anything."""
@@ -130,8 +145,9 @@ class Fleet:
 
     def published(self, sequence: int, event_time: float, arrived: Callable[[], None] | None = None) -> None:
         """A publication goes out now; `arrived` is called when every stream has it (or after a bound)."""
-        underway = _Underway(sequence, event_time, set(self._streams), arrived)
-        if underway.waiting:
+        waiting = sum(reached < sequence for reached in self._reached.values())
+        if waiting:
+            underway = _Underway(sequence, event_time, waiting, arrived)
             self._underway.append(underway)
             asyncio.get_running_loop().call_later(SETTLE_BOUND, self._give_up, underway)
         elif arrived is not None:
@@ -143,14 +159,21 @@ class Fleet:
             if underway.arrived is not None:
                 underway.arrived()
 
-    def _without(self, stream: int, sequence: int | None) -> None:
-        for underway in list(self._underway):
-            if sequence is not None and underway.sequence > sequence:
-                break
-            underway.waiting.discard(stream)
+    def _reaches(self, stream: int, sequence: int, *, ended: bool = False) -> None:
+        """A stream has come to a sequence number, or ended; it costs what is new of it, however much others lack."""
+        if (before := self._reached.get(stream)) is None:
+            return
+        first = bisect_right(self._underway, before, key=_by_sequence)
+        last = bisect_right(self._underway, sequence, key=_by_sequence)
+        if ended:
+            del self._reached[stream]
+        else:
+            self._reached[stream] = max(before, sequence)
+        for underway in self._underway[first:last]:
+            underway.waiting -= 1
             if not underway.waiting:
                 self._underway.remove(underway)
-                if sequence is not None:
+                if not ended:
                     self._metrics.propagation_seconds.observe(time.monotonic() - underway.event_time)
                 if underway.arrived is not None:
                     underway.arrived()
@@ -160,23 +183,27 @@ class Fleet:
     def connected(self, stream: int, node: Node, variant: Variant) -> None:
         """A stream was admitted."""
         log.info("node connected", node=node.id, cluster=node.cluster, variant=str(variant), version=node.version)
-        self._streams.add(stream)
+        self._connected.setdefault(node.id, set()).add(stream)
+        if self._just_shown == node.id:
+            self._had_a_view.add(node.id)
+        self._just_shown = ""
+        if node.id in self._had_a_view:
+            self._reached[stream] = self._store.sequence
         self.gone.back(node)
-        self._had_a_view[node.id] = self._had_a_view.get(node.id, 0) + 1
-        self._metrics.nodes.set(len(self._streams))
+        self._metrics.nodes.inc()
         self.moved()
 
     def disconnected(self, stream: int, node: Node) -> None:
         """A stream has ended."""
         log.info("node disconnected", node=node.id)
-        self._streams.discard(stream)
-        self._metrics.nodes.set(len(self._streams))
-        left = self._had_a_view.pop(node.id, 1) - 1
-        if left > 0:
-            self._had_a_view[node.id] = left
-        else:
+        self._metrics.nodes.dec()
+        streams = self._connected[node.id]
+        streams.discard(stream)
+        if not streams:
+            del self._connected[node.id]
+            self._had_a_view.discard(node.id)
             self.gone.left(node)
-        self._without(stream, None)
+        self._reaches(stream, self._store.sequence, ended=True)
         self.moved()
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:
@@ -214,7 +241,7 @@ class Fleet:
 
     def settled(self, stream: int, sequence: int) -> None:
         """A stream has everything up to a sequence number."""
-        self._without(stream, sequence)
+        self._reaches(stream, sequence)
         self.moved()
 
 

@@ -1,0 +1,157 @@
+"""Which nodes a publication waits for, and what a node without gateways sees."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from controlplane.app import fleet as module
+from controlplane.app.fleet import Fleet, Labels
+from controlplane.names import Family, GatewayName, parts_of
+from controlplane.resources import Resource
+from controlplane.snapshot.store import Store
+from controlplane.telemetry.metrics import Metrics
+from controlplane.xds import types
+from controlplane.xds.nodes import Node, Peer
+from controlplane.xds.observer import Variant
+
+EDGE = GatewayName("shop/edge")
+ROLE: dict[GatewayName, Labels] = {EDGE: (("role", "edge"),)}
+
+
+class Rig:
+    """A fleet, its store, and streams that connect as sessions do: the directory is asked first."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.fleet = Fleet(self.store, Metrics(), trust=None, demand=lambda *_: None)
+        self.arrived: list[int] = []
+        self.select(ROLE)
+        self.publish()
+
+    def select(self, selectors: dict[GatewayName, Labels]) -> None:
+        self.fleet.select(selectors, {((gateway,), Family.ENVOY) for gateway in selectors})
+
+    def publish(self) -> int:
+        """Something changes; `arrived` has its number when everybody has it."""
+        number = self.store.sequence + 1
+        resource = Resource(types.CLUSTER, "c", str(number).encode())
+        assert self.store.publish({parts_of((EDGE,))[0]: [(types.CLUSTER, "c", resource)]}) == number
+        self.fleet.published(number, 0.0, lambda: self.arrived.append(number))
+        return number
+
+    def connect(self, stream: int, role: str = "edge") -> Node:
+        node = Node(f"n-{role}", labels={"role": role})
+        self.fleet.admit(node, Peer())
+        self.fleet.connected(stream, node, Variant.DELTA)
+        return node
+
+
+def run(check: Callable[[Rig], None]) -> None:
+    async def body() -> None:
+        check(Rig())
+
+    asyncio.run(body())
+
+
+def sees(rig: Rig, node: Node) -> tuple[Any, ...] | None:
+    view = rig.fleet.admit(node, Peer())
+    return None if view is None else view.parts
+
+
+def test_a_node_that_never_saw_a_gateway_waits_whatever_changes() -> None:
+    """The empty view would take away from it what it has from another replica, or from before."""
+
+    def check(rig: Rig) -> None:
+        node = rig.connect(1, "other")
+        rig.publish()
+        assert rig.fleet.admit(node, Peer()) is None
+        rig.connect(2, "other")
+        assert rig.fleet.admit(node, Peer()) is None
+
+    run(check)
+
+
+def test_a_node_whose_gateways_are_all_gone_sees_nothing_as_long_as_it_is_connected() -> None:
+    def check(rig: Rig) -> None:
+        node = rig.connect(1)
+        assert sees(rig, node)
+        rig.select({})
+        assert sees(rig, node) == ()
+        rig.fleet.disconnected(1, node)
+        assert rig.fleet.admit(node, Peer()) is None
+
+    run(check)
+
+
+def test_a_node_that_is_denied_between_its_view_and_its_stream_leaves_nothing() -> None:
+    def check(rig: Rig) -> None:
+        node = Node("n-edge", labels={"role": "edge"})
+        rig.fleet.admit(node, Peer())
+        rig.connect(1, "other")
+        rig.select({})
+        rig.fleet.connected(2, node, Variant.DELTA)
+        assert rig.fleet.admit(node, Peer()) is None
+
+    run(check)
+
+
+def test_a_publication_has_arrived_when_all_who_see_something_have_it() -> None:
+    def check(rig: Rig) -> None:
+        rig.arrived.clear()
+        gone = rig.connect(1)
+        rig.connect(2)
+        rig.connect(3, "other")  # has no view, and acknowledges nothing
+        first, second = rig.publish(), rig.publish()
+        rig.connect(4)  # begins with what there is
+        rig.fleet.settled(1, second)
+        rig.fleet.settled(2, first)
+        assert rig.arrived == [first]
+        rig.fleet.settled(4, second)
+        assert rig.arrived == [first]
+        third = rig.publish()
+        rig.fleet.settled(2, third)
+        rig.fleet.settled(4, third)
+        assert rig.arrived == [first, second]
+        rig.fleet.disconnected(1, gone)
+        assert rig.arrived == [first, second, third]
+
+    run(check)
+
+
+def test_a_node_that_comes_to_have_a_gateway_is_waited_for_from_then_on() -> None:
+    def check(rig: Rig) -> None:
+        node = rig.connect(1, "other")
+        assert rig.publish() in rig.arrived
+        rig.select({**ROLE, GatewayName("shop/other"): (("role", "other"),)})
+        assert sees(rig, node)
+        rig.arrived.clear()
+        number = rig.publish()
+        assert rig.arrived == []
+        rig.fleet.settled(1, number)
+        assert rig.arrived == [number]
+
+    run(check)
+
+
+def test_an_acknowledgement_does_not_cost_what_others_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def by_sequence(underway: Any) -> int:
+        nonlocal looked
+        looked += 1
+        return int(underway.sequence)
+
+    def check(rig: Rig) -> None:
+        rig.connect(1)  # never acknowledges
+        rig.connect(2)
+        for _ in range(1000):
+            number = rig.publish()
+            rig.fleet.settled(2, number)
+        assert looked < 1000 * 30
+
+    monkeypatch.setattr(module, "_by_sequence", by_sequence)
+    run(check)
