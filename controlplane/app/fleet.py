@@ -78,7 +78,7 @@ class Fleet:
         self._connected: dict[str, set[int]] = {}
         self._had_a_view: set[str] = set()  # nodes that are connected
         self._just_shown = ""  # a node that was given a view, and is connected next
-        self._reached: dict[int, int] = {}  # by stream of a node that had a view: the sequence number that it has come to
+        self._reached: dict[int, int] = {}  # by stream of a node that had a view: what it has come to
         self._underway: list[_Underway] = []  # by sequence number
 
     # -- directory -----------------------------------------------------------------------------------------------
