@@ -110,7 +110,8 @@ class Lease:
         holder = spec.get("holderIdentity") or ""
         seen = (holder, spec.get("renewTime"), spec.get("leaseTransitions"))
         if self._known is None or self._known.seen != seen:
-            self._known = _Known(seen, began)
+            # It may have been renewed while we asked. Our own time, by contrast, counts from before we asked.
+            self._known = _Known(seen, self._clock())
         lasts = spec.get("leaseDurationSeconds") or LASTS_SECONDS
         if holder not in {"", self._identity} and began < self._known.at + lasts:
             self._until = float("-inf")

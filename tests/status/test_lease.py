@@ -16,16 +16,16 @@ class SlowCluster:
 
     def __init__(self, seconds: float) -> None:
         self.now = 0.0
-        self._seconds = seconds
-        self._lease: dict[str, Any] = {"metadata": {}, "spec": {}}
+        self.seconds = seconds
+        self.lease: dict[str, Any] = {"metadata": {}, "spec": {}}
 
     async def get(self, *_: Any) -> bytes:
-        self.now += self._seconds
-        return json.dumps(self._lease).encode()
+        self.now += self.seconds
+        return json.dumps(self.lease).encode()
 
     async def send(self, _: str, __: str, body: bytes, *___: Any) -> bytes:
-        self.now += self._seconds
-        self._lease = json.loads(body)
+        self.now += self.seconds
+        self.lease = json.loads(body)
         return body
 
 
@@ -52,3 +52,29 @@ def test_a_lease_that_lapses_while_it_is_renewed_is_told_of_each_time(
     asyncio.run(scenario())
     assert changes[:told] == [True] * told
     assert len(changes) == 1 or told > 1
+
+
+def test_a_holder_is_given_its_whole_time_though_the_answer_took_long() -> None:
+    """It renewed while we were asking: counted from the question, it would be one of two that write."""
+    cluster = SlowCluster(7.0)
+    other = {"holderIdentity": "other", "leaseDurationSeconds": LASTS_SECONDS, "renewTime": "renewed while asked"}
+    cluster.lease = {"metadata": {}, "spec": other}
+
+    async def holds_at(lease: Lease, asked: float) -> bool:
+        cluster.now = asked
+        await lease._try()
+        return lease.holds
+
+    async def scenario() -> None:
+        lease = Lease(
+            cluster,  # type: ignore[arg-type]  # what it asks of a client
+            "controlplane", "status", "me", lambda: None, lambda _: None, lambda: cluster.now,
+        )  # fmt: skip
+        assert not await holds_at(lease, 0.0)  # the other one has begun to renew at 6: until 21 it writes
+        assert not await holds_at(lease, LASTS_SECONDS + 0.1)
+        cluster.seconds = 0.1
+        assert await holds_at(lease, LASTS_SECONDS + 7.1)
+        cluster.now = 2 * LASTS_SECONDS + 7.1
+        assert not lease.holds  # the time that is ours counts from the question
+
+    asyncio.run(scenario())
