@@ -69,6 +69,8 @@ def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str,
     listed = before.get("conditions")
     found = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     known = {str(one.get("type")): one for one in found}  # others may write it, and not every definition checks what
+    if not standing.counts:
+        conditions[1] = _kept(conditions[1], known.get("Programmed"), standing.generation)
     said["conditions"] = [_timed(one, known.get(one["type"]), standing.generation, now) for one in conditions]
     if standing.counts:
         proxies = standing.proxies
@@ -121,7 +123,27 @@ def _programmed(proxies: Proxies) -> dict[str, str]:
     elif not proxies.matched:
         said = ("True", "NoProxies", "no proxy is connected; the next one gets it")
     else:
-        said = ("True", "Programmed", "every connected proxy has acknowledged it")
+        said = _ACKNOWLEDGED
+    return _condition(said)
+
+
+_ACKNOWLEDGED = ("True", "Programmed", "every connected proxy has acknowledged it")
+
+
+def _kept(condition: dict[str, str], before: Mapping[str, Any] | None, generation: int) -> dict[str, str]:
+    """What was said of a route that proxies have: it stays so when proxies come and go, as they all do when replicas restart."""
+    if before is None or condition["reason"] not in {"Pending", "NoProxies"}:
+        return condition
+    was = before.get("status"), before.get("reason"), before.get("observedGeneration")
+    return _condition(_ACKNOWLEDGED) if was == (*_ACKNOWLEDGED[:2], generation) else condition
+
+
+def waits(status: Mapping[str, Any]) -> bool:
+    """Whether it says that something is on its way to proxies."""
+    return any(one["reason"] == "Pending" for one in status["conditions"])
+
+
+def _condition(said: tuple[str, str, str]) -> dict[str, str]:
     return {"type": "Programmed", "status": said[0], "reason": said[1], "message": said[2]}
 
 

@@ -23,7 +23,7 @@ from controlplane.sources.kubernetes.client import Client, Refused, Trouble
 from controlplane.sources.kubernetes.specs import Seen
 from controlplane.spec.gateway import API_VERSION
 from controlplane.status.lease import Lease
-from controlplane.status.standing import Standing, status
+from controlplane.status.standing import Standing, status, waits
 
 log = structlog.get_logger(__name__)
 
@@ -158,7 +158,7 @@ class Writer:
             before = _decoded(seen)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         made = status(standing, before, now)
-        if standing.proxies.pending:
+        if waits(made):
             self._due[ref] = time.monotonic() + INTERVAL_SECONDS  # nobody says when they have it
         if made == before:
             return

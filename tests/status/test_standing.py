@@ -82,6 +82,18 @@ def test_equal_standings_are_equal_statuses_and_only_a_turn_moves_the_time() -> 
     assert times == {"Compiled": LATER, "Programmed": NOW}
 
 
+@pytest.mark.parametrize("proxies", [Proxies(), Proxies(3, 2)])
+def test_what_proxies_have_of_a_route_stays_said_while_they_come_and_go(proxies: Proxies) -> None:
+    """They all do when replicas restart: it would be two writes for every route."""
+    first = said(proxies=Proxies(3, 3))
+    assert said(proxies=proxies, before=first, now=LATER) == first
+    newer = status(Standing(4, (), proxies), first, LATER)
+    assert condition(newer, "Programmed") == condition(said(proxies=proxies), "Programmed")
+    gateway = status(Standing(3, (), proxies, counts=True), first, LATER)
+    assert condition(gateway, "Programmed") == condition(newer, "Programmed")
+    assert condition(said(proxies=Proxies(3, 2, 1), before=first), "Programmed") == ("False", "Refused")
+
+
 def test_it_is_bounded() -> None:
     """The API server refuses a status that is too large, and then nobody learns anything."""
     found = said(*(Diagnostic("GW0202", "x" * 10_000, "p" * 5_000, "h" * 5_000) for _ in range(300)))
