@@ -307,6 +307,7 @@ class ControlPlane:
         if self._fleet.ready:
             self._forget_secrets()
         self._rollcall.published(commit.publication, sequence)
+        self._reports.published(commit.publication, sequence)
         self._metrics.build_seconds.observe(build_seconds)
         soon = asyncio.get_running_loop().call_soon
         soon(self._told, commit.issues, sequence)
@@ -338,6 +339,7 @@ class ControlPlane:
             self._metrics.endpoint_changes.inc()
             self._metrics.endpoint_seconds.observe(max(0.0, time.monotonic() - event_time))
         self._rollcall.published(publication, sequence)
+        self._reports.published(publication, sequence)
         issues = issues_of(self._compiler.endpoints.tables.graph)
         asyncio.get_running_loop().call_soon(self._told, issues, sequence)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
-from controlplane.app.rollcall import gateways_of
+from controlplane.app.rollcall import gateways_in, gateways_of
 from controlplane.compile import codes
 from controlplane.errors import Diagnostic, Severity
 from controlplane.names import GATEWAY_KIND, GatewayName, ObjectRef, parts_of
@@ -31,6 +32,8 @@ COUNTED_SECONDS = 0.1
 """How old counts of proxies may be: they are counted once for all objects that are written together."""
 
 MOVED_SECONDS = 0.5
+SETTLING_SECONDS = 0.25
+"""How long what others changed of a gateway may be on its way: where something changes all the time, something always is."""
 
 
 class Writer(Protocol):
@@ -63,6 +66,10 @@ class Reports:
         self._server = server
         self._published: dict[ObjectRef, int] = {}
         self._gateways: set[ObjectRef] = set()
+        self._changes: dict[GatewayName, deque[tuple[int, float]]] = {}
+        """By gateway: when the publications went out that changed something of it, back to the newest that is no news."""
+        self._alone: dict[GatewayName, set[ObjectRef]] = {}
+        """By gateway: the routes that were told that no proxy is connected."""
         self._counted: dict[GatewayName, _Counted] = {}
         self._counted_at = float("-inf")
         self._moving = False
@@ -87,23 +94,43 @@ class Reports:
                     continue  # else an edit in one source may put what another one has of that name in force
                 self._gateways.discard(ref)
                 self._published.pop(ref, None)
+                if ref.kind == GATEWAY_KIND:
+                    self._changes.pop(GatewayName(ref.full_name), None)
+                for alone in self._alone.values():
+                    alone.discard(ref)
                 self._touch((ref,))
                 continue
             self._published[ref] = sequence
             if ref.kind == GATEWAY_KIND:
                 self._gateways.add(ref)
+                self._changes.setdefault(GatewayName(ref.full_name), deque())
             self._touch((ref,))
         self.fleet_moved()
 
+    def published(self, parts: Iterable[Hashable], sequence: int) -> None:
+        """These parts of the snapshot have changed, by whatever: their gateways have another version."""
+        if not self._changes:
+            return
+        now = time.monotonic()
+        for gateway in gateways_in(parts):
+            if (changes := self._changes.get(gateway)) is not None:
+                _forget(changes, now)
+                changes.append((sequence, now))
+                self.fleet_moved()
+
     def fleet_moved(self) -> None:
-        """A proxy came, went or took something over, or may have to: gateways say so a moment later, once for many."""
-        if self._gateways and not self._moving:
+        """A proxy came, went or took something over, or may have to: it is said a moment later, once for many."""
+        if self.writers and not self._moving:
             self._moving = True
             asyncio.get_running_loop().call_later(MOVED_SECONDS, self._moved)
 
     def _moved(self) -> None:
         self._moving = False
         self._touch(self._gateways)
+        if self._alone:
+            self._count()
+            for gateway in self._alone.keys() & self._counted.keys():
+                self._touch(self._alone.pop(gateway))
 
     def said(self, source: str, reason: str | None) -> None:
         """Why the statuses of a cluster cannot be written; None when they can."""
@@ -137,9 +164,24 @@ class Reports:
         proxies = Proxies()
         if gateway is not None:
             refused = is_gateway or any(one.code == codes.REJECTED for one in diagnostics)
-            proxies = self._proxies(gateway, self._published.get(ref, 0), refused=refused)
+            sequence = self._published.get(ref, 0)
+            if is_gateway:
+                sequence = max(sequence, self._changed(gateway))
+            proxies = self._proxies(gateway, sequence, refused=refused)
+            if not is_gateway and not proxies.matched:
+                self._alone.setdefault(gateway, set()).add(ref)
+                self.fleet_moved()  # one may have come since they were counted
         snapshot = self._store.view(parts_of((gateway,))).version() if is_gateway and gateway is not None else ""
         return Standing(generation, diagnostics, proxies, snapshot, counts=is_gateway)
+
+    def _changed(self, gateway: GatewayName) -> int:
+        """The last publication that changed something of a gateway, but for what went out a moment ago."""
+        changes, now = self._changes.get(gateway), time.monotonic()
+        if not changes:
+            return 0
+        _forget(changes, now)
+        sequence, at = changes[0]
+        return sequence if now - at >= SETTLING_SECONDS else 0
 
     def _proxies(self, gateway: GatewayName, sequence: int, *, refused: bool) -> Proxies:
         if time.monotonic() - self._counted_at > COUNTED_SECONDS:
@@ -153,15 +195,27 @@ class Reports:
         return Proxies(matched, min(synced, matched - nacked), nacked)
 
     def _count(self) -> None:
-        self._counted = {}
+        nodes: dict[tuple[GatewayName, str], tuple[int, bool]] = {}  # a proxy may have several streams
         for stream in self._server.nodes():
+            refuses = any(one.state is State.NACK for one in stream.types)
             for gateway in gateways_of(stream):
-                counted = self._counted.setdefault(GatewayName(gateway), _Counted())
-                counted.settled.append(stream.settled)
-                counted.nacked += any(one.state is State.NACK for one in stream.types)
+                node = GatewayName(gateway), stream.node.id
+                settled, refused = nodes.get(node, (stream.settled, False))
+                nodes[node] = min(settled, stream.settled), refused or refuses
+        self._counted = {}
+        for (gateway, _), (settled, refused) in nodes.items():
+            counted = self._counted.setdefault(gateway, _Counted())
+            counted.settled.append(settled)
+            counted.nacked += refused
         for counted in self._counted.values():
             counted.settled.sort()
         self._counted_at = time.monotonic()
+
+
+def _forget(changes: deque[tuple[int, float]], now: float) -> None:
+    """What went out before the newest that is no news any more."""
+    while len(changes) > 1 and now - changes[1][1] >= SETTLING_SECONDS:
+        changes.popleft()
 
 
 def _gateway(spec: SpecObject) -> GatewayName | None:

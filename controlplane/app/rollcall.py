@@ -62,7 +62,7 @@ class Rollcall:
 
     def published(self, parts: Iterable[Hashable], sequence: int) -> None:
         """These parts of the snapshot have changed: remember the versions of their gateways."""
-        for gateway in sorted({GatewayName(part[-1]) for part in parts if _of_one_gateway(part)}):
+        for gateway in gateways_in(parts):
             version = self.store.view(parts_of((gateway,))).version()
             self._published.pop(version, None)
             self._published[version] = (gateway, sequence)
@@ -172,6 +172,11 @@ class Rollcall:
 def _of_one_gateway(part: Hashable) -> TypeGuard[tuple[str, ...]]:
     """Whether it is a part of what proxies of one gateway get."""
     return isinstance(part, tuple) and part in {part_of_gateway(part[-1]), part_of((part[-1],))}
+
+
+def gateways_in(parts: Iterable[Hashable]) -> list[GatewayName]:
+    """The gateways of which these are parts."""
+    return sorted({GatewayName(part[-1]) for part in parts if _of_one_gateway(part)})
 
 
 def gateways_of(status: StreamStatus) -> list[str]:

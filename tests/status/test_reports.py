@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from controlplane.app.problems import Problems
 from controlplane.app.reports import Reports
 from controlplane.errors import Diagnostic
-from controlplane.names import ObjectRef
+from controlplane.names import GatewayName, ObjectRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.kubernetes.specs import Documents
 from controlplane.status.standing import status
@@ -28,14 +27,30 @@ GOOD = {
 }  # fmt: skip
 
 
+class Still(Reports):
+    """Time does not pass in it: what comes a moment later is called by tests."""
+
+    moves = 0
+
+    def fleet_moved(self) -> None:
+        self.moves += 1
+
+    def later(self) -> None:
+        """The moment has passed."""
+        self._moved()
+
+
 class Rig:
     """Two clusters and their statuses; as much of the process as that needs."""
 
     def __init__(self) -> None:
         self.specs: dict[ObjectRef, SpecObject] = {}
         self.register = Problems(object_of=self.specs.get)
-        idle: Any = SimpleNamespace(waits=lambda _: False, view=None, nodes=lambda: ())
-        self.reports = Reports(self.register, idle, idle, idle)
+        self.streams: list[Any] = []
+        """Of proxies that are connected."""
+        version = SimpleNamespace(version=lambda: "v")
+        idle: Any = SimpleNamespace(waits=lambda _: False, view=lambda _: version, nodes=lambda: self.streams)
+        self.reports = Still(self.register, idle, idle, idle)
         self.touched: list[ObjectRef] = []
         sink: Any = SimpleNamespace(
             put=lambda spec: self.specs.update({spec.ref: spec}),
@@ -51,9 +66,23 @@ class Rig:
         self.documents[ref].changed(msgspec.Raw(json.dumps(said).encode()))
 
     def status(self, ref: ObjectRef) -> dict[str, Any]:
+        self.reports._counted_at = float("-inf")
         standing = self.reports.standing(ref, 1)
         assert standing is not None
         return status(standing, {}, "now")
+
+    def gateway(self) -> ObjectRef:
+        """The gateway of the routes, published as number 5."""
+        ref = ObjectRef(EU.source, "GatewaySpec", "platform", "edge")
+        self.specs[ref] = SpecObject(ref, {}, "", "", 0)
+        self.reports.committed([ref], 5)
+        return ref
+
+    def connect(self, node: str, settled: int) -> None:
+        """A stream of an Envoy that has everything up to this publication."""
+        said = SimpleNamespace(id=node, user_agent="envoy")
+        parts = (("platform/edge",), ("view", "platform/edge"))
+        self.streams.append(SimpleNamespace(node=said, parts=parts, settled=settled, types=()))
 
 
 class Writer:
@@ -93,8 +122,7 @@ def test_who_takes_the_place_of_another_is_told() -> None:
     assert rig.status(EU)["conditions"][0]["reason"] == "Compiled"
     del rig.specs[EU]
     rig.touched.clear()
-    with patch.object(rig.reports, "fleet_moved"):
-        rig.reports.committed([EU], 7)
+    rig.reports.committed([EU], 7)
     assert sorted(rig.touched) == [EU, US]
 
 
@@ -106,3 +134,79 @@ def test_a_subject_names_one_object(ref: ObjectRef) -> None:
 @pytest.mark.parametrize("subject", ["", "kubernetes/eu", "shop/tls", "kubernetes/eu: shop/web", "specs/a.yaml"])
 def test_other_subjects_name_no_object(subject: str) -> None:
     assert ObjectRef.of_subject(subject) is None
+
+
+def programmed(status: dict[str, Any]) -> str:
+    reason: str = status["conditions"][1]["reason"]
+    return reason
+
+
+def test_routes_without_a_proxy_are_told_of_the_first_one_and_of_no_other() -> None:
+    """They were written before it: nobody would tell them again."""
+    rig = Rig()
+    rig.write(EU, GOOD)
+    rig.reports.committed([EU], 5)
+    assert programmed(rig.status(EU)) == "NoProxies"
+    rig.touched.clear()
+    rig.reports.later()
+    assert rig.touched == []
+    rig.connect("a", 5)
+    rig.reports.later()
+    assert rig.touched == [EU]
+    assert programmed(rig.status(EU)) == "Programmed"
+    rig.connect("b", 5)
+    rig.reports.later()
+    assert rig.touched == [EU]
+
+
+def test_a_proxy_that_comes_while_it_is_said_that_there_is_none_is_looked_for_again() -> None:
+    rig = Rig()
+    rig.write(EU, GOOD)
+    moves = rig.reports.moves
+    rig.status(EU)
+    assert rig.reports.moves == moves + 1
+
+
+def test_a_route_that_goes_is_told_of_no_proxy() -> None:
+    rig = Rig()
+    rig.write(EU, GOOD)
+    rig.reports.committed([EU], 5)
+    rig.status(EU)
+    del rig.specs[EU]
+    rig.reports.committed([EU], 6)
+    rig.connect("a", 6)
+    rig.touched.clear()
+    rig.reports.later()
+    assert rig.touched == []
+
+
+def test_a_proxy_with_a_stream_for_each_type_is_one_proxy() -> None:
+    rig = Rig()
+    gateway = rig.gateway()
+    for settled in (5, 5, 4):
+        rig.connect("a", settled)
+    rig.connect("b", 5)
+    assert rig.status(gateway)["fleet"] == {"matched": 2, "synced": 1, "pending": 1, "nacked": 0}
+
+
+def test_a_gateway_counts_who_has_what_its_routes_and_endpoints_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows the version that follows from them, too."""
+    now = [100.0]
+    monkeypatch.setattr("controlplane.app.reports.time", SimpleNamespace(monotonic=lambda: now[0]))
+    rig = Rig()
+    gateway = rig.gateway()
+    rig.connect("frozen", 5)
+    for sequence in range(6, 16):  # something changes all the time, and is always on its way
+        moves = rig.reports.moves
+        rig.reports.published([("platform/edge",), ("platform/other",)], sequence)
+        assert rig.reports.moves == moves + 1
+        now[0] += 0.1
+    assert len(rig.reports._changes[GatewayName("platform/edge")]) < 5
+    assert programmed(rig.status(gateway)) == "Pending"
+    rig.streams.clear()
+    rig.connect("quick", 14)
+    assert programmed(rig.status(gateway)) == "Programmed"
+    now[0] += 0.2
+    assert programmed(rig.status(gateway)) == "Pending"
+    rig.reports.published([("platform/other",)], 16)
+    assert rig.reports.moves == moves + 1
