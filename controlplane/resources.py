@@ -1,14 +1,14 @@
 """One xDS resource: its kind, its identity, its version and its bytes.
 
 Compile makes them, the snapshot store keeps them, xDS sends them. This module knows no gateway and no protobuf class:
-the wire framing below is the protobuf encoding itself, so that bytes are made once and shared by every stream.
+the wire framing below is the protobuf encoding itself. A resource holds its content in the form in which responses hold
+it, so that bytes are made once, and an answer is a join of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 VERSION_CHARACTERS = 16
@@ -55,71 +55,112 @@ _SECOND = timedelta(seconds=1)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
 class Resource:
-    """One resource. `body` is the serialised message, made once; `origin` is opaque to everything after compile.
+    """One resource, immutable; `origin` is opaque to everything after compile.
 
     A client may ask for it by one of its `aliases` too. With a `ttl` it lives that long without word from us: xDS
     repeats itself as long as it is published, and leaves the TTL out for clients that do not know of it. One that is
     `late` sends requests to routes, and is none itself: a change of it goes out between the routes that come and those
     that go, whatever its type.
+
+    All that many streams need of it is made here, where time is taken in slices, and not when 20,000 are published or
+    sent at once.
     """
 
-    type_url: str
-    name: str
-    body: bytes
-    version: str = field(default="")
-    origin: object = field(default=None, compare=False, repr=False)
-    ttl: timedelta | None = None
-    aliases: tuple[str, ...] = ()
-    late: bool = False
-    fingerprint: int = field(init=False, compare=False, repr=False)
-    """Identity and version as a number to add up: the sum over a set does not depend on the order in which it was made.
+    __slots__ = (
+        "_any", "_body", "_end", "aliases", "encoded", "fingerprint", "is_plain", "late", "name", "origin", "ttl", "type_url", "version",
+    )  # fmt: skip
 
-    Made here, where time is taken in slices, and not when 20,000 are published at once; so is `is_plain`.
-    """
-    is_plain: bool = field(init=False, compare=False, repr=False)
-    """Whether it is found by its own name alone, for as long as it is published."""
+    def __init__(
+        self, type_url: str, name: str, body: bytes, version: str = "", *,
+        origin: object = None, ttl: timedelta | None = None, aliases: tuple[str, ...] = (), late: bool = False,
+    ) -> None:  # fmt: skip
+        """`body` is the serialised message. Its version is a hash of all that a client is told, unless it is given:
+        a resource whose TTL or aliases change is sent again. Raises ValueError for a TTL that is none.
+        """
+        if ttl is not None and ttl <= timedelta(0):
+            raise ValueError(f"{name!r}: a TTL is more than nothing")
+        self.type_url = type_url
+        self.name = name
+        self.version = version or content_version(body + _aliases(aliases) + _ttl(ttl) if aliases or ttl else body)
+        self.origin = origin
+        self.ttl = ttl
+        self.aliases = aliases
+        self.late = late
+        self.is_plain = ttl is None and not aliases and not name.startswith("xdstp:")
+        """Whether it is found by its own name alone, for as long as it is published."""
+        identity = f"{type_url}\0{name}\0{self.version}".encode()
+        self.fingerprint = int.from_bytes(hashlib.blake2b(identity, digest_size=FINGERPRINT_BYTES).digest(), "big")
+        """Identity and version as a number to add up: the sum over a set does not depend on the order in which it was made."""
+        head = delimited(1, self.version.encode())
+        message = delimited(2, delimited(1, type_url.encode()) + delimited(2, body))
+        tail = delimited(3, name.encode()) + _aliases(sorted(set(aliases)))
+        self.encoded = delimited(2, head + message + tail)
+        """Itself as an entry of a `DeltaDiscoveryResponse` (resources = 2), without its TTL."""
+        self._end = len(self.encoded) - len(tail)
+        self._any = self._end - len(message)
+        self._body = self._end - len(body)
 
-    def __post_init__(self) -> None:
-        """Derive the version from all that a client is told: a resource whose TTL or aliases change is sent again."""
-        if self.ttl is not None and self.ttl <= timedelta(0):
-            raise ValueError(f"{self.name!r}: a TTL is more than nothing")
-        if not self.version:
-            beside = _aliases(self.aliases) + _ttl(self.ttl) if self.aliases or self.ttl else b""
-            object.__setattr__(self, "version", content_version(self.body + beside))
-        identity = f"{self.type_url}\0{self.name}\0{self.version}".encode()
-        digest = hashlib.blake2b(identity, digest_size=FINGERPRINT_BYTES).digest()
-        object.__setattr__(self, "fingerprint", int.from_bytes(digest, "big"))
-        plain = self.ttl is None and not self.aliases and not self.name.startswith("xdstp:")
-        object.__setattr__(self, "is_plain", plain)
+    @property
+    def body(self) -> bytes:
+        """The serialised message: a copy."""
+        return self.encoded[self._body : self._end]
 
-    def any(self, *, wrapped: bool = False) -> bytes:
-        """The encoded `google.protobuf.Any` of the message (type_url = 1, value = 2), or of `delta` when wrapped."""
-        url, body = (_WRAPPER, self.delta(timed=True)) if wrapped else (self.type_url, self.body)
-        return delimited(1, url.encode()) + delimited(2, body)
+    @property
+    def size(self) -> int:
+        """Bytes of the serialised message."""
+        return self._end - self._body
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all that a client is told is equal; where it comes from may differ."""
+        return self is other or (
+            isinstance(other, Resource)
+            and (self.version, self.name, self.type_url) == (other.version, other.name, other.type_url)
+            and (self.encoded, self.ttl, self.late) == (other.encoded, other.ttl, other.late)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.type_url, self.name, self.version))
+
+    def __repr__(self) -> str:
+        return f"Resource({self.type_url!r}, {self.name!r}, version={self.version!r})"
+
+    def with_body(self, body: bytes) -> Resource:
+        """The same in other bytes, which pass for the same version."""
+        return Resource(
+            self.type_url, self.name, body, self.version,
+            origin=self.origin, ttl=self.ttl, aliases=self.aliases, late=self.late,
+        )  # fmt: skip
+
+    def sotw(self, *, wrapped: bool = False) -> bytes:
+        """Itself as an entry of a `DiscoveryResponse` (resources = 2), a `google.protobuf.Any` (type_url = 1, value = 2);
+        or, to tell its TTL, the entry of the other variant in one.
+        """
+        if wrapped:
+            return delimited(2, delimited(1, _WRAPPER.encode()) + delimited(2, self._delta(timed=True)))
+        return self.encoded[self._any : self._end]
 
     def delta(self, *, timed: bool = False, also: tuple[str, ...] = ()) -> bytes:
-        """The encoded `envoy.service.discovery.v3.Resource` (version = 1, resource = 2, name = 3, aliases = 4, ttl = 6).
+        """Itself as an entry of a `DeltaDiscoveryResponse`. `timed`: with its TTL; `also`: aliases beside its own."""
+        return delimited(2, self._delta(timed=timed, also=also)) if timed or also else self.encoded
 
-        `timed`: with its TTL; `also`: aliases beside its own.
-        """
-        encoded = delimited(1, self.version.encode()) + delimited(2, self.any()) + delimited(3, self.name.encode())
-        if self.aliases or also:
-            encoded += _aliases(sorted({*self.aliases, *also}))
+    def _delta(self, *, timed: bool, also: tuple[str, ...] = ()) -> bytes:
+        """A `envoy.service.discovery.v3.Resource`: version = 1, resource = 2, name = 3, aliases = 4, ttl = 6."""
+        encoded = delimited(1, self.version.encode()) + self.encoded[self._any : self._end]
+        encoded += delimited(3, self.name.encode()) + _aliases(sorted({*self.aliases, *also}))
         return encoded + _ttl(self.ttl) if timed else encoded
 
     def heartbeat(self) -> bytes:
-        """The same with its TTL and without its content: the TTL begins anew.
+        """The same with its TTL and without its content, as an entry: the TTL begins anew.
 
         https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ttl
         """
-        return delimited(1, self.version.encode()) + delimited(3, self.name.encode()) + _ttl(self.ttl)
+        return delimited(2, delimited(1, self.version.encode()) + delimited(3, self.name.encode()) + _ttl(self.ttl))
 
 
 def vacancy(name: str) -> bytes:
-    """The encoded `envoy.service.discovery.v3.Resource` that says that there is nothing of this name."""
-    return delimited(3, name.encode()) + delimited(4, name.encode())
+    """The entry of a `DeltaDiscoveryResponse` that says that there is nothing of this name."""
+    return delimited(2, delimited(3, name.encode()) + delimited(4, name.encode()))
 
 
 def _aliases(names: Iterable[str]) -> bytes:

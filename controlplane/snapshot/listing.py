@@ -75,7 +75,7 @@ class Listing:
     def split(self, limit: int) -> Sequence[Listing]:
         """The same in parts of at most that size, where no resource is larger; what is absent comes last."""
         resources = self.resources
-        small = len(resources) == 1 and not self.absent and len(resources[0].body) < limit // 2
+        small = len(resources) == 1 and not self.absent and resources[0].size < limit // 2
         if small or self.size <= limit:
             return (self,)
         parts: list[list[Resource]] = [[]]
@@ -119,7 +119,7 @@ def followed(before: Listing | None, change: Listing) -> Listing:
 
 
 def _said(resource: Resource) -> tuple[str, str, bytes]:
-    return resource.name, resource.version, resource.body
+    return resource.name, resource.version, resource.encoded
 
 
 def _name(resource: Resource) -> str:
@@ -127,4 +127,4 @@ def _name(resource: Resource) -> str:
 
 
 def _size(resource: Resource) -> int:
-    return len(resource.body) + 2 * len(resource.name) + sum(map(len, resource.aliases)) + FRAMING
+    return resource.size + 2 * len(resource.name) + sum(map(len, resource.aliases)) + FRAMING

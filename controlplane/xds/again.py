@@ -8,7 +8,6 @@ never used. So a scope that is sent again says the same in other bytes. (tests/p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from envoy.config.route.v3 import scoped_route_pb2
 from google.protobuf.message import DecodeError
@@ -39,4 +38,4 @@ def _altered(scope: Resource, mark: str) -> Resource:
     # A message field that stands twice is merged: this adds an entry to the metadata of the route configuration.
     # ScopedRouteConfiguration.route_configuration = 5, RouteConfiguration.metadata = 17, Metadata.filter_metadata = 1
     entry = delimited(1, f"{_NAMESPACE}/{mark}".encode()) + delimited(2, b"")
-    return replace(scope, body=scope.body + delimited(5, delimited(17, delimited(1, entry))))
+    return scope.with_body(scope.body + delimited(5, delimited(17, delimited(1, entry))))

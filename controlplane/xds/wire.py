@@ -72,8 +72,8 @@ class Encoder:
         parts = [
             delimited(1, version.encode()),
             *self._head(type_url, 7),
-            *(delimited(2, each) for each in _entries(type_url, listing, timed=timed)),
-            *(delimited(2, vacancy(name)) if vacant else delimited(6, name.encode()) for name in listing.absent),
+            *_entries(type_url, listing, timed=timed),
+            *(vacancy(name) if vacant else delimited(6, name.encode()) for name in listing.absent),
         ]
         return self._keep(key, Draft(b"".join(parts), version, len(listing.resources)))
 
@@ -90,13 +90,13 @@ class Encoder:
         parts = [
             delimited(1, version.encode()),
             *self._head(type_url, 6),
-            *(delimited(2, one.any(wrapped=timed and one.ttl is not None)) for one in listing.resources),
+            *(one.sotw(wrapped=timed and one.ttl is not None) for one in listing.resources),
         ]
         return self._keep(key, Draft(b"".join(parts), version, len(listing.resources)))
 
     def delta_heartbeat(self, type_url: str, resources: Iterable[Resource], version: str) -> Draft:
         """A `DeltaDiscoveryResponse` that lets the TTLs of these resources begin anew; it is said to hold none."""
-        parts = [*self._head(type_url, 7), *(delimited(2, one.heartbeat()) for one in resources)]
+        parts = [*self._head(type_url, 7), *(one.heartbeat() for one in resources)]
         return Draft(b"".join(parts), version, 0)
 
     def _head(self, type_url: str, control_plane: int) -> list[bytes]:
@@ -119,6 +119,8 @@ class Encoder:
 
 def _entries(type_url: str, listing: Listing, *, timed: bool) -> Iterable[bytes]:
     """The resources for a delta response. A virtual host is known by what was asked for, which is among its aliases."""
-    if type_url != VIRTUAL_HOST:
-        return (one.delta(timed=timed) for one in listing.resources)
-    return (one.delta(timed=timed, also=(one.name,)) for one in listing.resources)
+    if type_url == VIRTUAL_HOST:
+        return (one.delta(timed=timed, also=(one.name,)) for one in listing.resources)
+    if timed:
+        return (one.delta(timed=True) for one in listing.resources)
+    return (one.encoded for one in listing.resources)
