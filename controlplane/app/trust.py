@@ -68,6 +68,7 @@ class Trust:
         self._authorities = keys.server_credentials_material().client_authorities
         self._identities: dict[bytes, Identity] = {}
         self._next_end = _NEVER
+        self._failure = ""
 
     @classmethod
     def open(cls, configuration: Configuration) -> Trust | None:
@@ -132,16 +133,27 @@ class Trust:
 
         `say` is told why what is in force is not what is on disk.
         """
+        again = False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self.look():
-                changed()
+            try:
+                again |= self.look()
+                if again:
+                    changed()
+                    again = False
+            except Exception as error:  # noqa: BLE001  whatever it is, the process and its streams go on
+                self._failed(error)
             say(self.problems)
 
     def look(self) -> bool:
         """Whether decisions of before may be wrong now: the authorities or the deny list changed, or a time is over."""
         again = self._denied.look()
-        authorities = self._keys.server_credentials_material().client_authorities
+        try:
+            authorities = self._keys.server_credentials_material().client_authorities
+            self._failure = ""
+        except Exception as error:  # noqa: BLE001  the deny list is obeyed all the same
+            authorities = self._authorities
+            self._failed(error)
         if authorities != self._authorities:
             self._authorities = authorities
             self._identities.clear()
@@ -152,6 +164,13 @@ class Trust:
             again = True
         return again
 
+    def _failed(self, error: Exception) -> None:
+        """A look went wrong in a way that nobody foresaw: what was in force stays, and it is said once."""
+        failure = f"a look at certificates and deny lists failed: {type(error).__name__}: {error}"
+        if failure != self._failure:
+            log.error("trust is not up to date", exc_info=error)
+        self._failure = failure
+
     @property
     def seconds_left(self) -> float:
         """Until the first certificate that was let in ends; infinite when there is none."""
@@ -160,4 +179,5 @@ class Trust:
     @property
     def problems(self) -> list[Diagnostic]:
         """Why what is in force is not what is on disk."""
-        return [Diagnostic(Code.TRUST_STALE, text) for text in (self._keys.problem, self._denied.problem) if text]
+        texts = (self._failure, self._keys.problem, self._denied.problem)
+        return [Diagnostic(Code.TRUST_STALE, text) for text in texts if text]

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from controlplane.errors import ConfigurationError
@@ -293,10 +292,7 @@ class Authority:
         return self._status(role, x509.load_pem_x509_certificate(certificate))
 
     def _status(self, role: str, certificate: x509.Certificate) -> CertificateStatus:
-        try:
-            names = tuple(sorted(issuing.hosts(certificate)))
-        except (x509.ExtensionNotFound, ValueError):
-            names = ()
+        names = tuple(sorted(issuing.hosts(certificate)))
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         subject, print_ = certificate.subject.rfc4514_string(), issuing.fingerprint(certificate)
         serial = f"{certificate.serial_number:x}"
@@ -331,7 +327,7 @@ class Authority:
     def _parse(self) -> _Authorities | None:
         """The files as they are; None when key and certificates do not fit, as when one was replaced meanwhile."""
         try:
-            key = serialization.load_pem_private_key(files.read_private(self.folder / "ca.key"), None)
+            key = issuing.private_key(files.read_private(self.folder / "ca.key"))
             trusted = tuple(x509.load_pem_x509_certificates((self.folder / "ca.crt").read_bytes()))
             cross_file = self.folder / "cross.crt"
             cross_pem = cross_file.read_bytes() if cross_file.exists() else b""
@@ -361,7 +357,7 @@ class Authority:
             try:
                 pem = files.read_private(self._server_file)
                 certificate = x509.load_pem_x509_certificate(pem)
-                key = serialization.load_pem_private_key(pem, None)
+                key = issuing.private_key(pem)
             except (OSError, ValueError, ConfigurationError):
                 return None  # a new one costs nothing
             if not isinstance(key, ec.EllipticCurvePrivateKey) or not issuing.same_key(certificate, key):

@@ -11,7 +11,6 @@ import threading
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from controlplane.errors import ConfigurationError
 from controlplane.pki import files, issuing
@@ -70,10 +69,10 @@ class ConfiguredKeys:
         except ValueError as error:
             raise ConfigurationError(f"{certificate_file}: no certificate in PEM: {error}") from None
         try:
-            private = serialization.load_pem_private_key(key, None)
-        except (ValueError, TypeError) as error:
+            private = issuing.private_key(key)
+        except ValueError as error:
             raise ConfigurationError(f"{key_file}: no unencrypted private key in PEM: {error}") from None
-        if private.public_key() != certificate.public_key():
+        if not issuing.same_key(certificate, private):
             raise ConfigurationError(f"{key_file}: not the key of the certificate in {certificate_file}")
         try:
             authorities = x509.load_pem_x509_certificates(client_ca)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from controlplane.pki import identity
@@ -142,7 +144,10 @@ def server_certificate(
 
 def hosts(certificate: x509.Certificate) -> frozenset[str]:
     """The host names and addresses that a certificate is for."""
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return frozenset()
     addresses = map(str, names.get_values_for_type(x509.IPAddress))
     return frozenset(names.get_values_for_type(x509.DNSName)) | frozenset(addresses)
 
@@ -156,10 +161,20 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
-def same_key(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
+def private_key(pem: bytes) -> PrivateKeyTypes:
+    """The key in a PEM text. Raises ValueError for whatever is none that can be used: damaged, encrypted, unknown."""
+    try:
+        return serialization.load_pem_private_key(pem, None)
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(str(error)) from error
+
+
+def same_key(certificate: x509.Certificate, key: PrivateKeyTypes) -> bool:
     """Whether the certificate is for this key."""
-    public = certificate.public_key()
-    return isinstance(public, ec.EllipticCurvePublicKey) and public == key.public_key()
+    try:
+        return certificate.public_key() == key.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return False
 
 
 def _name(common_name: str) -> x509.Name:

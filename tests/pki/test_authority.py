@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from controlplane.errors import ConfigurationError
 from controlplane.pki import files, issuing
 from controlplane.pki.authority import LOCAL_NAMES, Authority, Issued, ServerMaterial
 from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN, Refused, identify
+from tests.protocol.keys import locked, of_unknown_curve
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -182,6 +184,18 @@ def test_a_running_server_outlives_damage_to_its_files(authority: Authority) -> 
     assert authority.problem == ""
 
 
+@pytest.mark.parametrize("make", [locked, of_unknown_curve])
+def test_a_key_that_cannot_be_loaded_leaves_the_last_one(
+    tmp_path: Path, authority: Authority, make: Callable[[bytes], bytes]
+) -> None:
+    before, file = authority.server_certificate(["a.test"]), authority.folder / "ca.key"
+    files.replace(file, make(file.read_bytes()))
+    assert authority.server_credentials_material() == before
+    assert "cannot be read" in authority.problem
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Authority.open(tmp_path / "state")
+
+
 def test_a_key_of_another_authority_is_an_error(tmp_path: Path, authority: Authority) -> None:
     other = Authority.open(tmp_path / "other")
     files.replace(authority.folder / "ca.key", (other.folder / "ca.key").read_bytes())
@@ -305,6 +319,8 @@ def test_a_damaged_server_certificate_is_replaced(tmp_path: Path, authority: Aut
     file.unlink()
     again = authority.server_credentials_material()
     assert Authority.open(tmp_path / "state", now=clock).server_certificate(["a.test"]) == again
+    files.replace(file, locked(again.key) + again.chain)
+    assert authority.server_credentials_material() != again
 
 
 def test_what_cannot_be_written_is_used_from_memory(tmp_path: Path, authority: Authority) -> None:

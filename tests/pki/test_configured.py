@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from controlplane.errors import ConfigurationError
 from controlplane.pki.configured import ConfiguredKeys
-from tests.protocol.keys import Authority, Pair
+from tests.protocol.keys import Authority, Pair, locked, of_unknown_curve
 
 NODE = "spiffe://example.test/node/n"
 
@@ -72,6 +73,19 @@ def test_what_cannot_be_used_is_not(tmp_path: Path, which: str, content: bytes) 
     disk.put(file, before)
     keys.server_credentials_material()
     assert not keys.problem
+
+
+@pytest.mark.parametrize("make", [locked, of_unknown_curve])
+def test_a_key_that_cannot_be_loaded_leaves_the_last_one(tmp_path: Path, make: Callable[[bytes], bytes]) -> None:
+    authority = Authority()
+    pair = authority.issue()
+    disk = Disk(tmp_path, pair, authority.certificate)
+    keys = disk.keys()
+    disk.put(disk.key, make(pair.key))
+    assert keys.server_credentials_material().key == pair.key
+    assert keys.problem.startswith(f"{disk.key}: no unencrypted private key in PEM")
+    with pytest.raises(ConfigurationError, match=str(disk.key)):
+        disk.keys()
 
 
 def test_trust_follows_the_file_and_the_chain_of_the_peer(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -62,3 +63,21 @@ class Authority:
         private = serialization.PrivateFormat.PKCS8
         pem = serialization.Encoding.PEM
         return Pair(certificate.public_bytes(pem), key.private_bytes(pem, private, serialization.NoEncryption()))
+
+
+def locked(key: bytes) -> bytes:
+    """The same key under a passphrase."""
+    private = serialization.load_pem_private_key(key, None)
+    how = serialization.BestAvailableEncryption(b"secret")
+    return private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
+
+
+def of_unknown_curve(key: bytes) -> bytes:
+    """A P-256 key that says it is on a curve that the TLS library does not have (SM2, GB/T 32918)."""
+    private = serialization.load_pem_private_key(key, None)
+    form = serialization.PrivateFormat.PKCS8
+    der = private.private_bytes(serialization.Encoding.DER, form, serialization.NoEncryption())
+    p256, sm2 = bytes.fromhex("06082a8648ce3d030107"), bytes.fromhex("06082a811ccf5501822d")
+    assert p256 in der
+    body = base64.encodebytes(der.replace(p256, sm2))
+    return b"-----BEGIN PRIVATE KEY-----\n" + body + b"-----END PRIVATE KEY-----\n"
