@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import msgspec
@@ -48,10 +48,12 @@ class SpecWatch:
         namespaces: tuple[str, ...] | None,
         last_good: Mapping[ObjectRef, str],
         hold_seconds: float,
+        noticed: Callable[[ObjectRef], None],
     ) -> None:
         """Begin to watch. `last_good`: texts of objects that were in force before.
 
-        `hold_seconds`: how long objects stay whose definition was removed.
+        `hold_seconds`: how long objects stay whose definition was removed. `noticed` is called when an object is there, or
+        has another generation or status than before.
         """
         self._watches = watches
         self._hold_seconds = hold_seconds
@@ -61,6 +63,7 @@ class SpecWatch:
                 plural = f"{kind.lower()}s"
                 documents = Documents(source, kind, scope, last_good, sink)
                 reflector = watches.watch(named(plural, scope), collection(_GROUP, scope, plural), documents)
+                documents.noticed = noticed
                 documents.ask_again = reflector.list_again
                 documents.ask_release = partial(self._hold, documents, plural, named(plural, scope))
                 documents.ask_definition = partial(self._ask, documents, plural, named(plural, scope))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -64,6 +64,8 @@ class KubernetesSource:
         self._watched = watched
         self._last_good = dict(last_good or {})
         self.hold_seconds = hold_seconds
+        self.noticed: Callable[[ObjectRef], None] = lambda _: None
+        """Called when a custom resource is there, or has another generation or status than before."""
         self._regions = Regions(watched.region)
         self._catalog = Catalog(self.name, self._regions)
         self._to_take: dict[ServiceRef, bool] = {}
@@ -142,7 +144,7 @@ class KubernetesSource:
             self._services = ServiceWatch(self._catalog, self._regions, watches, watched.namespaces)
             if watched.specs:
                 self._specs = SpecWatch(
-                    self.name, watches, sink, watched.namespaces, self._last_good, self.hold_seconds
+                    self.name, watches, sink, watched.namespaces, self._last_good, self.hold_seconds, self.noticed
                 )
             self._started = True
             self._failure, self._told = None, False

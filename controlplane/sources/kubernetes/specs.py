@@ -46,11 +46,16 @@ def text_of(document: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An object as the API server has it now: which one it is, how often its spec changed, and its status (JSON)."""
+    """An object as the API server has it now: which one it is, how often its spec changed, and its status (JSON).
+
+    `good` is the generation of what is in force of it; 0 when nothing is, or nobody knows since when.
+    """
 
     uid: str
     generation: int
     status: msgspec.Raw
+    resource_version: str = ""
+    good: int = 0
 
 
 @dataclass(slots=True)
@@ -87,8 +92,10 @@ class Documents:
         """Objects that were seen deleted, or were missing twice, and are in force."""
         self.ask_release: Callable[[], None] = lambda: None
         """Called when objects are held: `release` them after a while, and `judge` them once their definition is there."""
+        self.noticed: Callable[[ObjectRef], None] = lambda _: None
+        """Called when an object is there, or has another generation or status than before."""
         self.seen: dict[ObjectRef, Seen] = {}
-        """Every object that exists, whether it can be used or not."""
+        """Every object that exists, whether it can be used or not; never ahead of what is in force."""
         self._source = source
         self._kind = kind
         self._sink = sink
@@ -98,7 +105,7 @@ class Documents:
             if (ref.source, ref.kind) == (source, kind) and namespace in (None, ref.namespace)
         }
         self._objects: dict[ObjectRef, _Object] = {}
-        self._listed: set[ObjectRef] = set()
+        self._listed: dict[ObjectRef, Seen] = {}
         self._read: dict[ObjectRef, _Read] = {}
         self._missing: set[ObjectRef] = set()
         self._held: set[ObjectRef] = set()
@@ -113,13 +120,12 @@ class Documents:
     def begin(self) -> None:
         """A list begins."""
         self._read = {}
-        self._listed = set()
+        self._listed = {}
         self._judged = set(self._judging)
 
     def item(self, data: msgspec.Raw) -> None:
         """An object of the list. It is parsed here, one at a time: all at once at the end would hold up everything else."""
-        ref, text = self._text(data)
-        self._listed.add(ref)
+        ref, text, self._listed[ref] = self._text(data)
         known = self._objects.get(ref)
         if known is None or known.text != text or ref in self.doubted or ref in self._held:
             self._read[ref] = self._parse(ref, text)
@@ -128,32 +134,36 @@ class Documents:
         """The list is complete. What it lacks is gone when the next one lacks it too."""
         # Objects that are still the same ones say that their definition was never away: an API server that starts answers
         # 404 for a moment, too.
-        same = any(self._is_same(ref) for ref in self._listed - self._newcomers)
+        for ref, seen in self._listed.items():
+            self._see(ref, seen)
+        listed = self._listed.keys()
+        same = any(self._is_same(ref) for ref in listed - self._newcomers)
         anew = self.suspicious and not same
         self.suspicious = False
         for ref, read in self._read.items():
             self._put(ref, read)
         if same:
-            self._remove((self._judged & self._held) - self._listed)
+            self._remove((self._judged & self._held) - listed)
         self._judging -= self._judged
-        lacking = (self._objects.keys() | self._last_good.keys()) - self._listed - self._held - self.doubted
+        lacking = (self._objects.keys() | self._last_good.keys()) - listed - self._held - self.doubted
         if anew:
             self._hold(lacking & self._objects.keys())
-            self._newcomers |= self._listed
+            self._newcomers |= listed
             lacking -= self._held
         certain = lacking & self._missing
         self._missing = lacking - certain
         self._remove(certain - self._objects.keys())
         self._doubt(certain & self._objects.keys())
-        for ref in self.seen.keys() - self._listed:
+        for ref in self.seen.keys() - listed:
             del self.seen[ref]
-        self._read, self._listed = {}, set()
+        self._read, self._listed = {}, {}
         if self._missing:
             self.ask_again()
 
     def changed(self, data: msgspec.Raw) -> None:
         """An object as it is now."""
-        ref, text = self._text(data)
+        ref, text, seen = self._text(data)
+        self._see(ref, seen)
         known = self._objects.get(ref)
         if known is None or ref in self._held:
             self.suspicious = False  # while a definition goes, nothing is created
@@ -165,8 +175,8 @@ class Documents:
 
         After the first one whose definition was seen to go there is nothing to ask: it may be back before the last one.
         """
-        ref, _ = self._text(data)
-        del self.seen[ref]
+        ref, _, _ = self._text(data)
+        self.seen.pop(ref, None)
         if ref not in self._objects:
             return
         if self.suspicious:
@@ -264,8 +274,8 @@ class Documents:
 
     # -- objects -------------------------------------------------------------------------------------------------
 
-    def _text(self, data: msgspec.Raw) -> tuple[ObjectRef, str]:
-        """Which object it is, and its text."""
+    def _text(self, data: msgspec.Raw) -> tuple[ObjectRef, str, Seen]:
+        """Which object it is, its text, and the rest of it."""
         written = _decoder.decode(data)
         metadata = written.metadata
         shown: dict[str, Any] = {"name": metadata.name, "namespace": metadata.namespace}
@@ -276,8 +286,15 @@ class Documents:
         if written.spec is not msgspec.UNSET:
             document["spec"] = written.spec
         ref = ObjectRef(self._source, self._kind, metadata.namespace, metadata.name)
-        self.seen[ref] = Seen(metadata.uid, metadata.generation, written.status)
-        return ref, text_of(document)
+        status = written.status.copy()  # else the whole list stays in memory with it
+        return ref, text_of(document), Seen(metadata.uid, metadata.generation, status, metadata.resource_version)
+
+    def _see(self, ref: ObjectRef, seen: Seen) -> None:
+        before = self.seen.get(ref)
+        good = before.good if before is not None and before.uid == seen.uid else 0
+        self.seen[ref] = replace(seen, good=good)
+        if before is None or _told(before) != _told(seen):
+            self.noticed(ref)
 
     def _parse(self, ref: ObjectRef, text: str) -> _Read:
         place = self._place(ref)
@@ -296,6 +313,8 @@ class Documents:
             self._newcomers.add(ref)
         if spec is not None:
             self._sink.put(spec)
+            if (seen := self.seen.get(ref)) is not None:
+                self.seen[ref] = replace(seen, good=seen.generation)
         elif before is not None and before.spec is not None:
             spec = before.spec
         elif (good := self._last_good.get(ref)) is not None and good != read.text:
@@ -316,6 +335,10 @@ class Documents:
             self._sink.problems(self._source, subject, diagnostics)
             self._dirty = True
         (self._said.add if diagnostics else self._said.discard)(subject)
+
+
+def _told(seen: Seen) -> tuple[str, int, bytes]:
+    return seen.uid, seen.generation, bytes(seen.status)
 
 
 def _rows(ref: ObjectRef, document: Document) -> dict[RowKey, Row]:

@@ -281,10 +281,13 @@ def test_a_server_that_starts_beside_one_that_is_watched_holds_a_removal_until_b
     asyncio.run(scenario())
 
 
-def written(name: str, uid: str) -> msgspec.Raw:
+def written(name: str, uid: str, generation: int = 1, *, broken: bool = False, status: str = "") -> msgspec.Raw:
     """`valid`, as an API server tells of it."""
     thing = yaml.safe_load(valid("shop", name))
-    thing["metadata"] |= {"uid": uid, "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    thing["metadata"] |= {"uid": uid, "generation": generation, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    thing["status"] = {"said": status}
+    if broken:
+        thing["spec"]["gatway"] = generation
     return msgspec.Raw(json.dumps(thing).encode())
 
 
@@ -340,6 +343,36 @@ def test_what_was_created_after_the_doubt_does_not_vouch_for_the_time_before(how
     assert {ref.name for ref in sink.objects} == {"a", "b"}
     documents.release()
     assert {ref.name for ref in sink.objects} == {"b"}
+
+
+def test_every_generation_and_status_is_noticed_and_nothing_else() -> None:
+    """Also one whose errors are those of the one before: whoever writes what became of it would not hear of it."""
+    sink, noticed = Remembering(), list[str]()
+    documents = Documents(SOURCE, "RouteSpec", None, {}, sink)
+    documents.noticed = lambda ref: noticed.append(ref.name)
+    listed(documents, written("a", "old", broken=True), written("b", "old"))
+    assert noticed == ["a", "b"]
+    documents.changed(written("a", "old", 2, broken=True))
+    listed(documents, written("a", "old", 3, broken=True), written("b", "old", status="by somebody"))
+    documents.changed(written("b", "old", status="by somebody"))
+    assert noticed == ["a", "b", "a", "a", "b"]
+
+
+def test_what_is_seen_is_never_ahead_of_what_is_in_force() -> None:
+    """A list may take minutes, or fail: until it ends, nothing of it counts."""
+    sink = Remembering()
+    documents = Documents(SOURCE, "RouteSpec", None, {}, sink)
+    listed(documents, written("a", "old"))
+    documents.begin()
+    documents.item(written("a", "old", 2, broken=True))
+    assert documents.seen[route_ref("shop", "a")].generation == 1
+    listed(documents, written("a", "old", 2, broken=True))
+    seen = documents.seen[route_ref("shop", "a")]
+    assert (seen.generation, seen.good) == (2, 1)
+    documents.changed(written("a", "old", 3))
+    assert documents.seen[route_ref("shop", "a")].good == 3
+    documents.changed(written("a", "new", 1, broken=True))
+    assert documents.seen[route_ref("shop", "a")].good == 0, "that one never was"
 
 
 def test_a_definition_that_goes_while_objects_are_listed_twice_takes_nothing_away() -> None:
