@@ -18,19 +18,20 @@ def status_writers(
 ) -> dict[str, Writer]:
     """A writer of statuses for each cluster whose specs are served, by source. `identity` is this process's own."""
     by_name = {source.name: source for source in sources if isinstance(source, KubernetesSource)}
-    return {
-        name: Writer(
-            Access(cluster.kubeconfig, cluster.context),
-            by_name[name],
-            lambda ref, seen: reports.standing(ref, seen.generation),
-            partial(reports.said, name),
-            namespace=cluster.lease_namespace,
-            identity=identity,
-        )
-        for cluster in clusters
-        if cluster.specs and cluster.status
-        for name in (kubernetes_source(cluster.name),)
-    }
+    made = {}
+    for cluster in clusters:
+        if cluster.specs and cluster.status:
+            source = by_name[kubernetes_source(cluster.name)]
+            made[source.name] = writer = Writer(
+                Access(cluster.kubeconfig, cluster.context),
+                source,
+                lambda ref, seen: reports.standing(ref, seen.generation),
+                partial(reports.said, source.name),
+                namespace=cluster.lease_namespace,
+                identity=identity,
+            )
+            source.noticed = writer.noticed
+    return made
 
 
 def kubernetes_sources(

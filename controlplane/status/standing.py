@@ -66,9 +66,7 @@ def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str,
     stands_back = any(one.code == TWIN for one in errors)
     programmed = _STANDS_BACK if stands_back else _programmed(standing.proxies)
     conditions = [_compiled(errors, len(standing.diagnostics)), programmed]
-    listed = before.get("conditions")
-    found = [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    known = {str(one.get("type")): one for one in found}  # others may write it, and not every definition checks what
+    known = {str(one.get("type")): one for one in _conditions(before)}
     if not standing.counts:
         conditions[1] = _kept(conditions[1], known.get("Programmed"), standing.generation)
     said["conditions"] = [_timed(one, known.get(one["type"]), standing.generation, now) for one in conditions]
@@ -88,6 +86,23 @@ def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str,
     return said
 
 
+def own(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What is ours of a status: others may add to it."""
+    ours = {name: value for name, value in found.items() if name in _OURS}
+    if "conditions" in ours:
+        listed = [one for one in _conditions(found) if one.get("type") in _CONDITIONS]
+        ours["conditions"] = sorted(listed, key=lambda one: str(one["type"]))
+    return ours
+
+
+def _conditions(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those that are any: others may write them, and not every definition checks what."""
+    listed = found.get("conditions")
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+_OURS = {"observedGeneration", "snapshot", "conditions", "fleet", "errors", "lastError"}
+_CONDITIONS = ["Compiled", "Programmed"]
 _STANDS_BACK = {
     "type": "Programmed",
     "status": "False",

@@ -1,8 +1,9 @@
 """Writes the status of the custom resources of one cluster: what changed, gathered, bounded in rate, and never twice.
 
-By server-side apply of the status alone, so that nothing of anybody else is touched. What is in the cluster already is
-compared first: nothing is written when nothing changed, also after a restart. The source ignores statuses: a write starts
-nothing anew.
+By server-side apply of the status alone, so that nothing of anybody else is touched. What is in the cluster is compared
+first: nothing is written when nothing changed, also after a restart, and what somebody else made of it is put right. The
+source ignores statuses: a write starts nothing anew. Every write names the version of the object that it is about: one that
+comes late, from a process that stood still meanwhile, is refused.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.client import Client, Refused, Trouble
+from controlplane.sources.kubernetes.objects import Metadata, version_number
 from controlplane.sources.kubernetes.specs import Seen
 from controlplane.spec.gateway import API_VERSION
 from controlplane.status.lease import Lease
-from controlplane.status.standing import Standing, status, waits
+from controlplane.status.standing import Standing, own, status, waits
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +36,38 @@ GATHER_SECONDS = 0.25
 INTERVAL_SECONDS = 2.0
 """An object is written at most once in this time."""
 RETRY_SECONDS = 5.0
+AGAIN_SECONDS = 1.0
 AT_ONCE, A_WRITER = 16, 32
 """Writes under way at most, and how many that are due make it one more: an API server takes some 10 ms of a processor for
 each, which changes on their way to proxies want, too. A thousand at once are written in 2 s, a few one after the other."""
 MANAGER = "controlplane-status"
+_CONTENT = "application/apply-patch+yaml"
+_PARAMETERS = {"fieldManager": MANAGER, "force": "true"}
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """The object after a write."""
+
+    metadata: Metadata = Metadata()
+    status: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+_answers = msgspec.json.Decoder(_Answer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """What was written of an object, what the API server made of it, and when (time.monotonic)."""
+
+    uid: str
+    resource_version: str
+    asked: Mapping[str, Any]
+    answered: Mapping[str, Any]
+    at: float
+
+    def is_ahead_of(self, seen: Seen) -> bool:
+        """Whether the watch has not told of it yet."""
+        return version_number(seen.resource_version) < version_number(self.resource_version)
 
 
 class Resources(Protocol):
@@ -72,7 +104,8 @@ class Writer:
         self._namespace = namespace
         self._identity = identity
         self._due: dict[ObjectRef, float] = {}
-        self._written: dict[ObjectRef, tuple[str, dict[str, Any], float]] = {}
+        self._written: dict[ObjectRef, _Written] = {}
+        self._underway: set[ObjectRef] = set()
         self._wake = asyncio.Event()
         self._lease: Lease
         self.writes = 0
@@ -84,9 +117,24 @@ class Writer:
         now = time.monotonic()
         for ref in refs:
             if ref not in self._due:
-                last = self._written[ref][2] if ref in self._written else float("-inf")
+                last = self._written[ref].at if ref in self._written else float("-inf")
                 self._due[ref] = max(now + GATHER_SECONDS, last + INTERVAL_SECONDS)
                 self._wake.set()
+
+    def noticed(self, ref: ObjectRef) -> None:
+        """The watch shows another generation or status of it: by our own write, or there is something to put right."""
+        if ref not in self._underway and not self._is_as_written(ref):
+            self.touch((ref,))
+
+    def _is_as_written(self, ref: ObjectRef) -> bool:
+        seen, written = self._resources.seen(ref), self._written.get(ref)
+        if seen is None or written is None or seen.uid != written.uid:
+            return False
+        if seen.generation != written.asked["observedGeneration"]:
+            return False
+        if seen.resource_version == written.resource_version or written.is_ahead_of(seen):
+            return True
+        return _decoded(seen.status) == written.answered
 
     async def run(self) -> None:
         """Write until cancelled."""
@@ -149,43 +197,66 @@ class Writer:
 
     async def _write(self, client: Client, ref: ObjectRef) -> None:
         seen = self._resources.seen(ref)
-        standing = self._standing(ref, seen) if seen is not None else None
-        if seen is None or standing is None:
+        if seen is None:
             self._written.pop(ref, None)
             return
-        uid, before, _ = self._written.get(ref, ("", {}, 0.0))
-        if uid != seen.uid:
-            before = _decoded(seen)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        made = status(standing, before, now)
+        standing = self._standing(ref, seen)
+        if standing is None:
+            return
+        written = self._written.get(ref)
+        if written is not None and written.uid != seen.uid:
+            written = None
+        ahead = written is not None and written.is_ahead_of(seen)
+        before = written.answered if written is not None and ahead else _decoded(seen.status)
+        made = status(standing, before, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
         if waits(made):
             self._due[ref] = time.monotonic() + INTERVAL_SECONDS  # nobody says when they have it
         if made == before:
             return
-        body = {
-            "apiVersion": API_VERSION,
-            "kind": ref.kind,
-            "metadata": {"name": ref.name, "namespace": ref.namespace, "uid": seen.uid},
-            "status": made,
-        }
-        path = f"/apis/{API_VERSION}/namespaces/{ref.namespace}/{ref.kind.lower()}s/{ref.name}/status"
-        parameters = {"fieldManager": MANAGER, "force": "true"}
-        try:
-            await client.send("PATCH", path, json.dumps(body).encode(), "application/apply-patch+yaml", parameters)
-        except Refused as refused:
-            if refused.trouble in {Trouble.NOT_FOUND, Trouble.CONFLICT}:
-                return  # gone, or another object of this name by now: that one is touched by itself
-            self._fail("write", str(refused))
-            self._due[ref] = time.monotonic() + max(RETRY_SECONDS, refused.retry_after)
+        if written is not None and (made, before) == (written.asked, written.answered):
+            return  # the API server makes something else of it, and would again
+        # This process may have stood still for long: somebody else writes by now.
+        if not self._lease.holds:
             return
+        version = written.resource_version if written is not None and ahead else seen.resource_version
+        self._underway.add(ref)
+        try:
+            answer = _answers.decode(await client.send("PATCH", *_request(ref, seen.uid, version, made)))
+        except Refused as refused:
+            self._refused(ref, refused)
+            return
+        finally:
+            self._underway.discard(ref)
         self.writes += 1
         self._fail("write", None)
-        self._written[ref] = (seen.uid, made, time.monotonic())
+        now = time.monotonic()
+        self._written[ref] = _Written(seen.uid, answer.metadata.resource_version, made, _decoded(answer.status), now)
+        self.noticed(ref)  # what the watch told meanwhile
+
+    def _refused(self, ref: ObjectRef, refused: Refused) -> None:
+        """It is looked at again as long as it is seen: a server that starts says that it is not there, too."""
+        if refused.trouble is Trouble.CONFLICT:  # another version or object by now, which the watch tells in a moment
+            self._written.pop(ref, None)  # of a cluster that was restored, no version is ahead
+            self._due[ref] = time.monotonic() + AGAIN_SECONDS
+            return
+        if refused.trouble is not Trouble.NOT_FOUND:
+            self._fail("write", str(refused))
+        self._due[ref] = time.monotonic() + max(RETRY_SECONDS, refused.retry_after)
 
 
-def _decoded(seen: Seen) -> dict[str, Any]:
+def _request(ref: ObjectRef, uid: str, version: str, made: Mapping[str, Any]) -> tuple[str, bytes, str, dict[str, str]]:
+    metadata = {"name": ref.name, "namespace": ref.namespace, "uid": uid}
+    if version:
+        metadata["resourceVersion"] = version
+    body = {"apiVersion": API_VERSION, "kind": ref.kind, "metadata": metadata, "status": made}
+    path = f"/apis/{API_VERSION}/namespaces/{ref.namespace}/{ref.kind.lower()}s/{ref.name}/status"
+    return path, json.dumps(body).encode(), _CONTENT, _PARAMETERS
+
+
+def _decoded(written: msgspec.Raw) -> dict[str, Any]:
+    """Our own part of a status."""
     try:
-        found = json.loads(bytes(seen.status))
+        found = json.loads(bytes(written))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return own(found) if isinstance(found, dict) else {}

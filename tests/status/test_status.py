@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.e2e.plane import Plane, answers
-from tests.support.kubernetes import Kubernetes
+from tests.support.kubernetes import ApiError, Kubernetes
 from tests.support.ports import free_port
 from tests.support.waiting import until
 
@@ -111,6 +111,8 @@ def test_people_learn_what_became_of_an_object(cluster: Kubernetes, plane: Plane
     cluster.spec(team(namespace, "api", retires=3))
     found = told(cluster, "RouteSpec", namespace, "api", Compiled=("False", "Invalid"))
     assert found["status"]["lastError"]["help"] == 'did you mean "retry"?'
+    cluster.spec(team(namespace, "api", path="/other", retires=3))  # the same error in another generation
+    told(cluster, "RouteSpec", namespace, "api", Compiled=("False", "Invalid"))
     cluster.spec(team(namespace, "api"))
     found = told(cluster, "RouteSpec", namespace, "api", **good)
     assert "lastError" not in found["status"]
@@ -160,6 +162,43 @@ def _second() -> str:
     from datetime import UTC, datetime
 
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_what_somebody_makes_of_a_status_is_put_right_and_what_is_theirs_stays(
+    cluster: Kubernetes, plane: Plane
+) -> None:
+    namespace = cluster.namespace()
+    cluster.spec(gateway(namespace))
+    cluster.spec(team(namespace, "api"))
+    good = {"Compiled": ("True", "Compiled"), "Programmed": ("True", "NoProxies")}
+    path = f"/apis/gatewayspec.dev/v1alpha1/namespaces/{namespace}/routespecs/api/status"
+    told(cluster, "RouteSpec", namespace, "api", **good)
+    cluster.call("PATCH", path, {"status": None}, "application/merge-patch+json")
+    found = told(cluster, "RouteSpec", namespace, "api", **good)
+    audited = {"type": "Audited", "status": "True", "reason": "Ok", "message": "", "lastTransitionTime": _second()}
+    theirs = [{**one, "status": "False"} for one in found["status"]["conditions"]]
+    body = {"status": {"conditions": [audited, *theirs]}}
+    cluster.call("PATCH", path, body, "application/merge-patch+json")
+    found = told(cluster, "RouteSpec", namespace, "api", **good, Audited=("True", "Ok"))
+    cluster.spec(team(namespace, "other"))
+    told(cluster, "RouteSpec", namespace, "other", **good)
+    after = cluster.get("RouteSpec", "api", namespace)
+    assert after["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]
+
+
+def test_a_status_of_an_older_version_is_refused(cluster: Kubernetes, plane: Plane) -> None:
+    """What a process that stood still sends late: the writer relies on it."""
+    namespace = cluster.namespace()
+    cluster.spec(gateway(namespace))
+    found = told(cluster, "GatewaySpec", namespace, "edge", Compiled=("True", "Compiled"))
+    cluster.spec(gateway(namespace, routes=[]))
+    told(cluster, "GatewaySpec", namespace, "edge", Compiled=("True", "Compiled"))
+    body = {name: found[name] for name in ("apiVersion", "kind", "status")}
+    body["metadata"] = {name: found["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
+    path = f"/apis/gatewayspec.dev/v1alpha1/namespaces/{namespace}/gatewayspecs/edge/status"
+    manager = "?fieldManager=controlplane-status&force=true"
+    with pytest.raises(ApiError, match="409"):
+        cluster.call("PATCH", path + manager, body, "application/apply-patch+yaml")
 
 
 def test_nothing_is_written_when_nothing_changed(cluster: Kubernetes, plane: Plane, tmp_path: Path) -> None:
