@@ -15,6 +15,8 @@ from controlplane.resources import Resource
 _SCHEME = "xdstp://"
 _ANY = "/*"
 _MANY = 64
+_SHORT = 512
+"""Characters of a name whose spelling is remembered: who sends longer ones fills no memory with them."""
 _SAFE = "-._~:/@!$'()*+,; |"
 """What stands for itself in a parameter; everything else is percent-encoded, whoever wrote it in whatever way."""
 
@@ -24,11 +26,21 @@ def canonical_names(names: frozenset[str]) -> frozenset[str]:
     return frozenset(map(canonical, names)) if _structured(names) else names
 
 
-@lru_cache(maxsize=4096)
+def parameters(names: frozenset[str]) -> list[str]:
+    """The context parameters of the structured ones among these names, as they are written."""
+    if not _structured(names):
+        return []
+    return [name.partition("?")[2] for name in names if name.startswith(_SCHEME) and "?" in name]
+
+
 def canonical(name: str) -> str:
     """The one spelling of a structured name: its context parameters are a map, so that their order means nothing."""
     if not name.startswith(_SCHEME) or "?" not in name:
         return name
+    return _remembered(name) if len(name) <= _SHORT else _spelled(name)
+
+
+def _spelled(name: str) -> str:
     path, _, query = name.partition("?")
     query, mark, directives = query.partition("#")
     pairs = sorted(
@@ -36,6 +48,9 @@ def canonical(name: str) -> str:
     )
     text = "&".join(f"{quote(key, safe=_SAFE)}={quote(value, safe=_SAFE)}" for key, value in pairs if key)
     return f"{path}{'?' if text else ''}{text}{mark}{directives}"
+
+
+_remembered = lru_cache(maxsize=4096)(_spelled)
 
 
 def other_names(resource: Resource) -> tuple[str, ...]:
@@ -60,14 +75,20 @@ _collections_of_many = lru_cache(maxsize=16)(_collections)
 """A fleet asks for the same thousands."""
 
 
-@lru_cache(maxsize=4096)
 def collection_of(name: str) -> str | None:
     """The collection that this resource is in: one level, and with the same context parameters."""
     if not name.startswith(_SCHEME):
         return None
+    return _remembered_parent(name) if len(name) <= _SHORT else _parent(name)
+
+
+def _parent(name: str) -> str | None:
     path, mark, query = canonical(name).partition("?")
     parent, slash, last = path.rpartition("/")
     return f"{parent}{_ANY}{mark}{query}" if slash and last and last != "*" else None
+
+
+_remembered_parent = lru_cache(maxsize=4096)(_parent)
 
 
 def _structured(names: Collection[str]) -> bool:

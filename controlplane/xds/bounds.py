@@ -36,6 +36,10 @@ class Limits:
     names: int = 50_000
     """Names that a stream may subscribe to, and that one request may hold; what comes by wildcard needs none."""
     name_characters: int = 4096
+    parameters: int = 50_000
+    """Context parameters of all names of one request: each is decoded, sorted and encoded again, which takes 2 us."""
+    parameter_characters: int = 1 << 20
+    """Of all parameters of one request: those of 20,000 names may have 50 each."""
     types: int = 16
     """Of one stream, those included that nobody knows."""
     detail_characters: int = 2000

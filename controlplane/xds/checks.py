@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.requests import Request
 
@@ -19,23 +16,3 @@ def type_of(request: Request, node: Node | None, only: str | None) -> str:
     if only and type_url != only:
         raise Ended(Status.INVALID_ARGUMENT, f"this stream serves {only}")
     return type_url
-
-
-_MANY = 64
-"""Names, from which on it is remembered how long the longest is: a fleet sends the same ones."""
-
-
-@lru_cache(maxsize=16)
-def _longest(names: frozenset[str]) -> int:
-    return max(map(len, names))
-
-
-def check_names(names: frozenset[str], limits: Limits) -> None:
-    """What one list of a request may hold."""
-    if not names:
-        return
-    if len(names) > limits.names:
-        raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {limits.names} names in one request")
-    longest = _longest(names) if len(names) >= _MANY else max(map(len, names))
-    if longest > limits.name_characters:
-        raise Ended(Status.INVALID_ARGUMENT, f"a name is longer than {limits.name_characters} characters")

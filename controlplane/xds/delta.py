@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
 from controlplane.xds import difference, virtual_hosts
-from controlplane.xds.checks import check_names
 from controlplane.xds.heartbeats import TIMED
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
@@ -33,10 +32,8 @@ class DeltaSession(Session):
             self._tick += 1
             self._acknowledge(acked, ack[1], None, now)
             return
-        request = delta_request(data)
+        request = delta_request(data, self._limits)
         progress, first = self._open(request, now)
-        for names in (request.subscribe, request.unsubscribe):
-            check_names(names, self._limits)
         if not first and request.nonce:
             # A stale nonce acknowledges nothing, but the subscription in the request counts all the same.
             self._acknowledge(progress, request.nonce, request.error, now)

@@ -21,9 +21,10 @@ from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from controlplane.resources import delimited
+from controlplane.xds.bounds import Limits
+from controlplane.xds.named import check_names, names_of
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.nodes import Ended, Locality, Node, Status
-from controlplane.xdstp import canonical_names
 
 MAX_NODE_BYTES = 1 << 20
 """Of a node with its metadata; an Envoy with all of its extensions has some 50 kB."""
@@ -58,22 +59,22 @@ class SotwRequest(Request):
     names: frozenset[str] = NOTHING
 
 
-def delta_request(data: bytes) -> DeltaRequest:
-    """Decode a `DeltaDiscoveryRequest`; raises `Ended` when the bytes are none."""
+def delta_request(data: bytes, limits: Limits) -> DeltaRequest:
+    """Decode a `DeltaDiscoveryRequest`; raises `Ended` when the bytes are none, or when they name too much."""
     message = _parse(_delta_envelope(), data)
     return DeltaRequest(
         type_url=message.type_url,
         nonce=message.nonce,
         error=_error(message.error),
         node=_node(message.node),
-        unsubscribe=_set(message.unsubscribe, message.unsubscribe_locators),
+        unsubscribe=_set(message.unsubscribe, limits, message.unsubscribe_locators),
         initial_versions=tuple(message.versions),
-        subscribe=_names(message, discovery_pb2.DeltaDiscoveryRequest, "resource_names_subscribe"),
+        subscribe=_names(message, discovery_pb2.DeltaDiscoveryRequest, "resource_names_subscribe", limits),
     )
 
 
-def sotw_request(data: bytes) -> SotwRequest:
-    """Decode a `DiscoveryRequest`; raises `Ended` when the bytes are none."""
+def sotw_request(data: bytes, limits: Limits) -> SotwRequest:
+    """Decode a `DiscoveryRequest`; raises `Ended` when the bytes are none, or when they name too much."""
     message = _parse(_sotw_envelope(), data)
     return SotwRequest(
         type_url=message.type_url,
@@ -81,7 +82,7 @@ def sotw_request(data: bytes) -> SotwRequest:
         error=_error(message.error),
         node=_node(message.node),
         version=message.version,
-        names=_names(message, discovery_pb2.DiscoveryRequest, "resource_names"),
+        names=_names(message, discovery_pb2.DiscoveryRequest, "resource_names", limits),
     )
 
 
@@ -165,14 +166,14 @@ class _Seen:
         self._sets: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         self._size = 0
 
-    def names(self, encoded: bytes, kind: Any, field: str) -> frozenset[str]:
+    def names(self, encoded: bytes, kind: Any, field: str, limits: Limits) -> frozenset[str]:
         """The names in these bytes, which are a message of this kind."""
         if len(encoded) < self.SMALL:
-            return _set(getattr(_parse(kind, encoded), field))
+            return _set(getattr(_parse(kind, encoded), field), limits)
         if (found := self._sets.get(encoded)) is not None:
             self._sets.move_to_end(encoded)
             return found
-        names = self._sets[encoded] = _set(getattr(_parse(kind, encoded), field))
+        names = self._sets[encoded] = _set(getattr(_parse(kind, encoded), field), limits)
         self._size += len(encoded)
         while self._size > self.REMEMBERED:
             self._size -= len(self._sets.popitem(last=False)[0])
@@ -182,24 +183,27 @@ class _Seen:
 _seen = _Seen()
 
 
-def _names(message: Any, kind: Any, field: str) -> frozenset[str]:
+def _names(message: Any, kind: Any, field: str, limits: Limits) -> frozenset[str]:
     """A request may name resources in both ways; ours have no variants, so the parameters of a locator select nothing.
 
     The message is spent: only what it does not know is left of it, which are the names.
     """
-    located = _set((), message.locators)
+    located = _set((), limits, message.locators)
     for known in message.DESCRIPTOR.fields:
         message.ClearField(known.name)
     encoded = message.SerializeToString()
     if not encoded:
         return located
-    names = _seen.names(encoded, kind, field)
-    return shared(names | located) if located else names
+    names = _seen.names(encoded, kind, field, limits)
+    if not located:
+        return names
+    check_names(both := names | located, limits)
+    return shared(both)
 
 
-def _set(names: Iterable[str], locators: Iterable[bytes] = ()) -> frozenset[str]:
-    wanted = frozenset((*names, *(_parse(discovery_pb2.ResourceLocator, one).name for one in locators)))
-    return shared(canonical_names(wanted)) if wanted else NOTHING
+def _set(names: Iterable[str], limits: Limits, locators: Iterable[bytes] = ()) -> frozenset[str]:
+    located = (_parse(discovery_pb2.ResourceLocator, one).name for one in locators)
+    return names_of(frozenset((*names, *located)), limits)
 
 
 def _error(encoded: Sequence[bytes]) -> str | None:

@@ -17,6 +17,7 @@ from controlplane.xds.blame import quotable
 from controlplane.xds.difference import Wanted
 from controlplane.xds.holdings import Holding, holdings
 from controlplane.xds.isolation import took
+from controlplane.xds.named import check_names
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Refusal, TypeStatus, Variant
 from controlplane.xds.outgoing import Outgoing
@@ -71,7 +72,7 @@ class Session(Outgoing):
         self._tick += 1
         if (progress := self._types.get(type_url)) is not None:
             return progress, False
-        checks.check_names(frozenset((type_url,)), self._limits)
+        check_names(frozenset((type_url,)), self._limits)
         if len(self._types) >= self._limits.types:
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.types} types on one stream")
         progress = self._types[type_url] = Progress(types.resource_type(type_url), now)

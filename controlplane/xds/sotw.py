@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing, followed
-from controlplane.xds.checks import check_names
 from controlplane.xds.heartbeats import WRAPPED
 from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
@@ -28,9 +27,8 @@ class SotwSession(Session):
 
     def receive(self, data: bytes, now: float) -> None:
         """Take in one request: its ACK or NACK, and the subscription as it is from now on."""
-        request = sotw_request(data)
+        request = sotw_request(data, self._limits)
         progress, first = self._open(request, now)
-        check_names(request.names, self._limits)
         if not first and request.nonce:
             if request.nonce != progress.sent_nonce:
                 # Stale: a newer response is on its way, and its ACK repeats the whole subscription.

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from envoy.service.discovery.v3 import discovery_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controlplane import xdstp
 from controlplane.resources import Resource, delimited, version_entry
 from controlplane.snapshot.store import Store
+from controlplane.xds import named
 from controlplane.xds.admission import Admission
 from controlplane.xds.bounds import Limits
+from controlplane.xds.nodes import Ended
 from controlplane.xds.requests import acknowledgement, delta_request, initial_versions, sotw_request
 from controlplane.xds.returning import Returned
 from controlplane.xds.types import CLUSTER
@@ -55,7 +59,7 @@ def test_a_request_is_what_the_decoder_says_in_whatever_order_its_fields_come(
     ]
     chance.shuffle(fields)
     for _ in range(2):  # the second time its names are known
-        request = delta_request(b"".join(fields))
+        request = delta_request(b"".join(fields), Limits())
         assert request.node is not None
         assert (request.node.id, request.type_url, request.nonce, request.error) == ("node", "type", "nonce", "no")
         assert request.subscribe == {*subscribe, *located}
@@ -69,7 +73,7 @@ def test_so_is_one_of_the_state_of_the_world(names: list[str]) -> None:
         version_info="v", node={"id": "node"}, resource_names=names, type_url="type", response_nonce="n"
     ).SerializeToString()
     for _ in range(2):
-        request = sotw_request(data)
+        request = sotw_request(data, Limits())
         assert (request.version, request.type_url, request.nonce, request.error) == ("v", "type", "n", None)
         assert request.names == set(names)
 
@@ -104,3 +108,58 @@ def test_a_fleet_with_one_certificate_comes_back_all_at_once() -> None:
         assert account is not None
         for size in (470_000, *(200,) * 10):
             admission.asked(account, size)
+
+
+def _refusal(names: list[str], limits: Limits) -> str:
+    """Why a request for these names is refused, in each way to name them."""
+    located = [{"name": name} for name in names]
+    requests = [
+        (delta_request, discovery_pb2.DeltaDiscoveryRequest(resource_names_subscribe=names)),
+        (delta_request, discovery_pb2.DeltaDiscoveryRequest(resource_names_unsubscribe=names)),
+        (delta_request, discovery_pb2.DeltaDiscoveryRequest(resource_locators_subscribe=located)),
+        (delta_request, discovery_pb2.DeltaDiscoveryRequest(resource_locators_unsubscribe=located)),
+        (sotw_request, discovery_pb2.DiscoveryRequest(resource_names=names)),
+        (sotw_request, discovery_pb2.DiscoveryRequest(resource_locators=located)),
+    ]
+    reasons = set()
+    for decode, message in requests:
+        with pytest.raises(Ended) as caught:
+            decode(message.SerializeToString(), limits)
+        reasons.add(caught.value.reason)
+    (reason,) = reasons
+    return reason
+
+
+def test_names_are_bounded_before_they_are_spelled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spelled(names: frozenset[str]) -> frozenset[str]:
+        raise AssertionError(f"{len(names)} names were taken apart")
+
+    monkeypatch.setattr(named, "canonical_names", spelled)
+    limits = Limits(names=100, parameters=50, parameter_characters=500)
+    name = "xdstp://a/T/p/x?"
+    assert "longer than 4096 characters" in _refusal([name + "a&" * 4000], limits)
+    assert "more than 100 names" in _refusal([f"{name}a={number}" for number in range(101)], limits)
+    assert "more than 50 parameters" in _refusal([f"{name}a={number}&b=" for number in range(26)], limits)
+    assert "more than 500 characters" in _refusal([name + "a" * 501], limits)
+
+
+def test_a_name_that_becomes_too_long_when_it_is_spelled_is_refused() -> None:
+    assert "longer than 4096 characters" in _refusal(["xdstp://a/T/p/x?a=" + "\u00e9" * 4000], Limits())
+
+
+def test_names_of_many_with_some_parameters_each_are_within_the_limits() -> None:
+    names = [f"xdstp://authority.example/T/p/backend-{number}?zone=a&cluster=edge-{number}" for number in range(20_000)]
+    data = discovery_pb2.DeltaDiscoveryRequest(resource_names_subscribe=names).SerializeToString()
+    assert len(delta_request(data, Limits()).subscribe) == 20_000
+
+
+def test_the_spelling_of_a_long_name_is_not_remembered() -> None:
+    name = "xdstp://a/T/p/x?" + "b=2&a=1&" * 100
+    for remembered in (xdstp._remembered, xdstp._remembered_parent):
+        remembered.cache_clear()
+    assert xdstp.canonical(name).startswith("xdstp://a/T/p/x?a=1&a=1")
+    assert xdstp.collection_of(name) is not None
+    assert xdstp._remembered.cache_info().currsize == 0
+    assert xdstp._remembered_parent.cache_info().currsize == 0
+    xdstp.collection_of("xdstp://a/T/p/x?b=2&a=1")
+    assert xdstp._remembered.cache_info().currsize == 1
