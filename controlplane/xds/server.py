@@ -282,13 +282,13 @@ class XdsServer:
         while (data := await context.read()) is not grpc.aio.EOF:
             if stream.session.node is None:
                 stream.turn = await self._admission.turn()
+            if len(data) >= LARGE_BYTES:
+                self._leftovers.passed(len(data))
             stream.session.receive(data, loop.time())
             if stream.owed:  # most requests acknowledge a response of ours
                 stream.owed -= 1
             elif stream.account is not None:
                 self._admission.asked(stream.account, len(data))
-            if len(data) >= LARGE_BYTES:
-                self._leftovers.passed(len(data))
             del data  # a megabyte that would stay while the stream waits
             stream.heard()
         stream.finished = True
@@ -312,6 +312,7 @@ class XdsServer:
         try:
             await work
         except (Ended, Denied) as failure:
+            failure.__traceback__ = failure.__context__ = None  # they hold the request, until the collector comes by
             stream.failure = stream.failure or failure
             node = stream.session.node
             log.warning("stream ended", stream=stream.number, node=node.id if node else None, reason=str(failure))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from types import FrameType
 from typing import Any
 
 import grpc
@@ -232,6 +233,24 @@ def test_a_node_of_more_than_is_believable_is_refused(method: str, node: dict[st
             code, details = await stream.ended()
             assert (code, "the node" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
             assert len(details) < 200
+
+    run(test)
+
+
+def test_a_refused_request_does_not_stay_until_the_collector_comes_by() -> None:
+    async def test() -> None:
+        async with running(limits=Limits(name_characters=100)) as rig, rig.channel() as channel:
+            gc.collect()
+            gc.disable()
+            try:
+                stream = Stream(channel, DELTA)
+                await stream.send(EDS, resource_names_subscribe=["x" * 101])
+                assert (await stream.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
+                await until(lambda: not rig.server._streams)
+                frames = [each for each in gc.get_objects() if isinstance(each, FrameType)]
+                assert not [each for each in frames if each.f_code.co_name == "delta_request"]
+            finally:
+                gc.enable()
 
     run(test)
 
