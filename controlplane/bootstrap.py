@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from controlplane.envoy_yaml import quote_texts
 from controlplane.errors import ConfigurationError
 from controlplane.pki import issuing
 from controlplane.pki.authority import Authority, Issued
@@ -365,7 +366,7 @@ def _is_host_name(host: str) -> bool:
 
 
 class _Text(str):
-    """A text from outside, always quoted: Envoy's YAML would read a label `y` as true and `0x10` as a number."""
+    """A text from outside, always quoted, so that people see one; what must be quoted is `envoy_yaml`'s to say."""
 
     __slots__ = ()
 
@@ -387,3 +388,4 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 _Dumper.add_representer(str, _text)
 _Dumper.add_representer(_Text, _text)
+quote_texts(_Dumper)

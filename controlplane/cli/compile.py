@@ -44,7 +44,7 @@ def _types(context: click.Context, parameter: click.Parameter, value: str | None
         "controlplane compile specs --secrets secrets --static > envoy.yaml && envoy -c envoy.yaml",
     )
 )
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option(
     "--gateway",
     "gateways",
@@ -92,12 +92,15 @@ def command(
     found = read(paths)
     view = _sorted_names(gateways)
     there = _sorted_names(one.ref.full_name for one in found.objects if one.ref.kind == GATEWAY_KIND)
-    result, diagnostics = compiled(found, secrets, view or (there if len(there) == 1 else None), family)
+    seen = view or (there if len(there) == 1 else None)
+    result, diagnostics = compiled(found, secrets, seen, family, says_what_is_left_out=True)
     code = exit_code(diagnostics)
     texts = render.Texts(found.texts)
     for diagnostic in diagnostics:
         terminal.problem(render.text(diagnostic, texts, terminal) + "\n")
-    chosen = _chosen(view, result.gateways, code)
+    broken = {diagnostic.subject for diagnostic in diagnostics}
+    misnamed = [name for name in view if name not in result.gateways and f"{GATEWAY_KIND} {name}" not in broken]
+    chosen = _chosen(view, misnamed, result.gateways, code, terminal)
     if chosen:
         resources = result.resources(chosen, family)
         folder = secrets.absolute() if secrets else None
@@ -115,15 +118,17 @@ def _sorted_names(names: Iterable[str]) -> View:
     return tuple(GatewayName(name) for name in sorted(set(names)))
 
 
-def _chosen(view: View, known: list[GatewayName], code: Exit) -> View:
-    """The gateways to print; () when there is none because of problems that were already shown."""
+def _chosen(view: View, misnamed: list[GatewayName], known: list[GatewayName], code: Exit, terminal: Terminal) -> View:
+    """The gateways to print; () when there is none because of problems that were shown."""
     from controlplane.errors import nearest
 
-    for name in view:
-        if name not in known:
-            if code is not Exit.OK:
-                return ()
-            raise Failure(Exit.USAGE, f'no gateway "{name}" in these specs', nearest(name, known))
+    for name in misnamed:
+        message, help = f'no gateway "{name}" in these specs', nearest(name, known)
+        if code is Exit.OK:
+            raise Failure(Exit.USAGE, message, help)
+        terminal.error(message, help)
+    if any(name not in known for name in view):
+        return ()
     if view or len(known) == 1:
         return view or tuple(known)
     if not known:

@@ -5,6 +5,7 @@ Shared by `validate` and `compile`. Nothing here stops at the first problem: a c
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from controlplane.cli.terminal import writes_unicode
 from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
 from controlplane.names import GATEWAY_KIND, ObjectRef
 from controlplane.sources.base import SpecObject
@@ -50,13 +52,18 @@ def read(paths: Sequence[str]) -> Input:
     seen: set[str] = set()
     for path in paths:
         for file in _files(path, found):
-            # A circle of symlinks has some real path too: reading it says what is wrong.
-            identity = file if file == STDIN else os.path.realpath(file)
+            identity = file if file == STDIN else _identity(file)
             if identity not in seen:
                 seen.add(identity)
                 _read_file(file, found, named=file == path)
     _refuse_duplicates(found)
     return found
+
+
+def _identity(file: str) -> str:
+    """The name of a file in its real folder: two names are two files, as for `serve`, also when one is a symlink."""
+    folder, name = os.path.split(file)
+    return str(Path(os.path.realpath(folder), name))
 
 
 def _unreadable(found: Input, code: Code, file: str, reason: str, help: str = "") -> None:
@@ -67,7 +74,7 @@ def _unreadable(found: Input, code: Code, file: str, reason: str, help: str = ""
 
 def _files(path: str, found: Input) -> Iterator[str]:
     """The files that a path stands for, sorted; of a folder those that `serve` would read."""
-    if path == STDIN or not Path(path).is_dir():
+    if path == STDIN or not _is_folder(path):
         yield path
         return
     try:
@@ -86,9 +93,19 @@ def _files(path: str, found: Input) -> Iterator[str]:
         yield str(Path(path, name))
 
 
+def _is_folder(path: str) -> bool:
+    """Whether this is a folder, as far as anyone can tell; reading it says what is wrong otherwise."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
 def _bytes(file: str, shown: str, *, named: bool) -> bytes:
     """The content of a file. Raises OSError and InvalidInput; never reads more than a spec file may have."""
     if file == STDIN:
+        if sys.stdin is None:  # the shell's <&-
+            raise OSError(errno.EBADF, "standard input is closed")
         data = sys.stdin.buffer.read(MAX_FILE + 1)
     elif named and stat.S_ISFIFO(Path(file).stat().st_mode):  # what a shell's <(…) is
         with Path(file).open("rb") as stream:
@@ -140,13 +157,21 @@ def structured(value: Any, output_format: str) -> str:
         return json.dumps(value, indent=2, ensure_ascii=False)
     import yaml
 
+    from controlplane.envoy_yaml import quote_texts
+
     class Dumper(yaml.CSafeDumper):
         """Repeats equal lists and mappings instead of referring to them."""
 
         def ignore_aliases(self, data: object) -> bool:
             return True
 
+    quote_texts(Dumper)
     text: str = yaml.dump(
-        value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=False
+        value,
+        Dumper=Dumper,
+        sort_keys=False,
+        allow_unicode=writes_unicode(),
+        width=110,
+        default_flow_style=False,
     )
     return text

@@ -80,7 +80,7 @@ def as_sarif(diagnostics: Sequence[Diagnostic], texts: Texts) -> str:
             "message": {"text": _sentence(diagnostic)},
         }
         if (place := _range(diagnostic, texts)) is not None:
-            physical: dict[str, Any] = {"artifactLocation": {"uri": place["filename"]}}
+            physical: dict[str, Any] = {"artifactLocation": {"uri": _uri(place["filename"])}}
             if "start" in place:
                 physical["region"] = {
                     "startLine": place["start"]["line"],
@@ -101,6 +101,13 @@ def as_sarif(diagnostics: Sequence[Diagnostic], texts: Texts) -> str:
         "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}],
     }
     return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def _uri(file: str) -> str:
+    """A path as a relative reference (RFC 3986, 4.2): with a colon in its first part it would have a scheme."""
+    from urllib.parse import quote
+
+    return quote(file, safe="/", errors="surrogateescape")
 
 
 def _sentence(diagnostic: Diagnostic) -> str:

@@ -19,7 +19,7 @@ from controlplane import __version__
 from controlplane.cli.exit import Exit, Failure, exit_code
 from controlplane.cli.options import COLORS, examples
 from controlplane.cli.render import Texts, text
-from controlplane.cli.terminal import Color, Paint, Terminal
+from controlplane.cli.terminal import Color, Terminal, silence
 from controlplane.errors import ControlPlaneError, InvalidInput
 
 COMMANDS = {
@@ -40,6 +40,9 @@ COMMANDS = {
 """Command name → module; the module's `command` is the command. In the order of a first acquaintance."""
 
 PROGRAM = "controlplane"
+
+_CLICK_PRINTS = frozenset({"-h", "--help", "--version"})
+"""What click answers itself; everything else is printed by a `Terminal`."""
 
 
 class Commands(click.Group):
@@ -84,13 +87,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     terminal = _terminal_of(arguments)
 
-    def complain(message: str, help: str = "") -> None:
-        terminal.problem(f"{terminal.paint('error', Paint.ERROR)}: {message}" + (f"\n  = help: {help}" if help else ""))
-
+    complain = terminal.error
     try:
         result = cli.main(arguments, prog_name=PROGRAM, standalone_mode=False)
-        sys.stdout.flush()
         return int(result or Exit.OK)
+    except SystemExit as ended:
+        # So click ends when whoever read its own texts has gone, with 1, which means something else here.
+        if ended.code == 1 and _CLICK_PRINTS.intersection(arguments):
+            silence(sys.stdout)
+            return Exit.OK
+        raise
     except click.exceptions.NoArgsIsHelpError as error:
         terminal.problem(error.format_message())
         return Exit.USAGE
@@ -109,10 +115,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return max(exit_code(error.diagnostics), Exit.PROBLEMS)
     except ControlPlaneError as error:
         complain(str(error))
-        return Exit.FAILED
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing can be said any more, not even at interpreter shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     except PermissionError as error:
         complain(_reason(error))
@@ -139,7 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _reason(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+    if error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return error.strerror or str(error)
 
 
 def _terminal_of(arguments: Sequence[str]) -> Terminal:

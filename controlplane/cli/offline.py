@@ -27,14 +27,21 @@ _NAMES_OF_A_GATEWAY = frozenset(
     {codes.UNKNOWN_GATEWAY, codes.UNKNOWN_BACKEND, codes.UNKNOWN_POLICY, codes.UNKNOWN_PROVIDER, codes.UNKNOWN_LISTENER}
 )
 _OF_SECRETS = frozenset({codes.UNKNOWN_SECRET, codes.UNUSABLE_SECRET})
+_LEFT_OUT = "what needs it is left out here, or answers 503; --secrets DIR says where it is"
 
 
 def compiled(
-    found: Input, secrets: Path | None, view: View | None = None, family: Family = Family.ENVOY
+    found: Input,
+    secrets: Path | None,
+    view: View | None = None,
+    family: Family = Family.ENVOY,
+    *,
+    says_what_is_left_out: bool = False,
 ) -> tuple[Compiled, list[Diagnostic]]:
     """The compiled objects, and everything that is wrong for nodes of a family, in the order of files and lines.
 
-    Without a folder of secrets, what depends on their content is not judged.
+    Without a folder of secrets, what depends on their content is not judged; at most it is worth a warning that the
+    result lacks it.
     """
     diagnostics = list(found.diagnostics)
     content: dict[SecretRef, Secret] = {}
@@ -45,7 +52,9 @@ def compiled(
     origins = {one.ref.subject: one for one in found.objects}
     for diagnostic in result.diagnostics:
         if secrets is None and diagnostic.code in _OF_SECRETS:
-            continue
+            if not says_what_is_left_out or diagnostic.code != codes.UNKNOWN_SECRET:
+                continue
+            diagnostic = replace(diagnostic, severity=Severity.WARNING, help=_LEFT_OUT)
         if found.hides_gateways and diagnostic.code in _NAMES_OF_A_GATEWAY:
             continue
         placed = diagnostic
@@ -72,17 +81,25 @@ def read_secrets(root: Path) -> tuple[dict[SecretRef, Secret], list[Diagnostic]]
             problems.append(Diagnostic(code, message, place=Place(str(folder))))
             return []
 
+    def is_folder(path: Path) -> bool:
+        try:
+            return path.is_dir()
+        except OSError as error:
+            message = f"cannot be looked at: {error.strerror or error}"
+            problems.append(Diagnostic(Code.SECRET_UNREADABLE, message, place=Place(str(path))))
+            return False
+
     for namespace in visible(root):
-        if not namespace.is_dir():
+        if not is_folder(namespace):
             continue
         for folder in visible(namespace):
-            if not folder.is_dir():
+            if not is_folder(folder):
                 continue
             files: dict[str, bytes] = {}
             for file in visible(folder):
-                if file.is_dir():
-                    continue
                 try:
+                    if file.is_dir():
+                        continue
                     files[file.name], _ = read_regular(str(file), str(file), MAX_SECRET_FILE)
                 except OSError as error:
                     message = f"the file cannot be read: {error.strerror or error}"

@@ -78,7 +78,7 @@ def text(diagnostic: Diagnostic, texts: Texts, terminal: Terminal) -> str:
     gutter = " " * len(str(place.line)) if place and source is not None else " "
     bar = terminal.paint("|", Paint.FRAME)
     if place:
-        lines.append(f"{gutter}{terminal.paint('-->', Paint.FRAME)} {place}")
+        lines.append(f"{gutter}{terminal.paint('-->', Paint.FRAME)} {visible(str(place))}")
     if place and source is not None:
         lines.append(f"{gutter} {bar}")
         if place.column:

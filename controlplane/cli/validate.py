@@ -21,7 +21,7 @@ from controlplane.errors import Severity
         "controlplane validate specs -o github        annotations in a GitHub workflow",
     )
 )
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path())
 @click.option("--secrets", type=DIRECTORY, help="Check references to secrets against this folder too.")
 @click.option(
     "--fail-on",
