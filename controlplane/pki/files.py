@@ -1,20 +1,26 @@
 """Files of the authority: written whole or not at all, readable by their owner only, and watched by their stamps.
 
-Used by `authority` alone. It knows nothing of certificates.
+Their owner is whoever runs the server, also when somebody else writes them (`sudo controlplane pki …`): a list that the
+server cannot read denies nobody. Used by `pki` alone. It knows nothing of certificates.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import pwd
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from controlplane.errors import ConfigurationError
+
+_OF_THE_SERVER = ("state.sqlite", "ca")
+"""What the server makes in a state folder, the surest first."""
 
 Stamp = tuple[int, int, int] | None
 """Inode, size and time of change; None for a file that cannot be reached."""
@@ -41,6 +47,10 @@ def create_folder(folder: Path, files: Mapping[str, bytes]) -> bool:
     try:
         for name, content in files.items():
             _write(made / name, content)
+        if os.geteuid() == 0 and (owner := _server(folder)) is not None:
+            with suppress(PermissionError):  # root without that right
+                for path in (*made.iterdir(), made):
+                    os.chown(path, *owner)
         _sync(made)
         made.rename(folder)
     except FileExistsError:
@@ -56,11 +66,19 @@ def create_folder(folder: Path, files: Mapping[str, bytes]) -> bool:
 
 
 def replace(file: Path, content: bytes) -> None:
-    """Put a file (0600) in the place of another in one step; its folder is made (0700) when absent."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Put a file (0600) in the place of another in one step; its folder is made (0700) when absent.
+
+    Raises PermissionError, and changes nothing, when the server could not read it.
+    """
+    folder = file.parent
+    owner = _owner(file if folder.is_dir() else folder)
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _give(folder, owner)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.{os.urandom(4).hex()}")
     try:
         _write(temporary, content)
+        _give(temporary, owner)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,6 +102,52 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _owner(file: Path) -> tuple[int, int] | None:
+    """To whom a new file is to be given; None when this process may keep it. Raises PermissionError."""
+    server, ours = _server(file), os.geteuid()
+    if server is None or server[0] == ours:
+        return None
+    if ours != 0:
+        raise _unread(file, server[0])
+    return server
+
+
+def _give(file: Path, owner: tuple[int, int] | None) -> None:
+    if owner is not None:
+        try:
+            os.chown(file, *owner)
+        except PermissionError:  # root without that right
+            raise _unread(file, owner[0]) from None
+
+
+def _unread(file: Path, user: int) -> PermissionError:
+    reason = f"the server's user ({_name(user)}) could not read it; run this as that user or as root"
+    return PermissionError(errno.EPERM, reason, str(file))
+
+
+def _server(file: Path) -> tuple[int, int] | None:
+    """The user and group of the server that reads this file; None for root, who reads what anybody wrote.
+
+    They are those of what the server made beside it; before it made anything, of the folder; and where root made that
+    (a volume), of the file that was there before.
+    """
+    folder = file.parent
+    known = next((path for path in map(folder.joinpath, _OF_THE_SERVER) if path.exists()), folder)
+    if not known.exists():
+        return None
+    found = known.stat()
+    if known == folder and found.st_uid == 0 and file.exists():
+        found = file.stat()
+    return (found.st_uid, found.st_gid) if found.st_uid != 0 else None
+
+
+def _name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"uid {user}"
 
 
 def _write(file: Path, content: bytes) -> None:
