@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import timedelta
 from types import SimpleNamespace
@@ -59,7 +60,7 @@ class Rig:
         self.in_force = kept
 
     def said(self) -> str:
-        return " ".join(one.message for one in self.register.all())
+        return " ".join(one.message for one in asyncio.run(self.register.all()))
 
 
 @pytest.fixture

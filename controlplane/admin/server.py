@@ -55,7 +55,7 @@ class Look(Protocol):
     def sources(self) -> list[dict[str, Any]]:
         """One entry per source."""
 
-    def problems(self) -> list[dict[str, Any]]:
+    async def problems(self) -> list[dict[str, Any]]:
         """Everything that is wrong now."""
 
     def state(self) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
         return _json({"sources": look.sources(), "state": look.state()})
 
     async def problems(_: web.Request) -> web.Response:
-        return _json({"problems": look.problems()})
+        return _json({"problems": await look.problems()})
 
     app.router.add_get("/v1/gateways", gateways)
     app.router.add_get("/v1/gateways/{namespace}/{name}/snapshot", snapshot)

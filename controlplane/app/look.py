@@ -58,9 +58,7 @@ class Running:
 
     def gateways(self) -> list[dict[str, Any]]:
         """Name, selector, version and size of every gateway."""
-        problems: dict[str, int] = {}
-        for one in self.intake.register.all():
-            problems[one.subject] = problems.get(one.subject, 0) + 1
+        problems = self.intake.register.counts()
         return [
             {
                 "name": gateway,
@@ -70,7 +68,7 @@ class Running:
                     _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
                 },
                 "nodes": sum(1 for status in self.server.nodes() if gateway in gateways_of(status)),
-                "problems": problems.get(self._subject(gateway), 0),
+                "problems": problems[self._subject(gateway)],
             }
             for gateway, row in sorted(self.compiler.tables.gateways.rows.items())
         ]
@@ -163,9 +161,9 @@ class Running:
             }
         return found
 
-    def problems(self) -> list[dict[str, Any]]:
+    async def problems(self) -> list[dict[str, Any]]:
         """Every diagnostic with its place."""
-        return [_diagnostic(one) for one in self.intake.register.all()]
+        return [_diagnostic(one) for one in await self.intake.register.all()]
 
     def state(self) -> dict[str, Any]:
         """The state on disk."""

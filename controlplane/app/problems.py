@@ -5,15 +5,17 @@ Fed by the intake and by commits; read by the log, the metrics and the admin API
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
+from controlplane.errors import Diagnostic, Place, Severity
 from controlplane.names import ObjectRef
 from controlplane.sources.base import SpecObject
-from controlplane.spec.parse import locate
+from controlplane.spec.parse import locate_all
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +31,8 @@ class Problems:
     _said: dict[Hashable, tuple[Diagnostic, ...]] = field(default_factory=dict)
     _speakers: dict[str, dict[Hashable, None]] = field(default_factory=dict)
     """By subject: who says something about it."""
+    _places: dict[str, tuple[SpecObject, dict[str, Place]]] = field(default_factory=dict)
+    """By subject of which something is said: where its paths stand, for as long as the object is the same."""
     changed: Callable[[Collection[str]], None] = lambda _: None
     """Called with the subjects of which something else is said now."""
 
@@ -74,37 +78,78 @@ class Problems:
             del speakers[speaker]
             if not speakers:
                 del self._speakers[subject]
+                self._places.pop(subject, None)
         for subject in new - old:
             self._speakers.setdefault(subject, {})[speaker] = None
         return dict.fromkeys(old | new)
 
-    def all(self) -> list[Diagnostic]:
-        """Every diagnostic with its place, each once, sorted."""
-        placed = {self.placed(one) for diagnostics in self._said.values() for one in diagnostics}
-        return sorted(placed, key=lambda one: (one.place or Place(""), one.subject, one.path, one.message))
+    def counts(self) -> Counter[str]:
+        """How much is said about each subject; nothing needs a place for that."""
+        return Counter(one.subject for one in self._distinct())
 
-    def placed(self, diagnostic: Diagnostic) -> Diagnostic:
-        """The diagnostic with its position in the file of its object, when that is known."""
-        spec = self.object(diagnostic.subject)
-        if diagnostic.place is not None or spec is None:
-            return diagnostic
-        try:
-            return diagnostic.at(locate(spec.text, spec.file, spec.line, diagnostic.path or "metadata.name"))
-        except InvalidInput:
-            return diagnostic.at(Place(spec.file, spec.line))
+    async def all(self) -> list[Diagnostic]:
+        """Every diagnostic of this moment with its place, each once, sorted; others have their turns in between."""
+        by_subject: dict[str, list[Diagnostic]] = {}
+        for one in self._distinct():
+            by_subject.setdefault(one.subject, []).append(one)
+        placed: set[Diagnostic] = set()
+        for spec, diagnostics in [(self.object(subject), said) for subject, said in by_subject.items()]:
+            placed.update(self._of_object(spec, diagnostics))
+            await asyncio.sleep(0)
+        return sorted(placed, key=_order)
+
+    def placed(self, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+        """The diagnostics with their positions in the files of their objects, when these are known."""
+        by_subject: dict[str, list[Diagnostic]] = {}
+        listed = list(diagnostics)
+        for one in listed:
+            by_subject.setdefault(one.subject, []).append(one)
+        found = {
+            one: placed
+            for subject, said in by_subject.items()
+            for one, placed in zip(said, self._of_object(self.object(subject), said), strict=True)
+        }
+        return [found[one] for one in listed]
+
+    def _distinct(self) -> dict[Diagnostic, None]:
+        return dict.fromkeys(one for diagnostics in self._said.values() for one in diagnostics)
+
+    def _of_object(self, spec: SpecObject | None, diagnostics: list[Diagnostic]) -> list[Diagnostic]:
+        """Diagnostics of one object with their places: its text is read once for all that have none yet."""
+        paths = {_path(one) for one in diagnostics if one.place is None}
+        if spec is None or not paths:
+            return diagnostics
+        subject = spec.ref.subject
+        known, places = self._places.get(subject, (None, {}))
+        if known is not spec:
+            places = {}
+        if missing := paths - places.keys():
+            places = places | locate_all(spec.text, spec.file, spec.line, missing)
+            if subject in self._speakers:  # else nobody would take them away
+                self._places[subject] = spec, places
+        return [one if one.place is not None else one.at(places[_path(one)]) for one in diagnostics]
 
     def _log(self, fresh: Iterable[Diagnostic]) -> None:
         listed = list(fresh)
-        for one in listed[:LOGGED_AT_ONCE]:
-            placed = self.placed(one)
+        for one in self.placed(listed[:LOGGED_AT_ONCE]):
             say = log.error if one.severity is Severity.ERROR else log.warning
             say(
                 "problem",
                 code=str(one.code),
-                at=str(placed.place or ""),
+                at=str(one.place or ""),
                 path=one.path,
                 detail=one.message,
                 help=one.help,
             )
         if len(listed) > LOGGED_AT_ONCE:
             log.warning("more problems", count=len(listed) - LOGGED_AT_ONCE)
+
+
+def _path(one: Diagnostic) -> str:
+    """What of its object a diagnostic points at."""
+    return one.path or "metadata.name"
+
+
+def _order(one: Diagnostic) -> tuple[str, int, int, str, str, str]:
+    place = one.place or Place("")
+    return place.file, place.line, place.column, one.subject, one.path, one.message

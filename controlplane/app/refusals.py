@@ -60,7 +60,7 @@ class Refusals:
     def of(self, resource: Resource) -> tuple[Diagnostic, ...]:
         """The problems behind a hold, with places."""
         key = (resource.type_url, resource.name, resource.version)
-        return tuple(self._register.placed(one) for one in self._said.get(key, ()))
+        return tuple(self._register.placed(self._said.get(key, ())))
 
     def current(self) -> Iterator[Held]:
         """The holds of content that is published now."""
@@ -92,9 +92,10 @@ class Refusals:
         stays = (
             "its last good content stays in force" if good is not None else "nothing of it is in force on new proxies"
         )
+        read: dict[str, Any] = {}
         message = f'a proxy refused the {kind} "{title(resource)}" made of this: {" ".join(quoted.split())}'
         return tuple(
-            Diagnostic(codes.REJECTED, message, self._field(one, detail), f"{stays}; change it, no restart is needed", subject=one.subject)
+            Diagnostic(codes.REJECTED, message, self._field(one, detail, read), f"{stays}; change it, no restart is needed", subject=one.subject)
             for one in made
         )  # fmt: skip
 
@@ -102,12 +103,14 @@ class Refusals:
         ref = ObjectRef.of_subject(made.subject)
         return made if ref is None else made._replace(subject=self._in_force(ref).subject)
 
-    def _field(self, made: Made, detail: str) -> str:
-        """The path of the field that the message speaks of, else that of the element."""
+    def _field(self, made: Made, detail: str, read: dict[str, Any]) -> str:
+        """The path of the field that the message speaks of, else that of the element; `read` are documents by subject."""
         spec = self._register.object(made.subject)
         if spec is None:
             return made.path
-        data = load(spec.text).data
+        if made.subject not in read:
+            read[made.subject] = load(spec.text).data
+        data = read[made.subject]
         start = parse_path(made.path or "spec", data)
         element: Any = data
         for step in start:

@@ -14,9 +14,10 @@ from controlplane.compile.offline import Compiled, compile_objects
 from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
 from controlplane.model.secret import Secret
 from controlplane.names import Family, SecretRef, View
+from controlplane.sources.base import SpecObject
 from controlplane.sources.reading import read_regular
 from controlplane.spec.codes import Code
-from controlplane.spec.parse import locate
+from controlplane.spec.parse import locate_all
 
 MAX_SECRET_FILE = 1024 * 1024
 """Bytes of one file of a secret, which is also what Kubernetes allows."""
@@ -49,7 +50,7 @@ def compiled(
         content, unreadable = read_secrets(secrets)
         diagnostics += unreadable
     result = compile_objects({one.ref: one.rows for one in found.objects}, content, view, family)
-    origins = {one.ref.subject: one for one in found.objects}
+    said: dict[str, list[Diagnostic]] = {}
     for diagnostic in result.diagnostics:
         if secrets is None and diagnostic.code in _OF_SECRETS:
             if not says_what_is_left_out or diagnostic.code != codes.UNKNOWN_SECRET:
@@ -57,14 +58,21 @@ def compiled(
             diagnostic = replace(diagnostic, severity=Severity.WARNING, help=_LEFT_OUT)
         if found.hides_gateways and diagnostic.code in _NAMES_OF_A_GATEWAY:
             continue
-        placed = diagnostic
-        if diagnostic.place is None and (origin := origins.get(diagnostic.subject)) is not None:
-            placed = replace(
-                diagnostic, place=locate(origin.text, origin.file, origin.line, diagnostic.path or "metadata.name")
-            )
-        diagnostics.append(placed)
+        said.setdefault(diagnostic.subject, []).append(diagnostic)
+    origins = {one.ref.subject: one for one in found.objects}
+    for subject, listed in said.items():
+        diagnostics += _placed(listed, origins.get(subject))
     diagnostics.sort(key=lambda one: (one.place or Place(""), one.severity, str(one.code), one.path))
     return result, diagnostics
+
+
+def _placed(said: list[Diagnostic], origin: SpecObject | None) -> list[Diagnostic]:
+    """What is said of one object, with places; its text is read once, however much that is."""
+    paths = {one: one.path or "metadata.name" for one in said if one.place is None}
+    if origin is None or not paths:
+        return said
+    places = locate_all(origin.text, origin.file, origin.line, paths.values())
+    return [one.at(places[paths[one]]) if one in paths else one for one in said]
 
 
 def read_secrets(root: Path) -> tuple[dict[SecretRef, Secret], list[Diagnostic]]:

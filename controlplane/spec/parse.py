@@ -20,10 +20,21 @@ from controlplane.names import ObjectRef
 from controlplane.spec.codes import Code
 from controlplane.spec.explain import explain, faults
 from controlplane.spec.gateway import KINDS, Document
-from controlplane.spec.places import locate, positions
+from controlplane.spec.places import locate, locate_all, positions
 from controlplane.spec.yaml import load
 
-__all__ = ["Parsed", "Piece", "decode", "identity", "locate", "parse_document", "parse_piece", "parse_text", "split"]
+__all__ = [
+    "Parsed",
+    "Piece",
+    "decode",
+    "identity",
+    "locate",
+    "locate_all",
+    "parse_document",
+    "parse_piece",
+    "parse_text",
+    "split",
+]
 
 MAX_FILE = 64 * 1024 * 1024
 """Bytes of a file."""

@@ -128,9 +128,13 @@ def shown(path: Path, data: Any) -> str:
 _STEP = re.compile(r"\[([^\]]*)\]|\.?([^.\[\]]+)")
 
 
-def parse_path(path: str, data: Any) -> Path:
-    """The reverse of `shown`, as far as the path exists in the data."""
+def parse_path(path: str, data: Any, indexes: dict[int, dict[str, int]] | None = None) -> Path:
+    """The reverse of `shown`, as far as the path exists in the data.
+
+    `indexes` keeps what was looked up, for the next path of the same data.
+    """
     steps: list[str | int] = []
+    indexes = {} if indexes is None else indexes
     for match in _STEP.finditer(path):
         if match[1] is None:
             if not isinstance(data, dict) or match[2] not in data:
@@ -140,7 +144,7 @@ def parse_path(path: str, data: Any) -> Path:
             continue
         if not isinstance(data, list):
             break
-        index = next((i for i, e in enumerate(data) if isinstance(e, dict) and e.get("name") == match[1]), None)
+        index = _by_name(data, indexes).get(match[1])
         if index is None and match[1].isdecimal() and int(match[1]) < len(data):
             index = int(match[1])
         if index is None:
@@ -150,11 +154,29 @@ def parse_path(path: str, data: Any) -> Path:
     return tuple(steps)
 
 
+def _by_name(elements: list[Any], indexes: dict[int, dict[str, int]]) -> dict[str, int]:
+    """Where in a list the elements that have names stand; of two with the same name, the first."""
+    found = indexes.get(id(elements))
+    if found is None:
+        found = indexes[id(elements)] = {}
+        for index, element in enumerate(elements):
+            if isinstance(element, dict) and isinstance(name := element.get("name"), str):
+                found.setdefault(name, index)
+    return found
+
+
 def locate(text: str, file: str, line: int, path: str) -> Place:
     """Where a path of the spec (`spec.routes[web].to[0].backend`) stands; the nearest parent when it does not exist.
 
     `text` is one document, which begins on `line` of `file`.
     """
-    steps = parse_path(path, load(text).data)
-    row, column = positions(text, [steps])[steps]
-    return Place(file, line + row, column + 1)
+    return locate_all(text, file, line, [path])[path]
+
+
+def locate_all(text: str, file: str, line: int, paths: Iterable[str]) -> dict[str, Place]:
+    """Where each of the paths stands, as `locate` says it: the document is read once, however many they are."""
+    data = load(text).data
+    indexes: dict[int, dict[str, int]] = {}
+    steps = {path: parse_path(path, data, indexes) for path in paths}
+    found = positions(text, steps.values())
+    return {path: Place(file, line + found[at][0], found[at][1] + 1) for path, at in steps.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -106,9 +107,9 @@ def test_an_error_of_one_cluster_is_no_error_of_the_other() -> None:
     assert rig.touched == [US]
     assert rig.status(EU)["conditions"][0]["reason"] == "Compiled"
     assert rig.status(US)["conditions"][0]["reason"] == "Invalid"
-    assert [str(one.place) for one in rig.register.all()] == ["kubernetes/us: RouteSpec shop/api"]
+    assert [str(one.place) for one in asyncio.run(rig.register.all())] == ["kubernetes/us: RouteSpec shop/api"]
     rig.write(US, GOOD)
-    assert (rig.touched, rig.register.all()) == ([US, US], [])
+    assert (rig.touched, asyncio.run(rig.register.all())) == ([US, US], [])
 
 
 def test_who_takes_the_place_of_another_is_told() -> None:
