@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 
 from controlplane.app.problems import Problems
 from controlplane.errors import Diagnostic
@@ -132,3 +133,27 @@ def test_names_of_a_list_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(places, "load", lambda _: Loaded(data, ()))
     places.locate_all(text, "f.yaml", 1, [about(number).path for number in range(COUNT)])
     assert walks == 1
+
+
+def test_what_is_new_is_found_without_comparing_everything() -> None:
+    """A generated file with thousands of broken documents, of which one is repaired."""
+    comparisons = 0
+
+    class Counted(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal comparisons
+            comparisons += 1
+            return str.__eq__(self, other)
+
+    def said(count: int) -> list[Diagnostic]:
+        return [Diagnostic(Counted("GW0101"), f"unknown field {number}") for number in range(count)]
+
+    register = Problems()
+    with capture_logs() as logs:
+        register.say("file", said(COUNT))
+        register.say("file", [*said(COUNT - 1), Diagnostic("GW0101", "another one")])
+    assert logs[-1]["detail"] == "another one"
+    assert comparisons <= 4 * COUNT

@@ -46,11 +46,12 @@ class Problems:
         changed: dict[str, None] = {}
         for speaker, diagnostics in said.items():
             before = self._said.pop(speaker, ())
+            known = frozenset(before)
             if diagnostics:
                 self._said[speaker] = diagnostics
             if diagnostics != before:
                 changed |= self._attribute(speaker, before, diagnostics)
-            fresh += [one for one in diagnostics if one not in before]
+            fresh += [one for one in diagnostics if one not in known]
         self._log(fresh)
         if changed:
             self.changed(changed)
