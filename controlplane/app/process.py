@@ -371,7 +371,7 @@ class ControlPlane:
 
     def _observe(self) -> None:
         if (trust := self._trust) is not None:
-            self._metrics.certificate_seconds.set_function(lambda: trust.seconds_left)
+            self._metrics.watch_certificates(lambda: trust.seconds_left)
         self._metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
         self._metrics.blocks.set_function(sys.getallocatedblocks)
         for table in self._compiler.tables.graph.tables:

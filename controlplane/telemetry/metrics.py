@@ -84,11 +84,6 @@ class Metrics:
             "Streams refused or ended because of the client's certificate.",
             registry=registry,
         )
-        self.certificate_seconds = Gauge(
-            "controlplane_node_certificate_seconds",
-            "Time left of the proxy's certificate that ends first.",
-            registry=registry,
-        )
         self.tasks = Gauge("controlplane_tasks", "Tasks of the event loop.", registry=registry)
         self.blocks = Gauge(
             "controlplane_allocated_blocks", "Blocks of memory that Python objects take.", registry=registry
@@ -158,6 +153,11 @@ class Metrics:
         for label in self._held_types | counts.keys():
             self._held.labels(label).set(counts[label])
         self._held_types |= counts.keys()
+
+    def watch_certificates(self, seconds_left: Callable[[], float]) -> None:
+        """Show the time left of certificates. A process that asks for none shows nothing: 0 would raise every alarm."""
+        help = "Time left of the proxy's certificate that ends first."
+        Gauge("controlplane_node_certificate_seconds", help, registry=self.registry).set_function(seconds_left)
 
     def watch_source(self, source: str, age_seconds: Callable[[], float], works: Callable[[], bool]) -> None:
         """Ask for the age of this source, and whether it can be read, whenever the metrics are read."""

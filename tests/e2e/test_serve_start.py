@@ -48,6 +48,12 @@ def test_flags_that_cannot_be(plane: Plane, flags: list[str], words: list[str]) 
     ended(plane.start(*flags), 64, *words)
 
 
+def test_no_alarm_about_certificates_that_nobody_is_asked_for(plane: Plane) -> None:
+    """docs/operations.md recommends an alert on the time left: with `--insecure` it must not fire for ever."""
+    plane.start().ready()
+    assert "controlplane_node_certificate_seconds" not in plane.get("/metrics")[1]
+
+
 def test_a_port_in_use(plane: Plane) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"

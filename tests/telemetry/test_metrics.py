@@ -38,6 +38,14 @@ def test_unknown_types_share_one_label() -> None:
     assert type_label('type.googleapis.com/envoy.x"}\n1') == "other"
 
 
+def test_certificates_are_shown_by_who_asks_for_them() -> None:
+    metrics = Metrics()
+    name = "controlplane_node_certificate_seconds"
+    assert (name, ()) not in _samples(metrics)
+    metrics.watch_certificates(lambda: float("inf"))
+    assert _samples(metrics)[name, ()] == float("inf")
+
+
 def test_how_a_source_is_is_asked_when_it_is_read() -> None:
     metrics = Metrics()
     age = 1.0
