@@ -8,6 +8,8 @@ of `authority`; threads of gRPC call it at every handshake.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -16,15 +18,22 @@ from controlplane.errors import ConfigurationError
 from controlplane.pki import files, issuing
 from controlplane.pki.authority import ServerMaterial
 
-_MAX_CHAIN = 8
-"""Authorities between a peer's certificate and one that is trusted."""
+_MAX_CHAIN = 16
+"""Certificates of a peer that are looked at: each may take a check of a signature by each other one."""
 
 
 class ConfiguredKeys:
     """The server's certificate chain and key, and the authorities of its clients."""
 
-    def __init__(self, certificate: Path, key: Path, client_ca: Path) -> None:
+    def __init__(
+        self,
+        certificate: Path,
+        key: Path,
+        client_ca: Path,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """Read them once. Raises ConfigurationError when they cannot be used."""
+        self._now = now
         self._files = (certificate, key, client_ca)
         self._lock = threading.Lock()
         self._stamps: tuple[files.Stamp, ...] = ()
@@ -43,20 +52,25 @@ class ConfiguredKeys:
             return self._material
 
     def trusts(self, certificate: bytes, chain: bytes = b"") -> bool:
-        """Whether an authority trusted now signed this certificate, directly or by way of its own chain (PEM)."""
+        """Whether an authority trusted now signed this certificate, directly or by way of its own chain (PEM).
+
+        Every way is tried, as the handshake does: while a fleet moves to another root, the chain may lead to both.
+        """
         self.server_credentials_material()
         try:
             leaf = x509.load_pem_x509_certificate(certificate)
             between = x509.load_pem_x509_certificates(chain) if chain else []
         except ValueError:
             return False
-        for _ in range(_MAX_CHAIN):
-            if any(issuing.signed_by(leaf, authority) for authority in self._authorities):
+        now = self._now()
+        left = [one for one in between[:_MAX_CHAIN] if one != leaf]
+        found = [(leaf, 0)]  # with the number of authorities below
+        for signed, below in found:
+            if any(_signs(authority, signed, below, now) for authority in self._authorities):
                 return True
-            issuer = next((one for one in between if one != leaf and issuing.signed_by(leaf, one)), None)
-            if issuer is None:
-                return False
-            leaf = issuer
+            issuers = [one for one in left if _signs(one, signed, below, now)]
+            found += [(one, below + (one.subject != one.issuer)) for one in issuers]
+            left = [one for one in left if one not in issuers]
         return False
 
     def _load(self) -> tuple[tuple[files.Stamp, ...], ServerMaterial, list[x509.Certificate]]:
@@ -79,6 +93,26 @@ class ConfiguredKeys:
         except ValueError as error:
             raise ConfigurationError(f"{client_file}: no certificate in PEM: {error}") from None
         return stamps, ServerMaterial(chain, key, client_ca), authorities
+
+
+def _signs(issuer: x509.Certificate, certificate: x509.Certificate, below: int, now: datetime) -> bool:
+    """Whether an authority, in its time, signed the certificate, below which there are so many others.
+
+    RFC 5280, 6.1.4 (k), (l), (m) and (n). A root of version 1 has no extensions that could say it.
+    """
+    if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
+        return False
+    try:
+        values = [extension.value for extension in issuer.extensions]
+    except Exception:  # noqa: BLE001  malformed in one way or another
+        return False
+    basic = next((one for one in values if isinstance(one, x509.BasicConstraints)), None)
+    usage = next((one for one in values if isinstance(one, x509.KeyUsage)), None)
+    if basic is None:
+        authority = issuer.version is x509.Version.v1 and issuer.subject == issuer.issuer
+    else:
+        authority = basic.ca and (basic.path_length is None or below <= basic.path_length)
+    return authority and (usage is None or usage.key_cert_sign) and issuing.signed_by(certificate, issuer)
 
 
 def _content(file: Path) -> bytes:

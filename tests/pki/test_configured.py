@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from controlplane.errors import ConfigurationError
 from controlplane.pki.configured import ConfiguredKeys
@@ -29,8 +31,8 @@ class Disk:
         beside.write_bytes(content)
         beside.rename(file)
 
-    def keys(self) -> ConfiguredKeys:
-        return ConfiguredKeys(self.certificate, self.key, self.client_ca)
+    def keys(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> ConfiguredKeys:
+        return ConfiguredKeys(self.certificate, self.key, self.client_ca, now)
 
 
 def test_a_pair_is_taken_when_it_fits_and_not_before(tmp_path: Path) -> None:
@@ -104,3 +106,70 @@ def test_trust_follows_the_file_and_the_chain_of_the_peer(tmp_path: Path) -> Non
     disk.put(disk.client_ca, other.certificate)
     assert not keys.trusts(near)
     assert not keys.trusts(far, between.certificate)
+
+
+def usage(*, signs: bool) -> x509.KeyUsage:
+    names = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    others = dict.fromkeys((*names, "crl_sign", "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(digital_signature=not signs, key_cert_sign=signs, **others)
+
+
+CA = x509.BasicConstraints(ca=True, path_length=None)
+
+
+@pytest.mark.parametrize(
+    ("extensions", "trusted"),
+    [
+        ((CA,), True),
+        ((CA, usage(signs=True)), True),
+        ((x509.BasicConstraints(ca=True, path_length=0),), True),
+        ((x509.BasicConstraints(ca=False, path_length=None),), False),
+        ((usage(signs=True),), False),
+        ((CA, usage(signs=False)), False),
+    ],
+)
+def test_only_authorities_lead_to_one_that_is_trusted(
+    tmp_path: Path, extensions: tuple[x509.ExtensionType, ...], trusted: bool
+) -> None:
+    """Who has a node's key, and that of an authority which is trusted no more, could sign for any node."""
+    root, stolen, between = Authority("root"), Authority("stolen"), Authority("between")
+    keys = Disk(tmp_path, root.issue(), root.certificate).keys()
+    leaf, bridge = between.issue(NODE).certificate, stolen.certify(between)
+    chain = leaf + root.certify(between, *extensions) + bridge
+    assert keys.trusts(leaf, chain) is trusted
+    assert not keys.trusts(leaf, leaf + bridge)
+
+
+def test_authorities_are_worth_nothing_before_and_after_their_time(tmp_path: Path) -> None:
+    root, between = Authority("root"), Authority("between")
+    now = datetime.now(UTC)
+    keys = Disk(tmp_path, root.issue(), root.certificate).keys(lambda: now)
+    near, far = root.issue(NODE).certificate, between.issue(NODE).certificate
+    short = root.certify(between, lifetime=timedelta(hours=1))
+    assert keys.trusts(far, far + short)
+    now += timedelta(hours=2)
+    assert not keys.trusts(far, far + short)
+    assert keys.trusts(near)
+    now += timedelta(days=2)
+    assert not keys.trusts(near)
+    now -= timedelta(days=9)
+    assert not keys.trusts(near)
+
+
+def test_the_length_of_a_path_is_kept(tmp_path: Path) -> None:
+    root, upper, lower = Authority("root"), Authority("upper"), Authority("lower")
+    keys = Disk(tmp_path, root.issue(), root.certificate).keys()
+    leaf = lower.issue(NODE).certificate
+    for length, trusted in ((0, False), (1, True)):
+        upper_pem = root.certify(upper, x509.BasicConstraints(ca=True, path_length=length))
+        assert keys.trusts(leaf, leaf + upper.certify(lower) + upper_pem) is trusted
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_every_way_is_tried_to_an_authority_that_is_trusted(tmp_path: Path, order: int) -> None:
+    """As the handshake does: an authority may be signed by the old root and by the new one."""
+    old, new, between = Authority("old"), Authority("new"), Authority("between")
+    keys = Disk(tmp_path, new.issue(), new.certificate).keys()
+    leaf = between.issue(NODE).certificate
+    chain = [old.certify(between), new.certify(between)][::order]
+    assert keys.trusts(leaf, leaf + b"".join(chain))

@@ -27,14 +27,23 @@ class Authority:
     def __init__(self, name: str = "test CA", parent: Authority | None = None) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        signer = parent or self
-        builder = signer._builder(self._name, self._key, timedelta(days=1))
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        self.certificate = builder.sign(signer._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        self.certificate = (parent or self).certify(self)
 
     def subordinate(self, name: str) -> Authority:
         """An authority whose certificate this one has signed."""
         return Authority(name, self)
+
+    def certify(
+        self,
+        other: Authority,
+        *extensions: x509.ExtensionType,
+        lifetime: timedelta = timedelta(days=1),
+    ) -> bytes:
+        """A certificate for the key and the name of another; an authority's, unless the extensions say otherwise."""
+        builder = self._builder(other._name, other._key, lifetime)
+        for extension in extensions or (x509.BasicConstraints(ca=True, path_length=None),):
+            builder = builder.add_extension(extension, critical=True)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, lifetime: timedelta
