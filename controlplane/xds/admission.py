@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from hashlib import sha256
 
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Ended, Node, Peer, Status
 
 
 def identity(node: Node | None, peer: Peer) -> Hashable | None:
-    """Whose streams are counted together: those of one certificate's names, else of one node id; None if not known."""
-    return peer.uris or (node.id if node is not None else None)
+    """Whose streams are counted together: those of one certificate's names, or of one that has none; without a
+    certificate those of one node id. None if not known.
+    """
+    if peer.uris or not peer.certificate:
+        return peer.uris or (node.id if node is not None else None)
+    return sha256(peer.certificate).digest()
 
 
 _SWEPT = 1000

@@ -129,7 +129,14 @@ def test_err_13_streams_of_one_identity_are_counted() -> None:
     run(test)
 
 
-def test_err_13_an_identity_that_opens_too_often_is_slowed_down_alone() -> None:
+CERTIFICATES = pytest.mark.parametrize(
+    "names", [("spiffe://example.test/node/n", "spiffe://example.test/node/m"), ()], ids=["named", "without names"]
+)
+"""Those of two peers; of an authority that is not ours, certificates may have no URI name."""
+
+
+@CERTIFICATES
+def test_err_13_an_identity_that_opens_too_often_is_slowed_down_alone(names: tuple[str, ...]) -> None:
     """By its certificate, before it has said a word."""
 
     async def test() -> None:
@@ -138,7 +145,7 @@ def test_err_13_an_identity_that_opens_too_often_is_slowed_down_alone() -> None:
         keys = (ours.certificate, ours.key, authority.certificate)
         limits = Limits(identity_openings_burst=3, identity_openings_per_second=0.0, refusal_seconds=0.2)
         async with running(dynamic_credentials(lambda: keys), limits=limits) as rig:
-            async with rig.channel(authority.issue("spiffe://example.test/node/n"), authority.certificate) as channel:
+            async with rig.channel(authority.issue(*names[:1]), authority.certificate) as channel:
                 for _ in range(3):
                     stream = Stream(channel, DELTA)
                     await stream.send(CDS)
@@ -149,7 +156,7 @@ def test_err_13_an_identity_that_opens_too_often_is_slowed_down_alone() -> None:
                 assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
                 assert "too often" in details
                 assert asyncio.get_running_loop().time() - began >= 0.2
-            async with rig.channel(authority.issue("spiffe://example.test/node/m"), authority.certificate) as channel:
+            async with rig.channel(authority.issue(*names[1:]), authority.certificate) as channel:
                 other = Stream(channel, DELTA, node="m")
                 await other.send(CDS)
                 await other.take(CDS)
@@ -157,7 +164,8 @@ def test_err_13_an_identity_that_opens_too_often_is_slowed_down_alone() -> None:
     run(test)
 
 
-def test_err_13_silent_streams_count_for_their_certificate() -> None:
+@CERTIFICATES
+def test_err_13_silent_streams_count_for_their_certificate(names: tuple[str, ...]) -> None:
     async def test() -> None:
         authority = Authority()
         ours = authority.issue()
@@ -165,7 +173,7 @@ def test_err_13_silent_streams_count_for_their_certificate() -> None:
         limits = Limits(identity_streams=2, refusal_seconds=0.0)
         async with (
             running(dynamic_credentials(lambda: keys), limits=limits) as rig,
-            rig.channel(authority.issue("spiffe://example.test/node/n"), authority.certificate) as channel,
+            rig.channel(authority.issue(*names[:1]), authority.certificate) as channel,
         ):
             silent = [Stream(channel, DELTA) for _ in range(2)]
             await until(lambda: len(rig.server._streams) == 2)
