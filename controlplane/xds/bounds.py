@@ -34,12 +34,15 @@ class Limits:
     response_changes: int = 500
     """Changed resources of a delta response: while more were encoded, no other stream and no endpoint would have its turn."""
     names: int = 50_000
-    """Names that a stream may subscribe to, and that one request may hold; what comes by wildcard needs none."""
+    """Names that a stream may subscribe to, and that one request may hold; what comes by wildcard needs none. As many
+    versions, with which a client comes back."""
     name_characters: int = 4096
     parameters: int = 50_000
     """Context parameters of all names of one request: each is decoded, sorted and encoded again, which takes 2 us."""
     parameter_characters: int = 1 << 20
     """Of all parameters of one request: those of 20,000 names may have 50 each."""
+    version_characters: int = 256
+    """Of the version with which a client of the state of the world comes back; ours have 16."""
     types: int = 16
     """Of one stream, those included that nobody knows."""
     detail_characters: int = 2000

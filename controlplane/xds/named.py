@@ -30,6 +30,50 @@ def names_of(names: frozenset[str], limits: Limits) -> frozenset[str]:
     return shared(spelled)
 
 
+def check_count(encoded: bytes, limits: Limits) -> None:
+    """Whether a request has more names than it may, by its bytes: of millions of names not one is made.
+
+    `encoded` are its fields 3, which are the names in both variants, and what else nobody knows.
+    """
+    # No name comes without the byte of its tag, in its shortest or in a longer encoding. Names may have these bytes too.
+    if (
+        encoded.count(_TAG) + encoded.count(_LONGER_TAG) > limits.names
+        and _fields(encoded, limits.names) > limits.names
+    ):
+        raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {limits.names} names in one request")
+
+
+_TAG, _LONGER_TAG = b"\x1a", b"\x9a"
+
+
+def _fields(encoded: bytes, most: int) -> int:
+    """How many fields a message has; those beyond `most` are not looked for."""
+    at = count = 0
+    while at < len(encoded) and count <= most:
+        count += 1
+        tag, at = _varint(encoded, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(encoded, at)
+            case 1:
+                at += 8
+            case 2:
+                size, at = _varint(encoded, at)
+                at += size
+            case 5:
+                at += 4
+    return count
+
+
+def _varint(encoded: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while (byte := encoded[at]) >= 0x80:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+    return value | byte << shift, at + 1
+
+
 def check_names(names: frozenset[str], limits: Limits) -> None:
     """What one list of a request may hold."""
     if len(names) > limits.names:

@@ -9,7 +9,7 @@ numbers are those of https://github.com/envoyproxy/envoy/blob/main/api/envoy/ser
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,12 +22,13 @@ from google.rpc import status_pb2
 
 from controlplane.resources import delimited
 from controlplane.xds.bounds import Limits
-from controlplane.xds.named import check_names, names_of
+from controlplane.xds.named import check_count, check_names, names_of
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.nodes import Ended, Locality, Node, Status
 
 MAX_NODE_BYTES = 1 << 20
 """Of a node with its metadata; an Envoy with all of its extensions has some 50 kB."""
+_MAX_PIECES = 100
 _MAX_WORD = 1024
 """Characters of what a node is called, which logs and pages show."""
 
@@ -62,6 +63,8 @@ class SotwRequest(Request):
 def delta_request(data: bytes, limits: Limits) -> DeltaRequest:
     """Decode a `DeltaDiscoveryRequest`; raises `Ended` when the bytes are none, or when they name too much."""
     message = _parse(_delta_envelope(), data)
+    if len(message.versions) > limits.names:
+        raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {limits.names} versions in one request")
     return DeltaRequest(
         type_url=message.type_url,
         nonce=message.nonce,
@@ -76,6 +79,8 @@ def delta_request(data: bytes, limits: Limits) -> DeltaRequest:
 def sotw_request(data: bytes, limits: Limits) -> SotwRequest:
     """Decode a `DiscoveryRequest`; raises `Ended` when the bytes are none, or when they name too much."""
     message = _parse(_sotw_envelope(), data)
+    if len(message.version) > limits.version_characters:
+        raise Ended(Status.INVALID_ARGUMENT, f"version_info is longer than {limits.version_characters} characters")
     return SotwRequest(
         type_url=message.type_url,
         nonce=message.nonce,
@@ -159,8 +164,10 @@ class _Seen:
 
     SMALL = 1 << 10
     """Bytes of a list that is decoded as quickly as it is looked up."""
-    REMEMBERED = 8 << 20
-    """Bytes of lists that are kept. One of 5,000 names has some 200 kB."""
+    REMEMBERED = 32 << 20
+    """Bytes that what is kept takes: lists and their names. One of 5,000 names has some 200 kB, and takes 0.9 MB."""
+    NAME = 100
+    """About what a name takes beside its characters."""
 
     def __init__(self) -> None:
         self._sets: OrderedDict[bytes, frozenset[str]] = OrderedDict()
@@ -173,11 +180,15 @@ class _Seen:
         if (found := self._sets.get(encoded)) is not None:
             self._sets.move_to_end(encoded)
             return found
+        check_count(encoded, limits)
         names = self._sets[encoded] = _set(getattr(_parse(kind, encoded), field), limits)
-        self._size += len(encoded)
+        self._size += self._weight(encoded, names)
         while self._size > self.REMEMBERED:
-            self._size -= len(self._sets.popitem(last=False)[0])
+            self._size -= self._weight(*self._sets.popitem(last=False))
         return names
+
+    def _weight(self, encoded: bytes, names: frozenset[str]) -> int:
+        return 2 * len(encoded) + self.NAME * len(names)
 
 
 _seen = _Seen()
@@ -201,19 +212,28 @@ def _names(message: Any, kind: Any, field: str, limits: Limits) -> frozenset[str
     return shared(both)
 
 
-def _set(names: Iterable[str], limits: Limits, locators: Iterable[bytes] = ()) -> frozenset[str]:
+def _set(names: Collection[str], limits: Limits, locators: Collection[bytes] = ()) -> frozenset[str]:
+    if len(names) + len(locators) > limits.names:  # not one of them was made yet
+        raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {limits.names} names in one request")
     located = (_parse(discovery_pb2.ResourceLocator, one).name for one in locators)
     return names_of(frozenset((*names, *located)), limits)
 
 
 def _error(encoded: Sequence[bytes]) -> str | None:
-    return _parse(status_pb2.Status, b"".join(encoded)).message if encoded else None
+    return _parse(status_pb2.Status, _merged(encoded)).message if encoded else None
+
+
+def _merged(encoded: Sequence[bytes]) -> bytes:
+    """A message that stands twice is merged; nobody writes it thousands of times."""
+    if len(encoded) > _MAX_PIECES:
+        raise Ended(Status.INVALID_ARGUMENT, f"a field that stands once stands more than {_MAX_PIECES} times")
+    return b"".join(encoded)
 
 
 def _node(encoded: Sequence[bytes]) -> Node | None:
     if not encoded:
         return None
-    data = b"".join(encoded)  # a message that stands twice is merged
+    data = _merged(encoded)
     if len(data) > MAX_NODE_BYTES:
         raise Ended(Status.INVALID_ARGUMENT, f"the node has more than {MAX_NODE_BYTES} bytes")
     node = _parse(base_pb2.Node, data)

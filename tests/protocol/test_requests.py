@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from controlplane import xdstp
 from controlplane.resources import Resource, delimited, version_entry
 from controlplane.snapshot.store import Store
-from controlplane.xds import named
+from controlplane.xds import named, requests
 from controlplane.xds.admission import Admission
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Ended
@@ -113,7 +113,7 @@ def test_a_fleet_with_one_certificate_comes_back_all_at_once() -> None:
 def _refusal(names: list[str], limits: Limits) -> str:
     """Why a request for these names is refused, in each way to name them."""
     located = [{"name": name} for name in names]
-    requests = [
+    ways = [
         (delta_request, discovery_pb2.DeltaDiscoveryRequest(resource_names_subscribe=names)),
         (delta_request, discovery_pb2.DeltaDiscoveryRequest(resource_names_unsubscribe=names)),
         (delta_request, discovery_pb2.DeltaDiscoveryRequest(resource_locators_subscribe=located)),
@@ -122,7 +122,7 @@ def _refusal(names: list[str], limits: Limits) -> str:
         (sotw_request, discovery_pb2.DiscoveryRequest(resource_locators=located)),
     ]
     reasons = set()
-    for decode, message in requests:
+    for decode, message in ways:
         with pytest.raises(Ended) as caught:
             decode(message.SerializeToString(), limits)
         reasons.add(caught.value.reason)
@@ -145,6 +145,67 @@ def test_names_are_bounded_before_they_are_spelled_anew(monkeypatch: pytest.Monk
 
 def test_a_name_that_becomes_too_long_when_it_is_spelled_is_refused() -> None:
     assert "longer than 4096 characters" in _refusal(["xdstp://a/T/p/x?a=" + "\u00e9" * 4000], Limits())
+
+
+def test_names_are_counted_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(names=1000)
+    many = [f"{number:04}" for number in range(1001)]
+    before = dict(requests._seen._sets)
+
+    def decoded(names: frozenset[str], limits: Limits) -> frozenset[str]:
+        assert not names, "they were decoded"
+        return names
+
+    monkeypatch.setattr(requests, "names_of", decoded)
+    assert "more than 1000 names" in _refusal(many, limits)
+    assert dict(requests._seen._sets) == before
+    # Repeated names, longer tags, and fields that nobody knows beside them.
+    for each in (
+        delimited(3, b"a"),
+        b"\x9a\x00\x01a",
+        b"\x9a\x80\x00\x01a",
+        delimited(3, b""),
+        b"\x98\x06\x01" + delimited(3, b"a"),
+    ):
+        with pytest.raises(Ended, match="more than 1000 names"):
+            sotw_request(each * 1001, limits)
+
+
+def test_names_with_the_bytes_of_tags_count_once() -> None:
+    limits = Limits(names=1000)
+    for name in ("\x1a" * 5, "x" * 26, "x" * 0x9A, "\u069a"):
+        names = [f"{number}{name}" for number in range(10, 1000)]
+        data = b"".join(delimited(3, each.encode()) for each in names)
+        unknown = delimited(99, b"\x1a" * 2000) + b"\x98\x06\x80\x01" + b"\x99\x06" + bytes(8) + b"\x9d\x06" + bytes(4)
+        assert delta_request(unknown + data, limits).subscribe == set(names)
+
+
+def test_versions_are_counted_like_names() -> None:
+    limits = Limits(names=3)
+    fitting = discovery_pb2.DeltaDiscoveryRequest(initial_resource_versions=dict.fromkeys("abc", "1"))
+    assert len(delta_request(fitting.SerializeToString(), limits).initial_versions) == 3
+    more = discovery_pb2.DeltaDiscoveryRequest(initial_resource_versions=dict.fromkeys("abcd", "1"))
+    with pytest.raises(Ended, match="more than 3 versions"):
+        delta_request(more.SerializeToString(), limits)
+    sotw_request(discovery_pb2.DiscoveryRequest(version_info="v" * 256).SerializeToString(), limits)
+    with pytest.raises(Ended, match="longer than 256 characters"):
+        sotw_request(discovery_pb2.DiscoveryRequest(version_info="v" * 257).SerializeToString(), limits)
+
+
+def test_a_node_in_thousands_of_pieces_is_refused() -> None:
+    assert delta_request(delimited(1, delimited(1, b"a")) + delimited(1, delimited(2, b"b")), Limits()).node is not None
+    for piece in (delimited(1, b""), delimited(7, b"")):
+        with pytest.raises(Ended, match="more than 100 times"):
+            delta_request(piece * 101, Limits())
+
+
+def test_what_is_remembered_of_names_is_bounded_by_what_it_takes() -> None:
+    seen = requests._Seen()
+    seen.REMEMBERED = 1 << 20
+    for group in range(100):
+        data = discovery_pb2.DiscoveryRequest(resource_names=[f"{group}-{number}" for number in range(1000)])
+        seen.names(data.SerializeToString(), discovery_pb2.DiscoveryRequest, "resource_names", Limits())
+    assert sum(map(len, seen._sets.values())) <= 10_000
 
 
 def test_names_of_many_with_some_parameters_each_are_within_the_limits() -> None:
