@@ -41,6 +41,8 @@ class Limits:
     """Context parameters of all names of one request: each is decoded, sorted and encoded again, which takes 2 us."""
     parameter_characters: int = 1 << 20
     """Of all parameters of one request: those of 20,000 names may have 50 each."""
+    collections: int = 64
+    """Of the names of a stream: what is in them is looked for in all that there is."""
     version_characters: int = 256
     """Of the version with which a client of the state of the world comes back; ours have 16."""
     types: int = 16

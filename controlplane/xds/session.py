@@ -92,6 +92,8 @@ class Session(Outgoing):
         """The subscription of a request has been taken in."""
         if sum(len(each.subscription.names) for each in self._types.values()) > self._limits.names:
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} names on one stream")
+        if sum(each.subscription.collections for each in self._types.values()) > self._limits.collections:
+            raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.collections} collections on one stream")
         if sum(len(each.initial) for each in self._types.values()) > self._limits.names:  # that wait for a view
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} versions on one stream")
         if progress.whole:

@@ -41,6 +41,11 @@ class Subscription:
         """Whether it is all there is, and neither aliases nor collections play a part."""
         return self.enumerates and not self._loose
 
+    @property
+    def collections(self) -> int:
+        """How many collections it holds."""
+        return len(self._collections)
+
     def covers(self, name: str) -> bool:
         """Whether the stream wants to hear of the resource of this name."""
         return self.enumerates or name in self.names or (self._loose and self._covers_loosely(name))
@@ -79,13 +84,15 @@ class Subscription:
         """The names of the resources that these stand for; those that stand for nothing stay as they are."""
         if not self._loose:
             return names
-        found: set[str] = set()
-        for name in names:
-            if name in self._collections:
-                members = [each for each in view.names(self._kind.url) if collection_of(each) == name]
-                found.update(members or (name,))
-            else:
-                found.add(self._targets.get(name, name))
+        collected = names & self._collections
+        found = {self._targets.get(name, name) for name in names - collected}
+        if collected:
+            vacant = set(collected)
+            for name in view.names(self._kind.url):  # once, however many collections there are
+                if (collection := collection_of(name)) in collected:
+                    found.add(name)
+                    vacant.discard(collection)
+            found |= vacant
         return frozenset(found)
 
     def changed(self, name: str, resource: Resource | None, view: View) -> tuple[bool, bool]:

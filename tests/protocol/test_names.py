@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.xds import subscription
+from controlplane.xds.nodes import Ended
+from controlplane.xdstp import collection_of
 from tests.protocol.dialogue import CDS, EDS, LDS, RDS, SDS, VHDS, Delta, Sotw, removed, resource
 
 # -- aliases ---------------------------------------------------------------------------------------------------------
@@ -246,6 +249,32 @@ def test_sub_17_an_empty_collection_is_absent_until_it_has_a_member() -> None:
     client.take(LDS, removed=[f"{BASE}p/*"])
     client.publish(resource(LDS, f"{BASE}p/x"))
     client.take(LDS, [f"{BASE}p/x"])
+
+
+def test_sub_17_many_collections_take_one_look_at_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = 0
+
+    def counted(name: str) -> str | None:
+        nonlocal looked
+        looked += 1
+        return collection_of(name)
+
+    members = [f"{BASE}p{number}/x" for number in range(20)]
+    client = Delta(*(resource(LDS, name) for name in members))
+    monkeypatch.setattr(subscription, "collection_of", counted)
+    client.send(LDS, [f"{BASE}p{number}/*" for number in range(30)])
+    client.take(LDS, members, removed=[f"{BASE}p{number}/*" for number in range(20, 30)])
+    assert 0 < looked <= 5 * len(members)
+
+
+def test_sub_17_a_stream_has_so_many_collections_and_no_more() -> None:
+    client = Delta(resource(LDS, f"{BASE}p1/x"), collections=3)
+    client.send(LDS, [f"{BASE}p{number}/*" for number in range(3)])
+    client.take(LDS, [f"{BASE}p1/x"], removed=[f"{BASE}p0/*", f"{BASE}p2/*"])
+    client.send(LDS, [f"{BASE}p3/*"], [f"{BASE}p0/*"])
+    client.take(LDS, removed=[f"{BASE}p3/*"])
+    with pytest.raises(Ended, match="more than 3 collections"):
+        client.send(CDS, [f"{BASE}p4/*"])
 
 
 def test_sub_17_a_member_named_beside_its_collection() -> None:
