@@ -59,13 +59,16 @@ class Authority:
             .not_valid_after(now + lifetime)
         )
 
-    def issue(self, *uris: str, lifetime: timedelta = timedelta(hours=1)) -> Pair:
-        """A certificate for 127.0.0.1 with these URI names."""
+    def issue(self, *uris: str, lifetime: timedelta = timedelta(hours=1), names: bytes | None = None) -> Pair:
+        """A certificate for 127.0.0.1 with these URI names; `names` are the bytes of the extension instead."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._builder(x509.Name([]), key, lifetime)
-        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-        names += [x509.UniformResourceIdentifier(uri) for uri in uris]
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        named: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        named += [x509.UniformResourceIdentifier(uri) for uri in uris]
+        extension: x509.ExtensionType = x509.SubjectAlternativeName(named)
+        if names is not None:
+            extension = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, names)
+        builder = builder.add_extension(extension, critical=False)
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())

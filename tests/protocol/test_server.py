@@ -11,6 +11,7 @@ import pytest
 
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Denied, Node, Peer
+from controlplane.xds.peers import certificate_uris
 from controlplane.xds.server import dynamic_credentials
 from controlplane.xds.session import Session
 from controlplane.xds.types import PUSH_ORDER
@@ -205,6 +206,36 @@ def test_the_peer_is_what_its_certificate_says() -> None:
             assert rig.directory.peers[-1].uris == ()
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [b"\x30\x06\x86\x04a:\xff\xfe", b"\x30\x04\xa3\x02\x05\x00"],
+    ids=["no text", "a kind that nobody knows"],
+)
+def test_a_certificate_whose_names_cannot_be_read_has_none(names: bytes) -> None:
+    async def test() -> None:
+        authority = Authority()
+        ours = authority.issue()
+        keys = (ours.certificate, ours.key, authority.certificate)
+        async with running(dynamic_credentials(lambda: keys)) as rig:
+
+            def refuse(node: Node, peer: Peer) -> None:
+                raise Denied(f"{len(peer.uris)} names, authenticated: {peer.authenticated}")
+
+            rig.directory.admission = refuse
+            async with rig.channel(authority.issue(names=names), authority.certificate) as channel:
+                stream = Stream(channel, DELTA)
+                await stream.send(CDS)
+                ended = await stream.ended()
+            assert ended == (grpc.StatusCode.PERMISSION_DENIED, "0 names, authenticated: True")
+
+    run(test)
+
+
+def test_names_of_a_certificate_that_no_handshake_lets_in_are_none_either() -> None:
+    for names in (b"\x30\x7f", b"\x30\x07\x87\x05abcde"):  # no DER, no address
+        assert certificate_uris(Authority().issue(names=names).certificate) == ()
 
 
 @pytest.mark.parametrize("case", ["none", "another authority", "expired", "plaintext"])
