@@ -30,8 +30,10 @@ from controlplane.model.conduct import Coalesce, Guards, Shutdown, Startup
 from controlplane.model.written import Flag, Name, PositiveDuration, ServerName, Written
 from controlplane.spec.codes import Code
 from controlplane.spec.explain import explain, faults
-from controlplane.spec.parse import decode
+from controlplane.spec.parse import Piece, decode, split
 from controlplane.spec.yaml import load
+
+_ADDRESS = 'an address is HOST:PORT such as "127.0.0.1:18000", "[::1]:18000" or "cp.example.com:18000"'
 
 
 class Endpoint(NamedTuple):
@@ -49,12 +51,13 @@ class Endpoint(NamedTuple):
             r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})", text if isinstance(text, str) else ""
         )
         if match is None or int(match[3]) > 65535:
-            raise ValueError(
-                'an address is HOST:PORT such as "127.0.0.1:18000", "[::1]:18000" or "cp.example.com:18000"'
-            )
-        if match[1] is not None:
+            raise ValueError(_ADDRESS)
+        if match[1] is None:
+            return cls(match[2], int(match[3]))
+        try:
             return cls(str(ipaddress.IPv6Address(match[1])), int(match[3]))
-        return cls(match[2], int(match[3]))
+        except ValueError:
+            raise ValueError(f"{_ADDRESS}; only an IPv6 address stands in brackets") from None
 
     @property
     def is_loopback(self) -> bool:
@@ -77,7 +80,10 @@ def _path(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError('a path is a text such as "./specs"')
     base: Path = (info.context or {}).get("base", Path())
-    return base / Path(value).expanduser()
+    try:
+        return base / Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{value.partition('/')[0]} has no home folder on this machine; say the whole path") from None
 
 
 Location = Annotated[Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "examples": ["./specs"]})]
@@ -321,18 +327,23 @@ def read(file: Path) -> Configuration:
     """The configuration in a file. Raises InvalidInput with every error and its position, and OSError."""
     name = str(file)
     text = decode(file.read_bytes(), name)
+    first, *others = (split(text, name) if text.strip() else []) or [Piece(text, 1)]
+    if others:
+        message = "a second document; a configuration is one, which a line --- or ... ends"
+        raise InvalidInput([Diagnostic(Code.SYNTAX, message, place=Place(name, others[0].line))])
+    text, line = first
     loaded = load(text)
-    found = faults(loaded.faults, loaded.data, name, 1, "configuration")
+    found = faults(loaded.faults, loaded.data, name, line, "configuration")
     if not found and loaded.data is None:
         return _validated({}, file.parent)
     if not found and not isinstance(loaded.data, dict):
-        found = [Diagnostic(Code.WRONG_TYPE, "the configuration is a mapping", place=Place(name, 1, 1))]
+        found = [Diagnostic(Code.WRONG_TYPE, "the configuration is a mapping", place=Place(name, line, 1))]
     if found:
         raise InvalidInput(found)
     try:
         return _validated(loaded.data, file.parent)
     except ValidationError as error:
-        raise InvalidInput(explain(Configuration, error, text, loaded.data, name, 1, "configuration")) from None
+        raise InvalidInput(explain(Configuration, error, text, loaded.data, name, line, "configuration")) from None
 
 
 def _validated(data: Any, base: Path) -> Configuration:

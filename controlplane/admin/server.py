@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 FORMAT_VERSION = "1.0"
 """Of every JSON answer; within a major version fields are only added."""
@@ -69,7 +72,7 @@ def _json(content: Any, status: int = 200) -> web.Response:
 
 def _is_local(host: str) -> bool:
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    name = name.strip("[]")
+    name = name.strip("[]").lower()
     if name == "localhost":
         return True
     try:
@@ -158,8 +161,14 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     return app
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a log record is about this server, not about bytes of a stranger, which are answered 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
     """Serve on an address; the runner (to clean up) and the port."""
+    server_logger.addFilter(_is_ours)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     site = web.TCPSite(runner, host, port)

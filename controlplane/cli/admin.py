@@ -52,7 +52,9 @@ def ask(address: str, path: str, **query: str) -> dict[str, Any]:
     url = f"http://{address}{path}" + (f"?{urlencode(query)}" if query else "")
     try:
         with opener.open(url, timeout=SECONDS) as answer:
-            content: dict[str, Any] = json.load(answer)
+            content = json.load(answer)
+            if not isinstance(content, dict) or "formatVersion" not in content:  # every answer of an admin API has it
+                raise ValueError
             return content
     except HTTPError as error:
         with error:

@@ -10,26 +10,24 @@ from controlplane.cli.terminal import Terminal
 
 
 @click.command(
-    epilog=examples("controlplane help exit-codes", "controlplane help compile"),
+    epilog=examples("controlplane help exit-codes", "controlplane help compile", "controlplane help pki rotate"),
 )
-@click.argument("topic", required=False)
+@click.argument("topic", metavar="[TOPIC]", nargs=-1)
 @click.pass_context
 @speaking
-def command(terminal: Terminal, context: click.Context, topic: str | None) -> None:
+def command(terminal: Terminal, context: click.Context, topic: tuple[str, ...]) -> None:
     """Explain a command, or a topic: exit-codes."""
     parent = context.parent
     assert parent is not None
-    if topic == "exit-codes":
+    if topic == ("exit-codes",):
         rows = [f"{code.value:>4}  {meaning}" for code, meaning in MEANINGS.items()]
         terminal.data("\n".join(["code  meaning", *rows]))
         return
-    if topic is None:
-        terminal.data(parent.get_help())
-        return
-    group = parent.command
-    assert isinstance(group, click.Group)
-    found = group.get_command(parent, topic)
-    if found is None:
-        raise click.UsageError(f'no command or topic "{topic}" (topics: exit-codes)', parent)
-    with click.Context(found, info_name=topic, parent=parent) as inner:
-        terminal.data(found.get_help(inner))
+    inner = parent
+    for at, word in enumerate(topic):
+        group = inner.command
+        found = group.get_command(inner, word) if isinstance(group, click.Group) else None
+        if found is None:
+            raise click.UsageError(f'no command or topic "{" ".join(topic[: at + 1])}" (topics: exit-codes)', parent)
+        inner = click.Context(found, info_name=word, parent=inner)
+    terminal.data(inner.get_help())

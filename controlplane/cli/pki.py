@@ -36,13 +36,17 @@ command.add_command(revoke)
 
 
 def authority(terminal: Terminal, state: Path, *, make: bool = True) -> Authority:
-    """The authority of a state folder; it says so when it had to be made. Raises Failure and ConfigurationError."""
+    """The authority of a state folder; it says so when it had to be made. Raises Failure when it cannot be used."""
+    from controlplane.errors import ConfigurationError
     from controlplane.pki.authority import Authority
 
     present = (state / "ca" / "ca.key").exists()
     if not present and not make:
         raise Failure(Exit.FAILED, f"no certificate authority in {state}", "serve, bootstrap and pki issue make one")
-    found = Authority.open(state)
+    try:
+        found = Authority.open(state)
+    except ConfigurationError as error:
+        raise Failure(Exit.FAILED, str(error)) from None
     if not present:
         terminal.say(f"made a certificate authority in {found.folder}")
     return found
@@ -60,12 +64,14 @@ def authority(terminal: Terminal, state: Path, *, make: bool = True) -> Authorit
 @output("table", "json", "yaml")
 @speaking
 def show(terminal: Terminal, state: Path, warn_days: int, output_format: str) -> Exit:
-    """List certificates and how long they live; never a key. Exit code 1 when one has ended."""
+    """List certificates and how long they live; never a key. Exit code 1 when one has ended, or cannot be read."""
     statuses = authority(terminal, state, make=False).certificates()
-    ending = [status for status in statuses if status.remaining <= timedelta(days=warn_days)]
-    code = Exit.PROBLEMS if ending else Exit.OK
+    soon = timedelta(days=min(warn_days, timedelta.max.days))
+    ending = [status for status in statuses if status.remaining <= soon]
+    unreadable = _unreadable(state, statuses)
+    code = Exit.PROBLEMS if ending or unreadable else Exit.OK
     if output_format == "table":
-        terminal.data(_table(statuses, terminal))
+        terminal.data(_table(statuses, unreadable))
     else:
         from controlplane.cli.documents import structured
 
@@ -83,14 +89,24 @@ def show(terminal: Terminal, state: Path, warn_days: int, output_format: str) ->
             }
             for status in statuses
         ]
-        terminal.data(structured({"formatVersion": "1.0", "certificates": listed}, output_format))
+        also = [{"role": "server", "file": str(file)} for file in unreadable]
+        terminal.data(structured({"formatVersion": "1.0", "certificates": listed, "unreadable": also}, output_format))
+    for file in unreadable:
+        warning = terminal.paint("warning", Paint.WARNING)
+        terminal.problem(f"{warning}: {file} cannot be read as a certificate with its key; serve would make another")
     for status in ending:
         state_word = "has ended" if status.expired else f"ends in {status.remaining.days} days"
         terminal.problem(f"{terminal.paint('warning', Paint.WARNING)}: {status.role} {status.subject} {state_word}")
     return code
 
 
-def _table(statuses: list[CertificateStatus], terminal: Terminal) -> str:
+def _unreadable(state: Path, statuses: list[CertificateStatus]) -> list[Path]:
+    """The file of the server's certificate, when it is there and no status is of it."""
+    file = state / "server" / "server.pem"
+    return [] if any(status.role == "server" for status in statuses) or not os.path.lexists(file) else [file]
+
+
+def _table(statuses: list[CertificateStatus], unreadable: list[Path]) -> str:
     header = ("ROLE", "SUBJECT", "FINGERPRINT", "ENDS", "DAYS LEFT", "NAMES")
     rows = [
         (
@@ -103,6 +119,7 @@ def _table(statuses: list[CertificateStatus], terminal: Terminal) -> str:
         )
         for status in statuses
     ]
+    rows += [("server", "unreadable", "-", "-", "-", str(file)) for file in unreadable]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -198,9 +215,10 @@ def rotate(terminal: Terminal, state: Path, distrust: str | None, dry_run: bool)
 
     signer = authority(terminal, state, make=False)
     if distrust is not None:
+        fingerprint = _trusted_fingerprint(signer, distrust)
         if not dry_run:
             try:
-                signer.distrust(_whole_fingerprint(signer, distrust))
+                signer.distrust(fingerprint)
             except ConfigurationError as error:
                 raise click.UsageError(str(error)) from error
         terminal.say(f"{'would distrust' if dry_run else 'distrusted'} {distrust}")
@@ -214,7 +232,19 @@ def rotate(terminal: Terminal, state: Path, distrust: str | None, dry_run: bool)
     terminal.say("next: give each proxy a new bootstrap, then: controlplane pki rotate --distrust " + old)
 
 
-def _whole_fingerprint(signer: Authority, beginning: str) -> str:
-    """The fingerprint that begins so, when there is only one; else the text as it is."""
-    found = [one.fingerprint for one in signer.certificates() if one.fingerprint.startswith(beginning.lower())]
-    return found[0] if len(found) == 1 and len(beginning) >= 8 else beginning
+def _trusted_fingerprint(signer: Authority, beginning: str) -> str:
+    """The fingerprint of the one old authority that begins so. Raises UsageError."""
+    roles = {one.fingerprint: one.role for one in signer.certificates() if one.role != "server"}
+    found = [one for one in roles if one.startswith(beginning.lower())]
+    if len(found) != 1 or len(beginning) < 8:
+        known = (
+            ", ".join(f"{one[:16]}…" for one, role in roles.items() if role == "trusted")
+            or "none beside the one that issues"
+        )
+        reason = "several authorities begin so" if len(found) > 1 else "no old authority has this fingerprint"
+        raise click.UsageError(f"--distrust {beginning}: {reason}; at least 8 characters (known: {known})")
+    if roles[found[0]] == "issuing":
+        raise click.UsageError(
+            f"--distrust {beginning}: this authority issues; rotate first, then distrust the old one"
+        )
+    return found[0]

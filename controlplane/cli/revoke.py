@@ -11,6 +11,9 @@ from controlplane.cli.exit import Exit, Failure
 from controlplane.cli.options import DIRECTORY, examples, speaking
 from controlplane.cli.terminal import Terminal
 
+_OF_A_STATE_FOLDER = ("ca", "state.sqlite", "denied")
+"""One of them is in every state folder. Elsewhere a control plane would never read who is denied."""
+
 
 @click.command(
     epilog=examples(
@@ -42,23 +45,30 @@ def revoke(
     from controlplane.errors import ConfigurationError
     from controlplane.pki import denial
 
-    if not state.is_dir():
-        raise Failure(Exit.FAILED, f"no state folder {state}", "serve and bootstrap make one; say which with --state")
+    if listing and (nodes or serials or reason or lift or dry_run):
+        raise click.UsageError("--list only prints; nothing but --state goes with it")
     try:
-        if listing:
-            if lines := [one.line for one in denial.listed(state)]:
-                terminal.data("\n".join(lines))
-            return
         wanted = [denial.entry(denial.Kind.NODE, name, reason) for name in nodes]
         wanted += [denial.entry(denial.Kind.SERIAL, name, reason) for name in serials]
-        if not wanted:
-            raise click.UsageError("whom? say --node-id ID or --serial HEX (`pki issue` and /v1/nodes print both)")
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+    if not wanted and not listing:
+        raise click.UsageError("whom? say --node-id ID or --serial HEX (`pki issue` and /v1/nodes print both)")
+    if not any((state / name).exists() for name in _OF_A_STATE_FOLDER):
+        what = f"{state} is no state folder of a control plane" if state.is_dir() else f"no state folder {state}"
+        raise Failure(Exit.FAILED, what, "serve and bootstrap make one; say which with --state")
+    try:
+        known = denial.listed(state)
+        if listing:
+            terminal.data("\n".join(one.line for one in known))
+            return
         if dry_run:
-            changed = wanted
+            denied = {(one.kind, one.name) for one in known}
+            changed = [one for one in wanted if ((one.kind, one.name) in denied) is lift]
         else:
             changed = denial.lift(state, wanted) if lift else denial.add(state, wanted, datetime.now(UTC))
     except ConfigurationError as error:
-        raise click.UsageError(str(error)) from error
+        raise Failure(Exit.FAILED, str(error)) from None
     word = ("would lift" if dry_run else "lifted") if lift else ("would deny" if dry_run else "denied")
     for one in wanted:
         done = any((one.kind, one.name) == (other.kind, other.name) for other in changed)
@@ -68,14 +78,14 @@ def revoke(
 
 
 def refuse_denied(state: Path, node_id: str) -> None:
-    """Whoever is denied gets no certificate, which would be refused. Raises UsageError."""
+    """Whoever is denied gets no certificate, which would be refused. Raises UsageError, and Failure."""
     from controlplane.errors import ConfigurationError
     from controlplane.pki import denial
 
     try:
         denied = any(one.kind is denial.Kind.NODE and one.name == node_id for one in denial.listed(state))
     except ConfigurationError as error:
-        raise click.UsageError(str(error)) from error
+        raise Failure(Exit.FAILED, str(error)) from None
     if denied:
         lift = f"controlplane pki revoke --state {state} --node-id {node_id} --lift"
         raise click.UsageError(

@@ -70,6 +70,12 @@ def _of_configuration() -> dict[str, Any]:
     class Written(GenerateJsonSchema):
         """Defaults as one would write them."""
 
+        def default_schema(self, schema: Any) -> Any:
+            found = super().default_schema(schema)
+            if found.get("type") == "string" and isinstance(found.get("default"), float):  # a percentage
+                found["default"] = f"{found['default']:g}%"
+            return found
+
         def encode_default(self, dft: Any) -> Any:
             if isinstance(dft, timedelta):
                 return format_duration(dft)

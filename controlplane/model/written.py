@@ -68,7 +68,8 @@ def parse_duration(text: object) -> timedelta:
     match = _DURATION.fullmatch(text) if isinstance(text, str) and text else None
     if match is None:
         raise ValueError('a duration is a text such as "250ms", "15s", "1h30m"')
-    hours, minutes, seconds, milliseconds = (int(part or 0) for part in match.groups())
+    # Twenty digits are too long in every unit; Python reads no more than some thousand.
+    hours, minutes, seconds, milliseconds = (int((part or "").lstrip("0")[:20] or 0) for part in match.groups())
     try:
         value = timedelta(hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
     except OverflowError:

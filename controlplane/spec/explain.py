@@ -124,6 +124,8 @@ def _found(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Found:
                 shown_value = str(value).lower()
             message = f"{shown_value} is not possible here"
             help = nearest(value, known) if isinstance(value, str) else "known: " + ", ".join(known)
+            if known == ["true"] and isinstance(value, str):
+                help = _plainly("true or false", value)
             return _Found(Code.NOT_A_CHOICE, message, path, help)
     code, message, help = _message(kind, detail["msg"], value, context)
     return _Found(code, message, path, help)
@@ -199,9 +201,23 @@ def _type_help(wanted: str, value: Any) -> str:
         return "put it in quotes"
     if wanted == "a list":
         return 'write it as [a, b], or begin each element with "- "'
-    if wanted in ("a whole number", "true or false") and isinstance(value, str):
-        return "without quotes"
+    if wanted in _UNQUOTED and isinstance(value, str):
+        return _plainly(wanted, value)
     return ""
+
+
+_UNQUOTED = {"a whole number": re.compile(r"-?(?:0|[1-9][0-9]*)"), "true or false": re.compile(r"true|false")}
+"""The texts that are what was wanted once their quotes are gone. Others have none, and YAML 1.1 may have read them so."""
+_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+
+
+def _plainly(wanted: str, text: str) -> str:
+    """What would work instead of a text."""
+    if _UNQUOTED[wanted].fullmatch(text):
+        return "without quotes"
+    if wanted == "a whole number":
+        return "decimal digits alone, without zeros in front and without _"
+    return f"write {_BOOLEANS.get(text.lower(), 'true or false')}"
 
 
 def _fields(model: type[BaseModel], path: Path) -> list[str]:

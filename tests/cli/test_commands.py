@@ -158,6 +158,15 @@ def test_schema_is_strict_in_both_formats(run: Run, kind: str) -> None:
     assert all(part.get("additionalProperties") is False for part in closed)
 
 
+def test_defaults_of_the_schema_are_what_one_would_write(run: Run) -> None:
+    from controlplane.config import Configuration
+
+    guards = json.loads(run("schema", "--kind", "Configuration").stdout)["$defs"]["Guards"]["properties"]
+    assert guards["massRemoval"]["default"] == "50%"
+    written = {name: part["default"] for name, part in guards.items()}
+    assert Configuration.model_validate({"guards": written}) == Configuration()
+
+
 def test_version_is_the_same_everywhere(run: Run) -> None:
     assert f"controlplane      {__version__}" in run("version").stdout
     assert json.loads(run("version", "-o", "json").stdout)["versions"]["controlplane"] == __version__

@@ -130,6 +130,10 @@ def test_no_flag_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("admin: {}\n---\nxds: {}\n", "controlplane.yaml:3: a second document; a configuration is one"),
+        ("# first\n---\n\nxds: {lisen: 1}\n", 'controlplane.yaml:4:7: xds: unknown field "lisen"'),
+        ("secrets: {path: ~nosuchuser/x}\n", "~nosuchuser has no home folder on this machine; say the whole path"),
+        ('xds: {listen: "[1.2.3.4]:80"}\n', "only an IPv6 address stands in brackets"),
         ("xds:\n  lisen: 127.0.0.1:1\n", 'controlplane.yaml:2:3: xds: unknown field "lisen" (did you mean "listen"?)'),
         ("sources: {nomad: []}\n", 'unknown field "nomad"'),
         ("sources: {kubernetes: [{}]}\n", 'sources.kubernetes[0]: missing field "name"'),

@@ -195,21 +195,27 @@ def test_a_control_plane_that_does_not_answer_is_69(run: Run, output_format: str
             assert f"no control plane answers on {admin}" in result.stderr
 
 
-def test_an_answer_that_is_no_control_planes_is_2(run: Run) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("fleet", "status"), ("fleet", "wait", "1"), ("fleet", "get", "a", "cds"), ("sources",)]
+)
+@pytest.mark.parametrize(
+    "answer", [b"\x00\x01\x02 hello\r\n", *(b"HTTP/1.0 200 OK\r\n\r\n" + body for body in (b"{}", b"[]", b"1"))]
+)
+def test_an_answer_that_is_no_control_planes_is_2(run: Run, arguments: tuple[str, ...], answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=_answer_once, args=(server,))
+        thread = threading.Thread(target=_answer_once, args=(server, answer))
         thread.start()
-        result = run("fleet", "status", "--admin", f"127.0.0.1:{server.getsockname()[1]}")
+        result = run(*arguments, "--admin", f"127.0.0.1:{server.getsockname()[1]}")
         thread.join()
     assert (result.returncode, result.stdout) == (Exit.FAILED, "")
     assert "is no control plane" in result.stderr
 
 
-def _answer_once(server: socket.socket) -> None:
+def _answer_once(server: socket.socket, answer: bytes) -> None:
     connection, _ = server.accept()
     with connection:
         connection.recv(4096)
-        connection.sendall(b"\x00\x01\x02 hello\r\n")
+        connection.sendall(answer)
 
 
 @pytest.mark.parametrize(

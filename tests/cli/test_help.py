@@ -93,4 +93,8 @@ def test_every_leaf_has_examples(run: Run, command: tuple[str, ...]) -> None:
 
 def test_help_of_a_command_is_its_help(run: Run) -> None:
     assert run("help", "validate").stdout.split() == run("validate", "--help").stdout.split()
+    assert run("help", "pki", "rotate").stdout.split() == run("pki", "rotate", "--help").stdout.split()
+    wrong = run("help", "pki", "rotat")
+    assert wrong.returncode == Exit.USAGE
+    assert 'no command or topic "pki rotat"' in wrong.stderr
     assert run("help").stdout.split() == run("--help").stdout.split()

@@ -76,7 +76,7 @@ def test_all_errors_of_all_documents_come_at_once_with_their_places() -> None:
         'GW0101 shop.yaml:34:11: spec.routes[web].match[0]: unknown field "methodz" (did you mean "methods"?)',
         'GW0106 shop.yaml:37:27: spec.routes[web].timeouts.request: a duration is a text such as "250ms", "15s", "1h30m"',
         "GW0005 shop.yaml:41:7: what is opened here with [ is not closed",
-        'GW0104 shop.yaml:57:15: spec.routes[root].public: "yes" is not possible here (known: true)',
+        'GW0104 shop.yaml:57:15: spec.routes[root].public: "yes" is not possible here (write true)',
     ]
 
 
@@ -84,6 +84,14 @@ def test_all_errors_of_all_documents_come_at_once_with_their_places() -> None:
     ("old", "new", "message"),
     [
         ("port: 443", "port: '443'", "spec.listeners[https].port: must be a whole number, not a text (without quotes)"),
+        (
+            "port: 443",
+            "port: 0443",
+            (
+                "spec.listeners[https].port: must be a whole number, not a text "
+                "(decimal digits alone, without zeros in front and without _)"
+            ),
+        ),
         ("port: 443", "port: 1.5", "spec.listeners[https].port: must be a whole number, not 1.5"),
         (
             "port: 443",
@@ -242,3 +250,27 @@ def test_paths_are_found_again(path: str, place: str) -> None:
 
 def test_every_code_has_its_meaning() -> None:
     assert set(MEANINGS) == set(Code)
+
+
+@pytest.mark.parametrize(
+    ("new", "help"),
+    [
+        ("public: 'true'", "without quotes"),
+        ("public: on", "write true"),
+        ("public: true\n      websocket: yes", "write true"),
+        ("public: true\n      websocket: OFF", "write false"),
+        ("public: true\n      websocket: 'false'", "without quotes"),
+        ("public: true\n      websocket: maybe", "write true or false"),
+    ],
+)
+def test_texts_that_yaml_1_1_reads_as_booleans_get_advice_that_works(new: str, help: str) -> None:
+    (found,) = said(file(routes("api").replace("public: true", new)))
+    assert f"({help})" in found
+
+
+def test_a_duration_of_any_length_is_too_long() -> None:
+    """Python refuses to read thousands of digits, in words that help nobody."""
+    timeouts = f"public: true\n      timeouts: {{request: {'9' * 5000}s}}"
+    (found,) = said(file(routes("api").replace("public: true", timeouts)))
+    assert "a duration is at most 8784h (a year)" in found
+    assert not said(file(routes("api").replace("public: true", timeouts.replace("9" * 5000, "0" * 5000 + "9"))))
