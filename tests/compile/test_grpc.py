@@ -165,6 +165,28 @@ def test_an_inverted_condition_that_nothing_satisfies_does_not_hold_without_the_
     assert found.decide("shop.example.com", "/a.A/B").route == "any"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "empty"),
+    [
+        ("a{,3}", False), ("a{0,3}", True), ("[[:alpha:]]*", True), ("[[:digit:]]", False), ("(?:a|)", True),
+        ("[^[:alpha:]]*", True), ("^$", True), (r"\B", True), (r"\z", True), (r"\b", None), (r"\b.*", None),
+        (r"\bred\b", False),
+    ],
+)  # fmt: skip
+def test_what_a_pattern_makes_of_nothing_is_what_re2_makes_of_it(pattern: str, empty: bool | None) -> None:
+    """Python reads some patterns in another way; guessed wrong, a guarded route lets calls without the header pass."""
+    header = {"name": "x-kind", "regex": pattern, "invert": True}
+    guarded = route("guarded", match=[{"path": {"prefix": "/"}, "headers": [header]}], auth=AUTH)
+    public = {key: value for key, value in guarded.items() if key != "auth"} | {"name": "public", "public": True}
+    over = compiled(route("any"), guarded).server("0.0.0.0:8080", "shop.example.com", "/a.A/B")
+    assert over == (Answer("any") if empty else Answer("guarded", withheld=True))
+    under = compiled(route("any", auth=AUTH), public)
+    assert under.server("0.0.0.0:8080", "shop.example.com", "/a.A/B") == (
+        Answer("any", withheld=True) if empty else Answer("public", withheld=empty is None)
+    )
+    assert ("is not known" in str([one.message for one in under.notes])) is (empty is None)
+
+
 @pytest.mark.parametrize("name", ["user-agent", "x-request-id", "x-forwarded-for", "token-bin", "grpc-timeout"])
 def test_a_route_with_a_condition_that_clients_cannot_see_fails(name: str) -> None:
     """It takes every call that it might take, rather than none."""

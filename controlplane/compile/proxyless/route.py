@@ -29,6 +29,7 @@ from controlplane.filters.envoy import duration, serialised
 from controlplane.filters.header_mutation import compile as header_mutation
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
+from controlplane.model import regex
 from controlplane.resources import delimited
 
 ROUTES = route_components_pb2.VirtualHost.DESCRIPTOR.fields_by_name["routes"].number
@@ -233,15 +234,24 @@ def _alternatives(header: Any) -> list[Any] | None:
     if not header.treat_missing_header_as_empty:
         return [plain]
     text = header.string_match
-    try:
-        empty = re.fullmatch(text.safe_regex.regex, "") if text.HasField("safe_regex") else text.exact == ""
-    except re.error:  # RE2 knows what Python does not
-        return None
+    empty = _matches_nothing(text.safe_regex.regex) if text.HasField("safe_regex") else text.exact == ""
     if text.WhichOneof("match_pattern") not in {"safe_regex", "exact"}:
         empty = False
-    if bool(empty) == header.invert_match:
+    if empty is None:
+        return None
+    if empty == header.invert_match:
         return [plain]
     return [plain, route_components_pb2.HeaderMatcher(name=header.name, present_match=True, invert_match=True)]
+
+
+def _matches_nothing(pattern: str) -> bool | None:
+    """Whether RE2 matches "" with it, None when that is not certain. Python's `re` would not do: it reads other patterns."""
+    try:
+        empty = regex.read(pattern)[0].empty
+    except ValueError:
+        return None
+    # What our reader says of "" is exact but for word boundaries, of which "" has none.
+    return None if empty and r"\b" in pattern else empty
 
 
 # -- what it does ----------------------------------------------------------------------------------------------------
