@@ -23,6 +23,7 @@ import structlog
 from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.client import Client, Refused, Trouble
+from controlplane.sources.kubernetes.nesting import read
 from controlplane.sources.kubernetes.objects import Metadata, version_number
 from controlplane.sources.kubernetes.specs import Seen
 from controlplane.spec.gateway import API_VERSION
@@ -221,7 +222,7 @@ class Writer:
         version = written.resource_version if written is not None and ahead else seen.resource_version
         self._underway.add(ref)
         try:
-            answer = _answers.decode(await client.send("PATCH", *_request(ref, seen.uid, version, made)))
+            answer = read(_answers, await client.send("PATCH", *_request(ref, seen.uid, version, made)))
         except Refused as refused:
             self._refused(ref, refused)
             return
@@ -257,6 +258,6 @@ def _decoded(written: msgspec.Raw) -> dict[str, Any]:
     """Our own part of a status."""
     try:
         found = json.loads(bytes(written))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return own(found) if isinstance(found, dict) else {}

@@ -204,6 +204,8 @@ def _load(file: Path, files: _Files) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise NoAccess(f"{file}{where}: not YAML") from None
+    except RecursionError:
+        raise NoAccess(f"{file}: nested too deeply for a kubeconfig") from None
     if not isinstance(content, dict):
         raise NoAccess(f"{file}: no kubeconfig")
     return content
@@ -308,7 +310,7 @@ async def _run(plugin: dict[str, Any], cluster: Mapping[str, Any], file: Path) -
         status = answer["status"]
         assert isinstance(status, dict)
         assert answer["apiVersion"] == version
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise NoAccess(f"{file}: the plugin {command} printed no ExecCredential of {version}") from None
     if not (status.get("token") or status.get("clientCertificateData")):
         raise NoAccess(f"{file}: the plugin {command} printed neither token nor certificate")

@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from controlplane.sources.kubernetes.client import Client, Parameters, Refused, Trouble
+from controlplane.sources.kubernetes.nesting import shallow
 from controlplane.sources.kubernetes.objects import Event, Object, Page, Status, version_number
 
 log = structlog.get_logger(__name__)
@@ -43,7 +44,10 @@ SLICE_SECONDS = 0.004
 
 
 class Mirror(Protocol):
-    """Where the objects of a reflector go. Values are bytes of JSON."""
+    """Where the objects of a reflector go. Values are bytes of JSON.
+
+    A method that raises RecursionError has changed nothing: it is called again with less of the object.
+    """
 
     def begin(self) -> None:
         """A list begins: what was said since the last `begin` without an `end` does not count."""
@@ -177,12 +181,12 @@ class Reflector:
         while True:
             body = await self._client.get(self._path, asked, self._accept)
             try:
-                page = msgspec.json.decode(body, type=Page)
+                page = await _page(body)
                 if not page.metadata.resource_version:
                     raise Refused(Trouble.BROKEN, f"the list of {self.what} has no resourceVersion")
                 until = time.monotonic() + SLICE_SECONDS
                 for item in page.items or ():
-                    self._mirror.item(item)
+                    self._item(item)
                     if time.monotonic() > until:
                         await asyncio.sleep(0)
                         until = time.monotonic() + SLICE_SECONDS
@@ -199,7 +203,7 @@ class Reflector:
         """
         body = await self._client.get(self._path, {**self._parameters, "limit": "1"}, self._accept)
         try:
-            version = msgspec.json.decode(body, type=Page).metadata.resource_version
+            version = (await _page(body)).metadata.resource_version
         except msgspec.MsgspecError as error:
             raise Refused(Trouble.BROKEN, f"the list of {self.what} makes no sense: {error}") from None
         if version_number(version) < version_number(self._version):
@@ -242,19 +246,18 @@ class Reflector:
                         until = time.monotonic() + SLICE_SECONDS
                 self._mirror.flush(event_time)
 
+    def _item(self, data: msgspec.Raw) -> None:
+        try:
+            self._mirror.item(data)
+        except RecursionError:
+            self._mirror.item(msgspec.Raw(shallow(bytes(data))))
+
     def _event(self, line: bytes) -> None:
         try:
-            event = msgspec.json.decode(line, type=Event)
-            if event.type == "ERROR":
-                status = msgspec.json.decode(event.object, type=Status)
-                trouble = Trouble.GONE if status.code == 410 else Trouble.BROKEN
-                raise Refused(trouble, f"the watch says {status.code} {status.message}")
-            version = msgspec.json.decode(event.object, type=Object).metadata.resource_version
-            match event.type:
-                case "ADDED" | "MODIFIED":
-                    self._mirror.changed(event.object)
-                case "DELETED":
-                    self._mirror.deleted(event.object)
+            try:
+                version = self._tell(line)
+            except RecursionError:
+                version = self._tell(shallow(line))
         except msgspec.MsgspecError as error:
             # What was missed cannot be known: only a list tells.
             self._version = ""
@@ -262,11 +265,34 @@ class Reflector:
         if version:
             self._version, self._highest = version, version_number(version)
 
+    def _tell(self, line: bytes) -> str:
+        """Hand on what an event says; the version that it is of."""
+        event = msgspec.json.decode(line, type=Event)
+        if event.type == "ERROR":
+            status = msgspec.json.decode(event.object, type=Status)
+            trouble = Trouble.GONE if status.code == 410 else Trouble.BROKEN
+            raise Refused(trouble, f"the watch says {status.code} {status.message}")
+        version = msgspec.json.decode(event.object, type=Object).metadata.resource_version
+        match event.type:
+            case "ADDED" | "MODIFIED":
+                self._mirror.changed(event.object)
+            case "DELETED":
+                self._mirror.deleted(event.object)
+        return version
+
     def _say(self, trouble: Trouble | None, reason: str) -> None:
         health = self.health
         if (trouble, reason) != (health.trouble, health.reason):
             health.trouble, health.reason, health.since = trouble, reason, time.monotonic()
             self._report()
+
+
+async def _page(body: bytes) -> Page:
+    """A page of a list; one object that is nested too deeply costs its own depth alone. Raises msgspec.MsgspecError."""
+    try:
+        return msgspec.json.decode(body, type=Page)
+    except RecursionError:
+        return msgspec.json.decode(await asyncio.to_thread(shallow, body), type=Page)
 
 
 def pause(delay: float, retry_after: float) -> float:

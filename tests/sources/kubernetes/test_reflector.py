@@ -12,6 +12,11 @@ import pytest
 
 from controlplane.sources.kubernetes import reflector
 from controlplane.sources.kubernetes.client import Client
+from controlplane.sources.kubernetes.nesting import LEVELS as LEVELS_KEPT
+from controlplane.sources.kubernetes.nesting import shallow
+from controlplane.sources.kubernetes.specs import Documents
+from controlplane.spec.codes import Code
+from tests.sources.rig import Remembering
 
 OBJECTS = 50
 
@@ -88,3 +93,75 @@ def test_others_have_their_turn_within_a_list_and_within_a_batch_of_events(monke
     assert len(set(mirror.listed)) == OBJECTS
     assert len(set(mirror.changes)) == OBJECTS
     assert mirror.flushes == 3, "after the list, when the watch began, and after the batch"
+
+
+LEVELS = (300, 900, 985, 1200, 3000)
+"""Nested so deeply: most decoders of ours give up at about a thousand, in the one place or in the other."""
+
+
+def spec(name: str, version: int, levels: int = 0) -> str:
+    """A RouteSpec as the API server stores it; with `levels` it has a field that nests so deeply."""
+    metadata = {"name": name, "namespace": "shop", "uid": name, "resourceVersion": str(version), "generation": version}
+    route = {"name": "r", "hosts": ["a.example"], "public": True, "match": [{"path": {"prefix": "/"}}]}
+    said = {"gateway": "platform/edge", "routes": [{**route, "respond": {"status": 200}}]}
+    junk = '{"a":[' * (levels // 2) + r'"}\"]"' + "]}" * (levels // 2)
+    deep = f', "junk": {junk}' if levels else ""
+    return f'{{"metadata": {json.dumps(metadata)}, "spec": {json.dumps(said)[:-1]}{deep}}}}}'
+
+
+class Deep:
+    """Lists and tells objects that are nested deeply among others."""
+
+    def __init__(self) -> None:
+        self.lists = 0
+        self.done = asyncio.Event()
+
+    async def get(self, *_: Any) -> bytes:
+        self.lists += 1
+        items = [spec("before", 2), *(spec(f"listed-{count}", 3, count) for count in LEVELS), spec("after", 4)]
+        return f'{{"metadata":{{"resourceVersion":"9"}},"items":[{",".join(items)}]}}'.encode()
+
+    async def watch(self, *_: Any) -> AsyncGenerator[list[bytes], None]:
+        yield []
+        events = [("ADDED", spec(f"added-{count}", 10, count)) for count in LEVELS]
+        events += [("MODIFIED", spec("before", 11, 1500)), ("DELETED", spec("listed-1200", 12, 1200))]
+        events += [("ADDED", spec("last", 13))]
+        yield [f'{{"type":"{kind}","object":{said}}}'.encode() for kind, said in events]
+        self.done.set()  # all of it has been taken
+        await asyncio.Event().wait()
+
+
+def test_an_object_that_is_nested_too_deeply_costs_nobody_else_anything() -> None:
+    """The API server takes some thousand levels, of everybody who may write; unheeded, a whole page would fail with them."""
+
+    async def scenario() -> reflector.Reflector:
+        one = reflector.Reflector(cast(Client, cluster), "/things", documents, lambda: None, what="things")
+        task = asyncio.create_task(one.run())
+        async with asyncio.timeout(20):
+            await cluster.done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return one
+
+    cluster, sink = Deep(), Remembering()
+    documents = Documents("kubernetes/test", "RouteSpec", None, {}, sink)
+    one = asyncio.run(scenario())
+    assert (one.health.trouble, one.health.lists, cluster.lists) == (None, 1, 1)
+    deep = {f"{how}-{count}" for how in ("listed", "added") for count in LEVELS}
+    assert {ref.name for ref in documents.seen} == {"before", "after", "last"} | deep - {"listed-1200"}
+    assert {ref.name for ref in sink.objects} == {"before", "after", "last"}, "the last good version of the first stays"
+    said = {subject.rpartition("/")[2]: diagnostics for subject, diagnostics in sink.said.items()}
+    assert said.keys() == deep | {"before"}, "that which is deleted is asked about, and is what it was until then"
+    assert {(one.code, one.message) for found in said.values() for one in found} == {
+        (Code.TOO_DEEP, "more than 64 levels of nesting")
+    }
+
+
+def test_what_is_cut_off_is_what_lies_too_deep() -> None:
+    """And a bracket in a text is none."""
+    deep = spec("deep", 1, 3000)
+    cut = json.loads(shallow(f'{{"items": [{deep}, {spec("next", 2)}], "last": ["]}}", "\\\\"]}}'.encode()))
+    assert cut["items"][1] == json.loads(spec("next", 2))
+    assert cut["items"][0]["metadata"] == json.loads(spec("deep", 1))["metadata"]
+    assert cut["last"] == ["]}", "\\"]
+    assert shallow(spec("plain", 1, LEVELS_KEPT - 2).encode()) == spec("plain", 1, LEVELS_KEPT - 2).encode()
