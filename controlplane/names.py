@@ -75,6 +75,19 @@ class SecretRef(NamedTuple):
         """`namespace/name`, for people."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def subject(self) -> str:
+        """What diagnostics call it: `platform/shop-tls` of a file, `kubernetes/aws-eu: platform/shop-tls` elsewhere."""
+        return str(self) if self.source == FILES else f"{self.source}: {self}"
+
+    @property
+    def path(self) -> str:
+        """What Envoy's names hold: `platform/shop-tls` of a file, `kubernetes/aws-eu/platform/shop-tls` elsewhere.
+
+        Two clusters may have secrets of one name, and neither's keys and authorities are the other's.
+        """
+        return str(self) if self.source == FILES else f"{self.source}/{self}"
+
 
 class ServiceRef(NamedTuple):
     """A discovered service: the source that knows it (`kubernetes/aws-eu`), its namespace there ("" in Consul), its name."""
@@ -142,7 +155,7 @@ def group_of_chain(address: str, port: int, secret: SecretRef) -> str:
     one certificate on one port share its group, as they share a plain HTTP port. Groups begin scope keys: they hold
     neither `/` nor `|`.
     """
-    return f"{group_of_port(address, port)}:{secret.namespace}:{secret.name}"
+    return f"{group_of_port(address, port)}:{secret.path.replace('/', ':')}"
 
 
 def listener_name(address: str, port: int) -> str:
@@ -178,12 +191,12 @@ def jwks_cluster_name(gateway: str, provider: str) -> str:
 
 def certificate_name(secret: SecretRef) -> str:
     """`certificate/platform/shop-tls`: a certificate with its key."""
-    return f"certificate/{secret}"
+    return f"certificate/{secret.path}"
 
 
 def trust_name(secret: SecretRef, key: str) -> str:
     """`trust/platform/partner-ca/ca.crt`: certificate authorities to verify peers with."""
-    return f"trust/{secret}/{key}"
+    return f"trust/{secret.path}/{key}"
 
 
 def scope_name(group: str, host: str, segment: str) -> str:

@@ -172,7 +172,7 @@ class Intake:
                 self._early[ref] = secret
             kept = {name: value for name in _PAIR if (value := before.get(name)) is not None}
             secret = Secret.of({**dict(secret.items), **kept})
-            message = f'secret "{ref}" {problem}; its previous certificate stays in force'
+            message = f'secret "{ref.subject}" {problem}; its previous certificate stays in force'
             help = "write tls.crt and tls.key that belong together, and are within their time"
             said = [Diagnostic(UNUSABLE_SECRET, message, help=help)]
         else:
@@ -201,7 +201,7 @@ class Intake:
             self._secrets[ref] = Secret.of(kept)
             self._edit_secret(ref, self._secrets[ref])
             self._keep_secret(ref, self._secrets[ref])
-            message = f'secret "{ref}" is gone; its certificate stays in force'
+            message = f'secret "{ref.subject}" is gone; its certificate stays in force'
             self._say_lost(ref, [Diagnostic(SECRET_LOST, message, help="put it back, or remove what refers to it")])
         else:
             self._forget_secret(ref)

@@ -41,7 +41,7 @@ def elements(resource: Resource, good: Resource | None = None) -> tuple[Made, ..
         case ElementKey(of, element):
             return (Made(of.subject, f"spec.{_section(resource)}[{element}]"),)
         case SecretRef() as ref:
-            return (Made(str(ref), ""),)
+            return (Made(ref.subject, ""),)
         case tuple() as gateways:
             return tuple(Made(f"{GATEWAY_KIND} {gateway}", "") for gateway in gateways)
     return ()

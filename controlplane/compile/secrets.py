@@ -76,7 +76,7 @@ def served(read: Read, tables: Tables, use: SecretUse, _: bool) -> Iterator[tupl
         problem, message = trust_problem(secret, use.key), trust(secret, use.key, name)
     if problem:
         raise InvalidInput(
-            [Diagnostic(codes.UNUSABLE_SECRET, f'secret "{use.secret}" {problem}', subject=str(use.secret))]
+            [Diagnostic(codes.UNUSABLE_SECRET, f'secret "{use.secret.subject}" {problem}', subject=use.secret.subject)]
         )
-    body = checked(message, str(use.secret))
+    body = checked(message, use.secret.subject)
     yield ResourceKey((use.gateway,), SECRET, name), Resource(SECRET, name, body, origin=use.secret)

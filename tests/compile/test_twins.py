@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import permutations
 from random import Random
 from typing import Any
 
+from envoy.config.cluster.v3 import cluster_pb2
+from envoy.config.listener.v3 import listener_pb2
+from envoy.config.route.v3 import scoped_route_pb2
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2, tls_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.compile.compiler import Compiler
 from controlplane.compile.twins import Twins
-from controlplane.names import Family, GatewayName, ObjectRef
+from controlplane.compile.xds_types import CLUSTER, LISTENER, SCOPED_ROUTE, SECRET
+from controlplane.model.secret import Secret
+from controlplane.names import Family, GatewayName, ObjectRef, SecretRef
 from controlplane.spec.gateway import KINDS
 from controlplane.spec.rows import Row, RowKey, rows
 from tests.compile import worlds
 from tests.compile.test_incremental import CERTIFICATES, VIEWS, Lived, add_views
+from tests.support.certificates import Authority, authority
 
 FILES, EU, US = "files", "kubernetes/eu", "kubernetes/us"
 CLAIMS = {FILES: ("",), EU: ("2026-01-02T00:00:00Z/a", "2026-01-04T00:00:00Z/b"), US: ("2026-01-03T00:00:00Z/c",)}
@@ -193,3 +202,124 @@ def test_equal_ages_are_decided_by_the_source() -> None:
     first = twins.in_force(gateway("files", "")[0])
     assert first is not None
     assert first.source == "consul/dc1"
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+EDGE = GatewayName("platform/edge")
+
+
+def document(kind: str, namespace: str, name: str, spec: worlds.Said) -> worlds.Said:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "gatewayspec.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def put(compiler: Compiler, source: str, said: worlds.Said) -> ObjectRef:
+    ref = worlds.ref(said)._replace(source=source)
+    compiler.put(ref, split(ref, said, ""))
+    return ref
+
+
+def messages(compiler: Compiler, view: tuple[GatewayName, ...], url: str, kind: Any) -> dict[str, Any]:
+    return {one.name: kind.FromString(one.body) for one in compiler.resources(view) if one.type_url == url}
+
+
+def test_secrets_of_one_name_in_two_clusters_are_two() -> None:
+    """One cluster's authorities must not vouch for the backends of the other, whichever came first or goes."""
+    delegate = {"name": "teams", "namespaces": ["checkout"], "hosts": ["*"], "addresses": ["203.0.113.0/24"]}
+    fleet = {"selector": {"matchLabels": {"role": "edge"}}}
+    listeners = [{"name": "http", "port": 8080, "protocol": "HTTP"}]
+    edge = {"fleet": fleet, "listeners": listeners, "delegates": [delegate]}
+    sources = (FILES, EU, US)
+    pems = {source: Authority(source).pem for source in sources}
+
+    def compiled(order: tuple[str, ...], gone: str | None = None) -> tuple[dict[str, bytes], dict[str, str]]:
+        compiler = Compiler()
+        put(compiler, FILES, document("GatewaySpec", "platform", "edge", edge))
+        refs = {}
+        for source in order:
+            name = f"in-{source[-2:]}"
+            member = {"static": {"address": "203.0.113.10", "port": 443}}
+            tls = {
+                "sni": "a.test",
+                "mode": "mutual",
+                "ca": {"secretRef": "partner"},
+                "clientCertificate": {"secretRef": "partner"},
+            }
+            route = {"name": "r", "hosts": [f"{name}.test"], "public": True, "match": [{"path": {"prefix": "/"}}]}
+            spec = {
+                "gateway": EDGE,
+                "backends": [{"name": "partner", "members": [member], "tls": tls}],
+                "routes": [{**route, "to": [{"backend": "partner"}]}],
+            }
+            pair = authority().leaf("a.test")
+            files = {"ca.crt": pems[source], "tls.crt": pair.certificate, "tls.key": pair.key}
+            compiler.put_secret(SecretRef(source, "checkout", "partner"), Secret.of(files))
+            refs[source] = put(compiler, source, document("RouteSpec", "checkout", name, spec))
+            assert not compiler.commit_now().issues
+        if gone is not None:
+            compiler.remove(refs[gone])
+            compiler.commit_now()
+        secrets = messages(compiler, (EDGE,), SECRET, secret_pb2.Secret)
+        trusted = {
+            name: one.validation_context.trusted_ca.inline_bytes for name, one in secrets.items() if "trust/" in name
+        }
+        used = {}
+        for name, cluster in messages(compiler, (EDGE,), CLUSTER, cluster_pb2.Cluster).items():
+            tls_context = tls_pb2.UpstreamTlsContext()
+            assert cluster.transport_socket.typed_config.Unpack(tls_context)
+            common = tls_context.common_tls_context
+            used[name.split("/")[2]] = common.combined_validation_context.validation_context_sds_secret_config.name
+            [own] = common.tls_certificate_sds_secret_configs
+            assert own.name in secrets
+        return trusted, used
+
+    names = {
+        FILES: "trust/checkout/partner/ca.crt",
+        EU: "trust/kubernetes/eu/checkout/partner/ca.crt",
+        US: "trust/kubernetes/us/checkout/partner/ca.crt",
+    }
+    for order in permutations(sources):
+        trusted, used = compiled(order)
+        assert trusted == {names[source]: pems[source] for source in sources}
+        assert used == {f"in-{source[-2:]}": names[source] for source in sources}
+        trusted, _ = compiled(order, gone=EU)
+        assert trusted == {names[source]: pems[source] for source in (FILES, US)}
+
+
+def test_gateways_of_two_clusters_on_one_port_show_their_own_certificates() -> None:
+    """Though both call them the same; and neither's connections reach the routes of the other."""
+    compiler, view = Compiler(), tuple(GatewayName(f"platform/edge-{source[-2:]}") for source in (EU, US))
+    pairs = {}
+    for source, gateway in zip((EU, US), view, strict=True):
+        host = f"{source[-2:]}.example.com"
+        pairs[host] = authority().leaf(host)
+        entry = {"hosts": [host], "certificate": {"secretRef": "shop-tls"}}
+        respond = {"public": True, "match": [{"path": {"prefix": "/"}}], "respond": {"status": 200}}
+        spec = {
+            "fleet": {"selector": {"matchLabels": {"role": "edge"}}},
+            "listeners": [{"name": "https", "port": 8443, "protocol": "HTTPS", "tls": [entry]}],
+            "routes": [{"name": "r", "hosts": [host], **respond}],
+        }
+        files = {"tls.crt": pairs[host].certificate, "tls.key": pairs[host].key}
+        compiler.put_secret(SecretRef(source, "platform", "shop-tls"), Secret.of(files))
+        put(compiler, source, document("GatewaySpec", "platform", gateway.partition("/")[2], spec))
+    compiler.add_view(view)
+    assert not compiler.commit_now().issues
+    secrets = messages(compiler, view, SECRET, secret_pb2.Secret)
+    [listener] = messages(compiler, view, LISTENER, listener_pb2.Listener).values()
+    groups, shown = set(), {}
+    for chain in listener.filter_chains:
+        tls_context = tls_pb2.DownstreamTlsContext()
+        assert chain.transport_socket.typed_config.Unpack(tls_context)
+        [sds] = tls_context.common_tls_context.tls_certificate_sds_secret_configs
+        [host] = chain.filter_chain_match.server_names
+        shown[host] = secrets[sds.name].tls_certificate.certificate_chain.inline_bytes
+        groups.add(chain.name)
+    assert shown == {host: pair.certificate for host, pair in pairs.items()}
+    assert len(groups) == 2
+    scopes = messages(compiler, view, SCOPED_ROUTE, scoped_route_pb2.ScopedRouteConfiguration).values()
+    found = {tuple(one.route_configuration.name.split("|")[:2]) for one in scopes}
+    assert {(group, host) for group, host in found if host.endswith(".example.com")} == {
+        (f"0.0.0.0:8443:kubernetes:{host[:2]}:platform:shop-tls", host) for host in pairs
+    }
