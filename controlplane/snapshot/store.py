@@ -8,15 +8,13 @@ is or how anything is sent.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from weakref import WeakValueDictionary
 
 from controlplane.resources import FINGERPRINT_BYTES, VERSION_CHARACTERS, Resource, version_entry
+from controlplane.snapshot.content import FINGERPRINTS, Content, Touched
 from controlplane.snapshot.listing import LARGE, Listing
-from controlplane.snapshot.proofs import Proofs
-from controlplane.xdstp import other_names
 
 Part = Hashable
 """What content is published under; the store compares parts and nothing else."""
@@ -24,117 +22,10 @@ Part = Hashable
 Change = tuple[str, str, Resource | None]
 """Type URL, resource name, and the new resource or None when it is gone."""
 
-Touched = Mapping[str, Mapping[str, str]]
-"""By type URL and name: the version before ("" when there was none)."""
-
-REMEMBERED_NAMES = 65_536
-"""Names a part remembers as changed. A session further behind compares everything: a 20,000 name reload fits thrice."""
-
-REMEMBERED_PUBLICATIONS = 4096
-"""Of a part: each takes most of a kilobyte, however few names it touched. At 20 changes a second these are 3 minutes."""
 REMEMBERED_SELECTIONS = 16
 """Large sets of names of one type whose resources a view remembers: proxies of one kind ask for the same."""
 REMEMBERED_SMALL_SELECTIONS = 1024
 """The same for small ones: what many streams are told of one change."""
-
-_HASH_MODULUS = 1 << 8 * FINGERPRINT_BYTES
-
-
-class _Content:
-    """One part: its resources by type URL and name, sums of their fingerprints, and the ring of changes.
-
-    `versions` is by type URL and name too; `editions` counts the publications that touched a type.
-    """
-
-    __slots__ = (
-        "aliases", "by_type", "editions", "forgotten", "proofs", "remembered", "ring", "sums", "timed", "versions",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.by_type: dict[str, dict[str, Resource]] = {}
-        self.versions: dict[str, dict[str, str]] = {}
-        self.editions: dict[str, int] = {}
-        self.proofs = Proofs()
-        self.aliases: dict[str, dict[str, set[str]]] = {}  # by type URL and alias: the names that have it
-        self.timed: dict[str, set[str]] = {}  # by type URL: the names whose resource has a TTL
-        self.sums: dict[str, int] = {}
-        self.ring: deque[tuple[int, dict[str, dict[str, str]]]] = deque()
-        self.remembered = 0
-        self.forgotten = 0  # changes up to this sequence number are not in the ring any more
-
-    def apply(self, changes: Mapping[str, Mapping[str, Resource | None]]) -> dict[str, dict[str, str]]:
-        """Take the changes over, by type URL and name; what was touched, with the version before."""
-        touched = {type_url: self._apply(type_url, of_type) for type_url, of_type in changes.items()}
-        return {type_url: names for type_url, names in touched.items() if names}
-
-    def _apply(self, type_url: str, newest: Mapping[str, Resource | None]) -> dict[str, str]:
-        """The changes of one type. Nothing else runs meanwhile, so 20,000 are gone through a few times, in bulk."""
-        content = self.by_type.setdefault(type_url, {})
-        versions = self.versions.setdefault(type_url, {})
-        there = {name: one for name, one in newest.items() if one is not None}
-        gone = [name for name, one in newest.items() if one is None and name in content]
-        others = [one for name, one in there.items() if versions.get(name) != one.version]
-        before = {one.name: content.get(one.name) for one in others} | {name: content[name] for name in gone}
-        content.update(there)  # also when the version is equal: its origin may have moved
-        versions.update((one.name, one.version) for one in others)
-        for name in gone:
-            del content[name], versions[name]
-        if not before:
-            return {}
-        for one in others:
-            if not one.is_plain:
-                self._mark(one)
-        replaced = [one for one in before.values() if one is not None]
-        for one in replaced:
-            if not one.is_plain:
-                self._unmark(one, there.get(one.name))
-        added = sum(one.fingerprint for one in others) - sum(one.fingerprint for one in replaced)
-        self.sums[type_url] = (self.sums.get(type_url, 0) + added) % _HASH_MODULUS
-        self.editions[type_url] = self.editions.get(type_url, 0) + 1
-        self.proofs.changed(type_url, before, gone)
-        return {name: one.version if one is not None else "" for name, one in before.items()}
-
-    def _mark(self, resource: Resource) -> None:
-        """Note what else than its name this resource is found by."""
-        for alias in other_names(resource):
-            self.aliases.setdefault(resource.type_url, {}).setdefault(alias, set()).add(resource.name)
-        if resource.ttl is not None:
-            self.timed.setdefault(resource.type_url, set()).add(resource.name)
-
-    def _unmark(self, before: Resource, resource: Resource | None) -> None:
-        """Forget of the resource before what the one that follows it, if any, does not say too."""
-        if names := set(other_names(before)).difference(other_names(resource) if resource is not None else ()):
-            aliases = self.aliases[before.type_url]
-            for alias in names:
-                aliases[alias].discard(before.name)
-                if not aliases[alias]:
-                    del aliases[alias]
-        if before.ttl is not None and (resource is None or resource.ttl is None):
-            self.timed[before.type_url].discard(before.name)
-
-    def remember(self, sequence: int, touched: dict[str, dict[str, str]]) -> None:
-        self.ring.append((sequence, touched))
-        self.remembered += sum(map(len, touched.values()))
-        while len(self.ring) > 1 and (self.remembered > REMEMBERED_NAMES or len(self.ring) > REMEMBERED_PUBLICATIONS):
-            self.forgotten, forgotten = self.ring.popleft()
-            self.remembered -= sum(map(len, forgotten.values()))
-
-    def since(self, sequence: int) -> Touched | None:
-        """What was touched in publications after `sequence`, with the version then; None when that is forgotten."""
-        if sequence < self.forgotten:
-            return None
-        newest_first = []
-        for number, touched in reversed(self.ring):
-            if number <= sequence:
-                break
-            newest_first.append(touched)
-        if len(newest_first) == 1:
-            return newest_first[0]
-        merged: dict[str, dict[str, str]] = {}
-        for touched in newest_first:
-            for type_url, names in touched.items():
-                merged.setdefault(type_url, {}).update(names)  # the oldest is written last and stays
-        return merged
 
 
 class _Shared:
@@ -155,7 +46,7 @@ class _Shared:
 class View:
     """The union of some parts as it is now. Names are disjoint, or identical in several parts: the first one wins."""
 
-    def __init__(self, store: Store, parts: tuple[Part, ...], contents: tuple[_Content, ...]) -> None:
+    def __init__(self, store: Store, parts: tuple[Part, ...], contents: tuple[Content, ...]) -> None:
         self.parts = parts
         self._store = store
         self._contents = contents
@@ -197,6 +88,13 @@ class View:
             if name in content.by_type.get(type_url, ()):
                 return content.proofs.good.get((type_url, name))
         return None
+
+    def lost(self, type_url: str) -> list[Resource]:
+        """What somebody took over, and stands under its name no more: the latest last, some thousand at most."""
+        found: dict[str, Resource] = {}
+        for content in self._contents:
+            found |= content.lost(type_url)
+        return [one for name, one in found.items() if self.get(type_url, name) is None]
 
     def proven(self, resource: Resource) -> bool:
         """Whether this is there now and somebody took it over."""
@@ -353,7 +251,7 @@ def _by_type(changes: Iterable[Change]) -> dict[str, dict[str, Resource | None]]
 
 
 def _hash(total: int) -> str:
-    return f"{total % _HASH_MODULUS:0{2 * FINGERPRINT_BYTES}x}"[:VERSION_CHARACTERS]
+    return f"{total % FINGERPRINTS:0{2 * FINGERPRINT_BYTES}x}"[:VERSION_CHARACTERS]
 
 
 class Store:
@@ -362,7 +260,7 @@ class Store:
     def __init__(self) -> None:
         self.sequence = 0
         """The number of the last publication; 0 before the first."""
-        self._parts: dict[Part, _Content] = {}
+        self._parts: dict[Part, Content] = {}
         self._views: WeakValueDictionary[tuple[Part, ...], View] = WeakValueDictionary()
 
     def publish(self, changes: Mapping[Part, Iterable[Change]]) -> int:
@@ -393,7 +291,7 @@ class Store:
             view = self._views[key] = View(self, key, tuple(map(self._content, key)))
         return view
 
-    def _content(self, part: Part) -> _Content:
+    def _content(self, part: Part) -> Content:
         if (content := self._parts.get(part)) is None:
-            content = self._parts[part] = _Content()
+            content = self._parts[part] = Content()
         return content

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from controlplane.resources import Resource, version_entry
+from controlplane.snapshot.content import Touched
 from controlplane.snapshot.listing import Listing
-from controlplane.snapshot.store import Touched, View
+from controlplane.snapshot.store import View
 
 Substitutes = Mapping[str, Resource | None]
-"""By name: what is shown instead; None: nothing good is known, so nothing is shown, and who has something keeps it."""
+"""By name: what is shown instead, or though there is nothing any more; None: nothing good is known, so nothing is shown, and who has something keeps it."""
 
 NO_SUBSTITUTES: Substitutes = {}
 
@@ -88,7 +89,7 @@ class Substituted(View):
         replaced = {name: substitutes[name] for name in substitutes if name in names}
         if not replaced:
             return listing
-        absent = {name for name, resource in replaced.items() if resource is None}.union(listing.absent)
+        absent = {name for name in {*listing.absent, *replaced} if replaced.get(name) is None}
         return Listing(listing.followed_by(_change(replaced)).resources, sorted(absent))
 
     def touched_since(self, sequence: int) -> Touched | None:

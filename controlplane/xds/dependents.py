@@ -1,12 +1,13 @@
-"""Which resources name another one, told from their bytes: what names something that is held back is held with it.
+"""Which resources name another one, told from their bytes: what names something that is held back is held with it, and
+what good content names stays there with it.
 
-Used by holds.py, and only while something is held back of which nothing good is known. A name in a protobuf message is
+Used by holds.py, and only while something is held back. A name in a protobuf message is
 its length and its text; a text that happens to hold both by chance is held back for nothing, and nothing worse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,9 @@ _NAMED_BY: Mapping[str, tuple[str, ...]] = {
     types.ROUTE_CONFIGURATION: (types.LISTENER, types.SCOPED_ROUTES),
 }
 """The types whose resources may name one of the key's type."""
+
+_NEEDED = 512
+"""Lost resources of a type that are looked for: the latest."""
 
 _REMEMBERED = 256
 """Names of one view whose dependents are remembered."""
@@ -61,6 +65,14 @@ class Dependents:
                 (names_of_type.add if _names(view.get(url, one), needle) else names_of_type.discard)(one)
         found.sequence = view.sequence
         return found.names
+
+
+def needs(resource: Resource, view: View) -> Iterator[Resource]:
+    """What this one names and the view has lost."""
+    body = resource.body
+    for url, named_by in _NAMED_BY.items():
+        if resource.type_url in named_by:
+            yield from (one for one in view.lost(url)[-_NEEDED:] if _needle(one.name) in body)
 
 
 def _needle(name: str) -> bytes:

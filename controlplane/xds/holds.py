@@ -17,7 +17,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substituted, Substitutes
-from controlplane.xds.dependents import Dependents
+from controlplane.xds.dependents import Dependents, needs
 from controlplane.xds.nodes import Node
 
 Family = tuple[str, str]
@@ -174,6 +174,7 @@ class Holds:
     def _compute(self, who: Family, node: str, view: View) -> Shown:
         found: dict[str, dict[str, Resource | None]] = {}
         absent: list[tuple[str, str]] = []
+        shown: list[Resource] = []
 
         def hold(current: Resource) -> None:
             url, name = current.type_url, current.name
@@ -185,6 +186,8 @@ class Holds:
             found.setdefault(url, {})[name] = good
             if good is None:
                 absent.append((url, name))
+            else:
+                shown.append(good)
 
         for (url, name, version), case in self._cases.items():
             current = view.get(url, name)
@@ -196,6 +199,13 @@ class Holds:
                 for name in sorted(names):
                     if (current := view.get(url, name)) is not None:
                         hold(current)
+        # What is shown may name what went in the same edit: a route its cluster, and that its load assignment.
+        while shown:
+            for one in needs(shown.pop(), view):
+                of_type = found.setdefault(one.type_url, {})
+                if one.name not in of_type and not self._is_refused(one, who, node):
+                    of_type[one.name] = one
+                    shown.append(one)
         return found
 
     def _is_refused(self, good: Resource, who: Family, node: str) -> bool:

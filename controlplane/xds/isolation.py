@@ -109,6 +109,7 @@ def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     moved = [name for name, good in before.items() if name not in shown or shown[name] not in (None, good)]
     back = [*held(progress, ((name, "") for name in moved))]
     waiting = [item for item in progress.changed.items() if item[0] in shown]
+    waiting += [item for item in progress.gone.items() if shown.get(item[0]) is not None]
     progress.show(shown)
     difference.touched(progress, view, [*back, *waiting], wanted)
     for name in progress.complaints.keys() - progress.replaced.keys():

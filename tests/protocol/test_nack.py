@@ -10,7 +10,21 @@ from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.xds.blame import blamed, halves
 from controlplane.xds.holds import CREDIBLE_REFUSALS, NODE_CASES, Family, Holds, family
-from tests.protocol.dialogue import CDS, EDS, LDS, PART, RDS, SRDS, Change, Delta, Dialogue, Sotw, removed, resource
+from tests.protocol.dialogue import (
+    CDS,
+    EDS,
+    LDS,
+    PART,
+    RDS,
+    SRDS,
+    Change,
+    Delta,
+    Dialogue,
+    Sotw,
+    eds_cluster,
+    removed,
+    resource,
+)
 
 BAD = b"bad"
 
@@ -257,6 +271,39 @@ def test_what_earlier_content_needs_stays_though_others_move_on() -> None:
     client.publish(resource(SRDS, "a", "to new"))
     client.take(SRDS, ["a"])
     client.take(CDS, removed=["old"])
+
+
+@pytest.mark.parametrize("kind", [Delta, Sotw])
+def test_what_good_content_names_is_there_as_long_as_it_is_shown(kind: type[Any]) -> None:
+    """An edit that is refused took the cluster of the former route away, and its load assignment: both come and stay."""
+    to_old = (resource(CDS, "\x05other"), resource(SRDS, "r", "\x03old"))
+    fleet = Fleet(eds_cluster("old"), resource(EDS, "old", "addresses"), *to_old)
+    first = fleet.join()
+    for url in (CDS, SRDS):
+        first.send(url)
+        first.ack(first.expect(url))
+    first.send(EDS, ["old"])
+    first.take(EDS, ["old"])
+    fleet.publish(
+        resource(CDS, "new"), removed(CDS, "old"), removed(EDS, "old"), resource(SRDS, "r", "bad \x03new"),
+    )  # fmt: skip
+    first.ack(first.expect(CDS))
+    first.nack(first.expect(SRDS), "bad regex")
+    fleet.settle()
+    second = fleet.join(kind, node="node-2")
+    shown = {}
+    for url, names in ((CDS, []), (EDS, ["old"]), (SRDS, [])):
+        second.send(url, names)
+        answer = second.expect(url)
+        shown[url] = bodies(answer) if kind is Delta else [each.value for each in answer.resources]
+        second.ack(answer, *([names] if kind is Sotw else []))
+    assert (len(shown[CDS]), shown[EDS], shown[SRDS]) == (3, [b"addresses"], [b"\x03old"])
+    first.advance(1000)
+    first.expect_nothing()
+    fleet.publish(resource(SRDS, "r", "\x03new"))
+    first.take(SRDS, ["r"])
+    first.take(CDS, removed=["old"])
+    first.take(EDS, removed=["old"])
 
 
 def test_sotw_full_state_keeps_the_good_one_in_the_set() -> None:

@@ -205,7 +205,7 @@ def test_a_part_joins_and_leaves() -> None:
 
 
 def test_a_stream_that_fell_too_far_behind_is_ended_rather_than_served_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controlplane.snapshot.store.REMEMBERED_NAMES", 3)
+    monkeypatch.setattr("controlplane.snapshot.content.REMEMBERED_NAMES", 3)
     client = Delta(resource(CDS, "a"))
     client.send(CDS)
     client.take(CDS, ["a"])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.resources import Resource, delimited
-from controlplane.snapshot import store as store_module
+from controlplane.snapshot import content as content_module
 from controlplane.snapshot.listing import LARGE
 from controlplane.snapshot.store import Store
 
@@ -106,7 +106,7 @@ def test_a_listing_that_is_replaced_is_freed_at_once_and_not_when_the_collector_
 
 
 def test_what_is_forgotten_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "REMEMBERED_NAMES", 4)
+    monkeypatch.setattr(content_module, "REMEMBERED_NAMES", 4)
     store = Store()
     for number in range(6):
         store.publish({"p": [change("a", str(number)), change(f"n{number}")]})
@@ -121,7 +121,7 @@ def test_what_is_forgotten_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_small_publications_are_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes memory, however few names it has: years of single edits must not add up."""
-    monkeypatch.setattr(store_module, "REMEMBERED_PUBLICATIONS", 3)
+    monkeypatch.setattr(content_module, "REMEMBERED_PUBLICATIONS", 3)
     store = Store()
     for number in range(6):
         store.publish({"p": [change("a", str(number))]})
