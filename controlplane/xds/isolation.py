@@ -32,6 +32,7 @@ def isolate(
     wanted: Wanted,
 ) -> list[Resource]:
     """Find what is to blame, or try a half; what is held back from now on. `trials` bounds how many fail in a row."""
+    _still_there(progress, push, view, trials, wanted)
     if not push.listing.resources:
         return []
     url = progress.kind.url
@@ -63,6 +64,18 @@ def isolate(
             return []
         progress.trials[:0] = halves(suspects)  # each is sent when nothing else is under way or waits
     return []
+
+
+def _still_there(progress: Progress, push: Push, view: Substituted, trials: int, wanted: Wanted) -> None:
+    """What a full set left out is where it was when the set was refused, for whatever it held: it is to go once more."""
+    if push.before is None or not push.listing.absent:
+        return
+    if not push.listing.resources:  # nothing in it is to blame
+        if progress.unnamed >= trials:
+            return
+        progress.unnamed += 1
+        progress.sent = push.before
+    difference.touched(progress, view, [(name, UNKNOWN) for name in push.listing.absent], wanted)
 
 
 def _begin_with_what_is_good(progress: Progress, push: Push, view: Substituted) -> bool:

@@ -306,6 +306,22 @@ def test_what_good_content_names_is_there_as_long_as_it_is_shown(kind: type[Any]
     first.take(EDS, removed=["old"])
 
 
+def test_sotw_what_a_refused_set_left_out_is_left_out_of_the_next() -> None:
+    """The client took nothing of that set over, so what it was to lose is still there."""
+    fleet = Fleet(resource(SRDS, "a", "of a"), resource(SRDS, "d", "of d"))
+    client = fleet.join(Sotw)
+    client.send(SRDS)
+    client.take(SRDS, b"of a", b"of d")
+    fleet.publish(resource(SRDS, "c", "bad"))
+    client.expect_bodies(SRDS, b"of a", BAD, b"of d")
+    fleet.publish(removed(SRDS, "a"))
+    client.advance(60)  # the answer to the former set is late
+    client.nack(client.expect_bodies(SRDS, BAD, b"of d"))
+    fleet.settle()
+    client.take(SRDS, b"of d")
+    client.expect_nothing()
+
+
 def test_sotw_full_state_keeps_the_good_one_in_the_set() -> None:
     client = Sotw(resource(LDS, "a", "a1"), resource(LDS, "b", "b1"))
     client.send(LDS)
