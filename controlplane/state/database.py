@@ -1,12 +1,11 @@
-"""The SQLite file: tables of checksummed rows, opened whatever its condition, rebuilt when it is damaged.
+"""The SQLite file: opened whatever its condition, read and written by rows, rebuilt when it is damaged.
 
-Used by `store` alone, under its lock. Rows are tuples of bytes and numbers here; what they mean, `store` knows.
+Used by `store` alone, under its lock. What rows mean, `store` knows.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shutil
 import sqlite3
@@ -14,11 +13,12 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from controlplane.errors import ControlPlaneError
+from controlplane.state import tables
+from controlplane.state.tables import TABLES, Row, Table
 
 SCHEMA = 1
 """The version of the tables. One that is not this is not read: state is a cache of sources that say it all again."""
@@ -33,37 +33,6 @@ _WAL_BYTES = 4 * 1024 * 1024
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
-
-Value = bytes | int | float
-Key = tuple[bytes, ...]
-
-
-class Table(NamedTuple):
-    """A table: its name, the columns of its key and the others."""
-
-    name: str
-    key: tuple[str, ...]
-    values: tuple[str, ...]
-
-
-OBJECTS = Table(
-    "object", ("source", "kind", "namespace", "name"), ("text", "file", "line", "accepted_at", "content_schema")
-)
-SECRETS = Table("secret", ("source", "namespace", "name"), ("sealed", "accepted_at"))
-SERVED = Table("served", ("view",), ("version", "served_at"))
-SERVICES = Table("service", ("source", "namespace", "name"), ("content", "accepted_at", "content_schema"))
-SEEN = Table("source", ("name",), ("seen_at",))
-TABLES = (OBJECTS, SECRETS, SERVED, SERVICES, SEEN)
-"""Tables are added without a new `SCHEMA`: a version that does not know one leaves it alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row; `values` None means that it is to be removed."""
-
-    table: Table
-    key: Key
-    values: tuple[Value, ...] | None
 
 
 class Unusable(ControlPlaneError):
@@ -116,7 +85,7 @@ class Database:
                     if intact:
                         rows.append(row)
                     else:
-                        dropped.append(f"{table.name} {_shown(row.key)}")
+                        dropped.append(f"{table.name} {tables.shown(row.key)}")
             except sqlite3.Error as error:
                 damage = damage or str(error)
         return Scan(rows, dropped, damage)
@@ -128,10 +97,10 @@ class Database:
         try:
             for row in rows:
                 if row.values is None:
-                    connection.execute(_delete(row.table), row.key)
+                    connection.execute(tables.delete(row.table), row.key)
                 else:
-                    digest = _digest(row.table, row.key, row.values)
-                    connection.execute(_put(row.table), (*row.key, *row.values, digest))
+                    digest = tables.digest(row.table, row.key, row.values)
+                    connection.execute(tables.put(row.table), (*row.key, *row.values, digest))
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
@@ -156,15 +125,19 @@ class Database:
         for found in self._connection.execute(f"SELECT {columns} FROM {table.name}"):  # noqa: S608  our own names
             *content, digest = found
             key, values = tuple(content[:width]), tuple(content[width:])
-            yield Row(table, key, values), digest == _digest(table, key, values)
+            yield Row(table, key, values), digest == tables.digest(table, key, values)
 
 
 def open_file(file: Path, max_bytes: int) -> tuple[Database, list[str]]:
     """Open or make the file, with what there is to say about it; raises Unusable, and OSError or sqlite3.Error."""
     problems: list[str] = []
+    if _take_rebuilt(file):
+        problems.append(f"{file}: the process ended while it was rebuilt; what it was rebuilt of is used")
     _refuse_foreign(file)
     try:
-        return _open_writable(file, max_bytes), problems
+        database = _open_writable(file, max_bytes)
+        _remove(_rebuilt(file))  # not finished: never to be taken for what was in force
+        return database, problems
     except sqlite3.Error as error:
         if is_damage(error):
             put_aside(file)
@@ -181,7 +154,7 @@ def open_file(file: Path, max_bytes: int) -> tuple[Database, list[str]]:
 
 def rebuild(file: Path, rows: Sequence[Row], max_bytes: int) -> Database:
     """Put a damaged (closed) file aside and make a clean one of these rows."""
-    fresh = file.with_name(f"{file.name}.new")
+    fresh = _rebuilt(file)
     _remove(fresh)
     with closing(_open_writable(fresh, max_bytes)) as database:
         database.apply(rows)
@@ -194,7 +167,7 @@ def put_aside(file: Path) -> None:
     """Rename a database and its log, so that a damaged one can be looked at and never meets a new one."""
     aside = file.with_name(f"{file.name}{DAMAGED}")
     _remove(aside)
-    for suffix in ("-wal", "-shm", ""):
+    for suffix in ("", "-wal", "-shm"):  # its log never goes first: the file without it is an older state
         part = file.with_name(f"{file.name}{suffix}")
         if part.exists():
             part.rename(aside.with_name(f"{aside.name}{suffix}"))
@@ -203,6 +176,25 @@ def put_aside(file: Path) -> None:
 def size(file: Path) -> int:
     """The bytes of the file and its log."""
     return sum(_length(file.with_name(f"{file.name}{suffix}")) for suffix in ("", "-wal"))
+
+
+def _rebuilt(file: Path) -> Path:
+    """What `rebuild` makes before it takes the place of the file."""
+    return file.with_name(f"{file.name}.new")
+
+
+def _take_rebuilt(file: Path) -> bool:
+    """Finish a `rebuild` that was killed after the damaged file was put aside; whether there was one."""
+    fresh = _rebuilt(file)
+    if file.exists() or _length(fresh) == 0 or _length(fresh.with_name(f"{fresh.name}-wal")):
+        return False
+    try:
+        for suffix in ("-wal", "-shm"):  # of the damaged one
+            file.with_name(f"{file.name}{suffix}").unlink(missing_ok=True)
+        fresh.rename(file)
+    except OSError:
+        return False  # what opens it next says why
+    return True
 
 
 def _open_writable(file: Path, max_bytes: int) -> Database:
@@ -305,38 +297,6 @@ def _other_version(file: Path, version: int) -> str:
         f"{file}: written by a {age} version of this program (schema {version}, this one knows {SCHEMA}); "
         "left alone, started clean from sources"
     )
-
-
-def _digest(table: Table, key: Sequence[object], values: Sequence[object]) -> bytes:
-    """A checksum over the table, the key and all values, with their types and lengths."""
-    digest = hashlib.blake2b(table.name.encode(), digest_size=16)
-    for value in (*key, *values):
-        match value:
-            case bytes():
-                digest.update(b"b" + struct.pack(">Q", len(value)))
-                digest.update(value)
-            case int():
-                digest.update(b"i%d;" % value)
-            case float():
-                digest.update(b"f" + struct.pack(">d", value))
-            case _:
-                digest.update(b"n")
-    return digest.digest()
-
-
-def _put(table: Table) -> str:
-    columns = (*table.key, *table.values, "digest")
-    marks = ", ".join("?" * len(columns))
-    return f"INSERT OR REPLACE INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608  our own names
-
-
-def _delete(table: Table) -> str:
-    return f"DELETE FROM {table.name} WHERE {' AND '.join(f'{column} = ?' for column in table.key)}"  # noqa: S608  the same
-
-
-def _shown(key: Sequence[object]) -> str:
-    """A key for people; its bytes may be damaged."""
-    return "/".join(part.decode(errors="replace") if isinstance(part, bytes) else repr(part) for part in key)
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -17,8 +17,8 @@ from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.state.content import Served, StateChanges, StoredObject
-from controlplane.state.database import OBJECTS, SECRETS, SEEN, SERVED, SERVICES, Key, Row, Table
 from controlplane.state.sealing import Sealer
+from controlplane.state.tables import OBJECTS, SECRETS, SEEN, SERVED, SERVICES, Key, Row, Table
 
 CONTENT_SCHEMA = 1
 """The version of the documents' language, kept beside each text."""

@@ -25,9 +25,10 @@ import structlog
 from controlplane.names import ObjectRef, SecretRef
 from controlplane.state import database, rows
 from controlplane.state.content import Loaded, StateChanges, Status
-from controlplane.state.database import Database, Row, Scan
+from controlplane.state.database import Database, Scan
 from controlplane.state.rows import Change, OfService, OfSource, Ref
 from controlplane.state.sealing import Sealer, Unsealable, given_key, own_key
+from controlplane.state.tables import Row
 
 log = structlog.get_logger(__name__)
 

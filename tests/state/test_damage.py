@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -145,6 +146,53 @@ def test_one_damaged_row_is_dropped_by_name_and_the_rest_stays(tmp_path: Path) -
     again = State.open(tmp_path)
     assert again.load().problems == []
     again.close()
+
+
+KILLED_IN_REBUILD = """
+import os, pathlib, sys
+from controlplane.state import database
+from controlplane.state.store import State
+
+real, left = pathlib.Path.rename, [int(sys.argv[2])]
+
+def rename(file, target):
+    if not left[0]:
+        os.kill(os.getpid(), 9)
+    left[0] -= 1
+    return real(file, target)
+
+pathlib.Path.rename = rename
+State.open(pathlib.Path(sys.argv[1])).load()
+"""
+
+
+@pytest.mark.parametrize("renamed", [0, 1])
+def test_a_kill_while_it_is_rebuilt_loses_nothing_intact(tmp_path: Path, renamed: int) -> None:
+    """Before the damaged file was put aside, and after it."""
+    documents, secrets = fill(tmp_path)
+    execute(tmp_path, "UPDATE object SET text = ? WHERE name = ?", b"forged", b"route-7")
+    arguments = [sys.executable, "-c", KILLED_IN_REBUILD, str(tmp_path), str(renamed)]
+    killed = subprocess.run(arguments, cwd=ROOT, timeout=PATIENCE, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert (tmp_path / "state.sqlite").exists() == (renamed == 0)
+    state = State.open(tmp_path)
+    loaded = state.load()
+    assert loaded.objects == {name: value for name, value in documents.items() if name.name != "route-7"}
+    assert loaded.secrets == secrets
+    assert any("the process ended while it was rebuilt" in problem for problem in loaded.problems) == (renamed == 1)
+    works(state)
+    state.close()
+    assert not (tmp_path / "state.sqlite.new").exists()
+
+
+def test_what_an_unfinished_rebuild_left_is_never_taken_for_the_state(tmp_path: Path) -> None:
+    fill(tmp_path)
+    shutil.copyfile(tmp_path / "state.sqlite", tmp_path / "state.sqlite.new")
+    State.open(tmp_path).close()
+    (tmp_path / "state.sqlite").unlink()
+    state = State.open(tmp_path)
+    assert state.load().objects == {}, "whoever removes it starts clean"
+    state.close()
 
 
 def test_rows_cannot_be_swapped(tmp_path: Path) -> None:

@@ -267,11 +267,11 @@ def test_sealed_bytes_of_another_name_are_refused(tmp_path: Path) -> None:
     state.write(StateChanges(secrets={secret_ref("a"): secret(1)}))
     assert state.flush(PATIENCE)
     state.close()
-    from controlplane.state import database, rows
+    from controlplane.state import database, rows, tables
 
     opened, _ = database.open_file(tmp_path / "state.sqlite", 1 << 20)
     (found,) = opened.scan().rows
-    opened.apply([database.Row(found.table, (b"files", b"shop", b"b"), found.values)])
+    opened.apply([tables.Row(found.table, (b"files", b"shop", b"b"), found.values)])
     opened.close()
     assert rows.ref_of(found) == secret_ref("a")
     again = State.open(tmp_path)
