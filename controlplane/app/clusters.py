@@ -25,7 +25,7 @@ def status_writers(
             made[source.name] = writer = Writer(
                 Access(cluster.kubeconfig, cluster.context),
                 source,
-                lambda ref, seen: reports.standing(ref, seen.generation),
+                lambda ref, seen: reports.standing(ref, seen.generation, seen.good),
                 partial(reports.said, source.name),
                 namespace=cluster.lease_namespace,
                 identity=identity,

@@ -152,8 +152,8 @@ class Reports:
 
     # -- what is known -------------------------------------------------------------------------------------------
 
-    def standing(self, ref: ObjectRef, generation: int) -> Standing | None:
-        """Where an object stands; None while its newest version is not compiled."""
+    def standing(self, ref: ObjectRef, generation: int, good: int = 0) -> Standing | None:
+        """Where an object stands; None while its newest version is not compiled. `good`: the generation in force, if known."""
         if self._loop.waits(ref):
             return None
         diagnostics = self._register.of(ref.subject)
@@ -172,7 +172,8 @@ class Reports:
                 self._alone.setdefault(gateway, set()).add(ref)
                 self.fleet_moved()  # one may have come since they were counted
         snapshot = self._store.view(parts_of((gateway,))).version() if is_gateway and gateway is not None else ""
-        return Standing(generation, diagnostics, proxies, snapshot, counts=is_gateway)
+        in_force = spec is not None
+        return Standing(generation, diagnostics, proxies, snapshot, counts=is_gateway, in_force=in_force, good=good)
 
     def _changed(self, gateway: GatewayName) -> int:
         """The last publication that changed something of a gateway, but for what went out a moment ago."""

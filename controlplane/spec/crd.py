@@ -168,7 +168,7 @@ STATUS: dict[str, Any] = {
             },
         },
         "fleet": {
-            "description": "Counts of proxies.",
+            "description": "Counts of the proxies that are connected to the replica that writes this.",
             "type": "object",
             "properties": dict.fromkeys(("matched", "synced", "pending", "nacked"), _COUNT),
         },

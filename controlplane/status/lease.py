@@ -1,8 +1,8 @@
 """Which replica writes: the holder of a Lease in the cluster itself, renewed while it works and given back at the end.
 
 The rules are those of client-go's leader election: whether a holder is alive is judged by whether its lease changes, on the
-clock of the one who waits, so that clocks need not agree. Two holders at once can only be the old one, for as long as it
-takes to notice; every write is the same whoever makes it.
+clock of the one who waits, so that clocks need not agree. Two who think that they hold it can only be the old one, which
+stood still, and the new one; a write that is about an older version of an object than the cluster has is refused.
 """
 
 from __future__ import annotations

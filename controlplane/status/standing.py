@@ -6,7 +6,7 @@ the times of transitions, which stay where nothing changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ MAX_MESSAGE, MAX_HELP, MAX_PATH = 2048, 1024, 1024
 
 TWIN = "GW0226"
 """Another source has an object of the same name, and that one counts."""
+UNKNOWN_GATEWAY = "GW0201"
+"""There is nothing that it could be part of."""
 
 _REASONS = {
-    "GW0201": "UnknownGateway",
+    UNKNOWN_GATEWAY: "UnknownGateway",
     "GW0213": "Conflict",
     "GW0211": "Conflict",
     "GW0220": "NotGranted",
@@ -31,7 +33,10 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """Where the proxies of a gateway stand with what was compiled last: `synced` have acknowledged it."""
+    """Where the proxies of a gateway stand with what was compiled last: `synced` have acknowledged it.
+
+    Those that are connected to this replica: others know of theirs, and nobody adds them up.
+    """
 
     matched: int = 0
     synced: int = 0
@@ -48,6 +53,7 @@ class Standing:
     """What is known of an object. `generation` is the one that the diagnostics are about.
 
     `snapshot` and `counts` are for gateways alone: what is said of a route must not change with every other route.
+    `in_force` is whether any version of it is; `good` is the generation of that one, 0 when nobody knows it.
     """
 
     generation: int
@@ -55,6 +61,8 @@ class Standing:
     proxies: Proxies
     snapshot: str = ""
     counts: bool = False
+    in_force: bool = True
+    good: int = 0
 
 
 def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str, Any]:
@@ -63,12 +71,9 @@ def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str,
     said: dict[str, Any] = {"observedGeneration": standing.generation}
     if standing.snapshot:
         said["snapshot"] = standing.snapshot
-    stands_back = any(one.code == TWIN for one in errors)
-    programmed = _STANDS_BACK if stands_back else _programmed(standing.proxies)
-    conditions = [_compiled(errors, len(standing.diagnostics)), programmed]
+    conditions = [_compiled(errors, standing), _condition(_withheld(errors, standing) or _programmed(standing.proxies))]
     known = {str(one.get("type")): one for one in _conditions(before)}
-    if not standing.counts:
-        conditions[1] = _kept(conditions[1], known.get("Programmed"), standing.generation)
+    conditions[1] = _kept(conditions[1], known.get("Programmed"), standing)
     said["conditions"] = [_timed(one, known.get(one["type"]), standing.generation, now) for one in conditions]
     if standing.counts:
         proxies = standing.proxies
@@ -103,54 +108,86 @@ def _conditions(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 _OURS = {"observedGeneration", "snapshot", "conditions", "fleet", "errors", "lastError"}
 _CONDITIONS = ["Compiled", "Programmed"]
-_STANDS_BACK = {
-    "type": "Programmed",
-    "status": "False",
-    "reason": "Conflict",
-    "message": "no proxy gets it: another source has an object of its name",
-}
 
 
 def _rank(one: Diagnostic) -> tuple[bool, bool, str, str, str]:
     """What disables the whole object comes first, errors of syntax and schema among it; then by code and place."""
-    return one.code != TWIN, not one.code.startswith(("GW00", "GW01")), str(one.code), one.path, one.message
+    return one.code != TWIN, not _is_invalid(one), str(one.code), one.path, one.message
 
 
-def _compiled(errors: Iterable[Diagnostic], problems: int) -> dict[str, str]:
-    found = list(errors)
-    if not found:
-        message = "compiled" if not problems else f"compiled, with {problems} warnings: see GET /v1/problems"
+def _compiled(errors: Sequence[Diagnostic], standing: Standing) -> dict[str, str]:
+    if not errors:
+        problems = len(standing.diagnostics)
+        message = f"compiled, with {problems} warnings: see GET /v1/problems" if problems else "compiled"
         return {"type": "Compiled", "status": "True", "reason": "Compiled", "message": message}
-    worst = min(found, key=_rank)
-    invalid = worst.code.startswith(("GW00", "GW01"))
-    rest = "; the last good version is in force" if invalid else "; everything else of it is served"
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    message = f"{worst.path + ': ' if worst.path else ''}{worst.message}{more}{'' if worst.code == TWIN else rest}"
-    reason = _REASONS.get(str(worst.code), "Invalid" if invalid else "Unresolved")
+    worst = min(errors, key=_rank)
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    message = f"{worst.path + ': ' if worst.path else ''}{worst.message}{more}{_rest(worst, standing)}"
+    reason = _REASONS.get(str(worst.code), "Invalid" if _is_invalid(worst) else "Unresolved")
     return {"type": "Compiled", "status": "False", "reason": reason, "message": message[:MAX_MESSAGE]}
 
 
-def _programmed(proxies: Proxies) -> dict[str, str]:
+def _rest(worst: Diagnostic, standing: Standing) -> str:
+    """What becomes of everything that the worst error is not about."""
+    if worst.code == TWIN:
+        return ""
+    if worst.code == UNKNOWN_GATEWAY:
+        return "; nothing of it is served until there is one"
+    if not _is_invalid(worst):
+        return "; everything else of it is served"
+    return "; the last good version is in force" if standing.in_force else "; nothing of it is in force"
+
+
+def _is_invalid(error: Diagnostic) -> bool:
+    """Whether nobody can use an object that has it."""
+    return error.code.startswith(("GW00", "GW01"))
+
+
+_Said = tuple[str, str, str]
+"""Status, reason and message of a condition."""
+_ACKNOWLEDGED = ("True", "Programmed", "every proxy connected to the replica that writes this has acknowledged it")
+
+
+def _withheld(errors: Sequence[Diagnostic], standing: Standing) -> _Said | None:
+    """Why no proxy gets this generation; None when proxies do."""
+    codes = {str(one.code) for one in errors}
+    if TWIN in codes:
+        return "False", "Conflict", "no proxy gets it: another source has an object of its name"
+    if UNKNOWN_GATEWAY in codes:
+        return "False", "UnknownGateway", "no proxy gets it: there is no such gateway"
+    if standing.good == standing.generation or not any(map(_is_invalid, errors)):
+        return None
+    if not standing.in_force:
+        return "False", "Invalid", "no proxy gets it: it cannot be used, and there is no good version of it"
+    which = f"generation {standing.good}, the last good one," if standing.good else "the last good version"
+    return "False", "LastGood", f"no proxy gets generation {standing.generation}: {which} stays in force"
+
+
+def _programmed(proxies: Proxies) -> _Said:
     if proxies.nacked:
-        said = ("False", "Refused", f"{proxies.nacked} of {proxies.matched} proxies refuse some of it")
-    elif proxies.pending:
-        said = ("False", "Pending", "not every proxy has acknowledged it yet")
-    elif not proxies.matched:
-        said = ("True", "NoProxies", "no proxy is connected; the next one gets it")
-    else:
-        said = _ACKNOWLEDGED
-    return _condition(said)
+        whose = "proxies connected to the replica that writes this"
+        return "False", "Refused", f"{proxies.nacked} of {proxies.matched} {whose} refuse some of it"
+    if proxies.pending:
+        return "False", "Pending", "not every proxy connected to the replica that writes this has acknowledged it yet"
+    if not proxies.matched:
+        return "True", "NoProxies", "no proxy is connected to the replica that writes this; the next one gets it"
+    return _ACKNOWLEDGED
 
 
-_ACKNOWLEDGED = ("True", "Programmed", "every connected proxy has acknowledged it")
+def _kept(condition: dict[str, str], before: Mapping[str, Any] | None, standing: Standing) -> dict[str, str]:
+    """What was said of this generation before, where that is true still and is more than is known now.
 
-
-def _kept(condition: dict[str, str], before: Mapping[str, Any] | None, generation: int) -> dict[str, str]:
-    """What was said of a route that proxies have: it stays so when proxies come and go, as they all do when replicas restart."""
-    if before is None or condition["reason"] not in {"Pending", "NoProxies"}:
+    Proxies that have a route come and go, as they all do when replicas restart; which generation was the last good one,
+    none knows that was not there.
+    """
+    if before is None or before.get("observedGeneration") != standing.generation:
         return condition
-    was = before.get("status"), before.get("reason"), before.get("observedGeneration")
-    return _condition(_ACKNOWLEDGED) if was == (*_ACKNOWLEDGED[:2], generation) else condition
+    was, reason = (before.get("status"), before.get("reason")), condition["reason"]
+    if reason in {"Pending", "NoProxies"} and not standing.counts and was == _ACKNOWLEDGED[:2]:
+        return _condition(_ACKNOWLEDGED)
+    if reason == "LastGood" and not standing.good and was == ("False", "LastGood"):
+        return {**condition, "message": str(before.get("message"))[:MAX_MESSAGE]}
+    return condition
 
 
 def waits(status: Mapping[str, Any]) -> bool:
@@ -158,7 +195,7 @@ def waits(status: Mapping[str, Any]) -> bool:
     return any(one["reason"] == "Pending" for one in status["conditions"])
 
 
-def _condition(said: tuple[str, str, str]) -> dict[str, str]:
+def _condition(said: _Said) -> dict[str, str]:
     return {"type": "Programmed", "status": said[0], "reason": said[1], "message": said[2]}
 
 

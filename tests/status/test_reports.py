@@ -112,6 +112,15 @@ def test_an_error_of_one_cluster_is_no_error_of_the_other() -> None:
     assert (rig.touched, asyncio.run(rig.register.all())) == ([US, US], [])
 
 
+def test_what_was_never_valid_is_not_in_force() -> None:
+    rig = Rig()
+    rig.write(EU, {**GOOD, "routes": "nonsense"})
+    assert programmed(rig.status(EU)) == "Invalid"
+    rig.write(EU, GOOD)
+    rig.write(EU, {**GOOD, "routes": "nonsense"})
+    assert programmed(rig.status(EU)) == "LastGood"
+
+
 def test_who_takes_the_place_of_another_is_told() -> None:
     """Only the other one was edited."""
     rig = Rig()

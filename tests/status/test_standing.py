@@ -55,6 +55,42 @@ def test_an_object_that_stands_back_is_not_said_to_be_served() -> None:
     assert found["conditions"][0]["message"] == "is in a file too (and 1 more)"
 
 
+BROKEN, LOST = Diagnostic("GW0101", 'unknown field "x"'), Diagnostic("GW0201", 'no gateway "a/b"')
+
+
+@pytest.mark.parametrize(
+    ("errors", "standing", "programmed", "compiled", "message"),
+    [
+        ((BROKEN,), {"in_force": False}, "Invalid", "; nothing of it is in force", "there is no good version of it"),
+        (
+            (BROKEN,), {"good": 2}, "LastGood", "; the last good version is in force",
+            "no proxy gets generation 3: generation 2, the last good one, stays in force",
+        ),
+        (
+            (BROKEN,), {}, "LastGood", "; the last good version is in force",
+            "no proxy gets generation 3: the last good version stays in force",
+        ),
+        ((LOST,), {"good": 3}, "UnknownGateway", "; nothing of it is served until there is one", "no such gateway"),
+        ((BROKEN, LOST), {"good": 2}, "UnknownGateway", " (and 1 more); the last good version is in force", "no such gateway"),
+    ],
+)  # fmt: skip
+def test_what_no_proxy_gets_is_not_programmed(
+    errors: tuple[Diagnostic, ...], standing: Any, programmed: str, compiled: str, message: str
+) -> None:
+    """Whoever reads of generation 3 must learn whether an older one serves, and which."""
+    found = status(Standing(3, errors, Proxies(2, 2), **standing), {}, NOW)
+    assert condition(found, "Programmed") == ("False", programmed)
+    assert found["conditions"][0]["message"].endswith(compiled)
+    assert found["conditions"][1]["message"].endswith(message)
+    assert all(one["observedGeneration"] == 3 for one in found["conditions"])
+
+
+def test_which_generation_was_good_stays_said_after_a_restart() -> None:
+    first = status(Standing(3, (BROKEN,), Proxies(), good=2), {}, NOW)
+    assert status(Standing(3, (BROKEN,), Proxies()), first, LATER) == first
+    assert "generation 2" not in str(status(Standing(4, (BROKEN,), Proxies()), first, LATER))
+
+
 def test_warnings_are_no_errors() -> None:
     found = said(Diagnostic("GW0212", "shadowed", severity=Severity.WARNING))
     assert condition(found, "Compiled") == ("True", "Compiled")

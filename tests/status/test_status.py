@@ -112,7 +112,15 @@ def test_people_learn_what_became_of_an_object(cluster: Kubernetes, plane: Plane
     found = told(cluster, "RouteSpec", namespace, "api", Compiled=("False", "Invalid"))
     assert found["status"]["lastError"]["help"] == 'did you mean "retry"?'
     cluster.spec(team(namespace, "api", path="/other", retires=3))  # the same error in another generation
-    told(cluster, "RouteSpec", namespace, "api", Compiled=("False", "Invalid"))
+    bad = {"Compiled": ("False", "Invalid"), "Programmed": ("False", "LastGood")}
+    found = told(cluster, "RouteSpec", namespace, "api", **bad)
+    assert "generation 2, the last good one" in str(found["status"]["conditions"])
+    cluster.spec(team(namespace, "never", retires=3))
+    bad["Programmed"] = ("False", "Invalid")
+    told(cluster, "RouteSpec", namespace, "never", **bad)
+    cluster.spec(team(namespace, "lost").replace(f"{namespace}/edge", f"{namespace}/nowhere"))
+    lost = ("False", "UnknownGateway")
+    told(cluster, "RouteSpec", namespace, "lost", Compiled=lost, Programmed=lost)
     cluster.spec(team(namespace, "api"))
     found = told(cluster, "RouteSpec", namespace, "api", **good)
     assert "lastError" not in found["status"]
