@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 from typing import Any
 
@@ -27,7 +28,7 @@ from controlplane.resources import Resource
 from tests.compile import worlds
 from tests.compile.grpc_lookup import Answer, GrpcLookup, decided
 from tests.compile.reference import Request, decide, normalised
-from tests.compile.shard_cases import AUTH, _like, gateway, routes
+from tests.compile.shard_cases import AUTH, KEY_SET, _like, gateway, routes
 
 SHOP = GatewayName("platform/shop")
 VIEW = (SHOP,)
@@ -53,7 +54,9 @@ class Compiled:
     def message(self, url: str, name: str, kind: Any) -> Any:
         return kind.FromString(self.client.resources[url, name].body)
 
-    def server(self, address: str, authority: str, path: str) -> Answer | None:
+    def server(
+        self, address: str, authority: str, path: str, headers: Mapping[str, str] | None = None
+    ) -> Answer | None:
         """What a server on this address does with a call; None: no virtual host."""
         found = self.message(ROUTE_CONFIGURATION, f"grpc/server/{address}", route_pb2.RouteConfiguration)
         best = None
@@ -70,7 +73,7 @@ class Compiled:
                 route.route.cluster = "taken"
             else:
                 route.non_forwarding_action.SetInParent()
-        return decided(best[1].routes, path, {})
+        return decided(best[1].routes, path, headers or {})
 
 
 def _rank(domain: str, authority: str) -> tuple[int, int] | None:
@@ -537,6 +540,32 @@ def test_a_server_takes_what_it_need_not_do_anything_about() -> None:
         assert found.server("0.0.0.0:8080", authority, "/b.B/B") == Answer("moved", withheld=True)
         assert found.server("0.0.0.0:8080", authority, "/c.C/B") == Answer("old")
     assert found.server("0.0.0.0:8080", "other.example.com", "/z.Z/Z") is None
+
+
+def test_a_server_refuses_calls_that_say_who_calls() -> None:
+    """Envoy removes the header; a handler would believe a client that says `x-user: admin`."""
+    corp = {"name": "corp", "issuer": "i", "audiences": ["a"], "jwks": {"inline": KEY_SET}}
+    claims = {"sub": "x-user", "email": "x-mail"}
+
+    def edge(claims: dict[str, str]) -> dict[str, Any]:
+        return gateway([route("any")], backends=[BACKEND], identity={"jwt": [{**corp, "claimsToHeaders": claims}]})
+
+    found = Compiled(edge(claims))
+    address, host = "0.0.0.0:8080", "shop.example.com"
+    for header in ("x-user", "x-mail"):
+        answer = found.server(address, host, "/a.A/B", {header: "admin"})
+        assert answer == Answer(f"identity header {header}", withheld=True)
+    assert found.server(address, host, "/a.A/B", {"x-other": "a"}) == Answer("any")
+    # An edit of the provider alone reaches servers.
+    said = edge({"sub": "x-name"})
+    found.compiler.put(worlds.ref(said), worlds.split(said))
+    found.compiler.commit_now()
+    found.client = GrpcLookup(found.compiler.resources(VIEW, Family.GRPC))
+    assert found.server(address, host, "/a.A/B", {"x-user": "admin"}) == Answer("any")
+    assert found.server(address, host, "/a.A/B", {"x-name": "admin"}) == Answer("identity header x-name", withheld=True)
+    # What gRPC does not look at cannot be told from its absence.
+    found = Compiled(edge({"sub": "x-user-bin"}))
+    assert found.server(address, host, "/a.A/B") == Answer("identity header x-user-bin", withheld=True)
 
 
 def test_the_listener_of_a_server_is_that_of_its_address() -> None:

@@ -21,6 +21,7 @@ from tests.support.waiting import PATIENCE, until
 
 HOST = "shop.example.com"
 HOSTS = (HOST,)
+Metadata = tuple[tuple[str, str], ...]
 
 
 def bootstrap(plane: Plane, node: str = "till-1", *, role: str = "edge", backend_ca: Path | None = None) -> Path:
@@ -221,7 +222,9 @@ def _ports(plane: Plane, backend: str) -> list[int]:
 
 
 LIMIT = {"name": "limit", "rateLimit": {"local": [{"requests": 1000, "per": "second"}]}}
-CORP = {"jwt": [{"name": "corp", "issuer": "i", "audiences": ["a"], "jwks": {"inline": key_set(ec_key())}}]}
+CORP: dict[str, list[dict[str, Any]]] = {
+    "jwt": [{"name": "corp", "issuer": "i", "audiences": ["a"], "jwks": {"inline": key_set(ec_key())}}]
+}
 
 
 def test_a_withheld_route_fails_and_no_broader_one_takes_its_calls(
@@ -274,7 +277,8 @@ def test_a_server_gets_its_listener_and_serves_what_is_public(
     guarded = route("guarded", "/pay.Pay")
     del guarded["public"]
     write(
-        route("all", "/"), {**guarded, "auth": {"anyOf": [{"jwt": "corp"}]}}, identity=CORP,
+        route("all", "/"), {**guarded, "auth": {"anyOf": [{"jwt": "corp"}]}},
+        identity={"jwt": [{**CORP["jwt"][0], "claimsToHeaders": {"sub": "x-user"}}]},
         listeners=[{"name": "http", "address": "127.0.0.1", "port": port, "protocol": "HTTP"}],
     )  # fmt: skip
     with server(bootstrap(plane, "served-1"), f"127.0.0.1:{port}", tmp_path / "log") as child:
@@ -287,6 +291,9 @@ def test_a_server_gets_its_listener_and_serves_what_is_public(
         for authority in (HOST, f"{HOST}:{port}"):
             assert found[authority, "/a.A/B"] == "served /a.A/B"
             assert found[authority, "/pay.Pay/Do"] == "UNAVAILABLE"
+            # Nobody says by himself who he is: gRPC does not remove what Envoy removes.
+            assert _called(port, authority, "/a.A/B", metadata=(("x-user", "admin"),)) == "UNAVAILABLE"
+            assert _called(port, authority, "/a.A/B", metadata=(("x-other", "admin"),)) == "served /a.A/B"
         assert found["other.example.com", "/a.A/B"] == "UNAVAILABLE"
         # An edit reaches it, and its open port.
         write(
@@ -297,7 +304,9 @@ def test_a_server_gets_its_listener_and_serves_what_is_public(
         unrefused(plane)
 
 
-def _called(port: int, authority: str, method: str, credentials: Any = None, **options: str) -> str:
+def _called(
+    port: int, authority: str, method: str, credentials: Any = None, metadata: Metadata = (), **options: str
+) -> str:
     """The answer to a call without xDS, or its status."""
     arguments = [("grpc.default_authority", authority), ("grpc.use_local_subchannel_pool", 1), *options.items()]
     address = f"127.0.0.1:{port}"
@@ -308,7 +317,9 @@ def _called(port: int, authority: str, method: str, credentials: Any = None, **o
     )
     with made as channel:
         try:
-            return str(channel.unary_unary(method)(b"", timeout=PATIENCE, wait_for_ready=True).decode())
+            return str(
+                channel.unary_unary(method)(b"", timeout=PATIENCE, wait_for_ready=True, metadata=metadata).decode()
+            )
         except grpc.RpcError as error:
             return str(error.code().name)
 

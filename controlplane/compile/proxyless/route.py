@@ -12,7 +12,7 @@ those with conditions on queries; it refuses a whole route configuration with a 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
@@ -48,6 +48,9 @@ _UNSEEN = re.compile(
     r":.*|.*-bin|host|user-agent|te|connection|content-length|via|grpc-.*|x-envoy-.*|x-forwarded-.*|x-request-id"
 )
 """Headers that are set after a gRPC client has chosen a route, or by Envoy, or that it does not look at (A28)."""
+
+_UNSEEN_BY_SERVERS = re.compile(r".*-bin|connection|host|te|content-.*|grpc-.*")
+"""Headers that a gRPC server does not look at, or not as they were sent, when it chooses a route (A28)."""
 
 _LITERAL = r"[a-zA-Z0-9\-._~%!$&'()+,;:@]"
 """What `*` of a path template stands for, once or more. https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/path/match/uri_template/v3/uri_template_match.proto"""
@@ -129,6 +132,22 @@ def _fail_server(route: Any, reasons: tuple[Reason, ...]) -> None:
     """A server fails what it is to forward with UNAVAILABLE, and never asks for the cluster. (A36)"""
     route.route.cluster = "withheld"
     _explain(route, reasons)
+
+
+def refusing(headers: Iterable[str]) -> bytes:
+    """Routes for a server, before all others of a host, that fail calls with one of these headers.
+
+    Only the gateway may say who calls. Envoy removes such headers of a client from every request; gRPC removes none.
+    """
+    fields = []
+    for name in sorted(headers):
+        route = route_components_pb2.Route(name=f"identity header {name}")
+        route.match.prefix = "/"
+        if not _UNSEEN_BY_SERVERS.fullmatch(name):
+            route.match.headers.add(name=name, present_match=True)
+        _fail_server(route, (Reason("auth", f'gRPC servers do not remove the identity header "{name}"'),))
+        fields.append(delimited(ROUTES, serialised(route)))
+    return b"".join(fields)
 
 
 def _explain(route: Any, reasons: tuple[Reason, ...]) -> None:

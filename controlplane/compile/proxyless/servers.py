@@ -1,7 +1,8 @@
 """What gRPC servers ask for: the listener of their address, with the routes of its port.
 
 A server takes the calls of every route that it need not do anything about: a route that asks for a token, a limit or
-a rewrite is refused there as it is withheld from clients, and so is every call that no route takes.
+a rewrite is refused there as it is withheld from clients, and so is every call that no route takes, or that has a
+header in which only the gateway says who calls.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from controlplane.compile import codes
 from controlplane.compile.proxyless.hosts import Members, served
 from controlplane.compile.proxyless.listener import route_configuration, server_listener, virtual_host
+from controlplane.compile.proxyless.route import refusing
 from controlplane.compile.proxyless.rows import Port
 from controlplane.compile.rows import Issue, ResourceKey, Scope
 from controlplane.compile.views import listeners_of
@@ -92,7 +94,9 @@ def configuration_of_port(
         # gRPC cannot say "*.example.com on any port": with a strange port in the authority it would be taken for `*`.
         del hosts["*"]
         _say_left_out(read, tables, groups, listener_name(address, port))
-    blocks = [virtual_host(host, _domains(host, port), routes) for host, routes in sorted(hosts.items())]
+    # As in Envoy, the headers of all gateways of the view, on every host.
+    guards = refusing({header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()})
+    blocks = [virtual_host(host, _domains(host, port), guards + routes) for host, routes in sorted(hosts.items())]
     resource = route_configuration(grpc_server_routes(listener_name(address, port)), blocks)
     yield ResourceKey(part_of(view, Family.GRPC), ROUTE_CONFIGURATION, resource.name), resource
 

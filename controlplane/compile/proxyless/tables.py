@@ -44,6 +44,7 @@ class GrpcTables:
         self.claims: Input[Scope, Claim] = Input("grpc_in_claims")
         self.routes: Input[ElementKey, CompiledRoute] = Input("grpc_in_routes")
         self.refused: Input[ShardKey, frozenset[MatchKey]] = Input("grpc_in_refused")
+        self.identity_headers: Input[GatewayName, frozenset[str]] = Input("grpc_in_identity_headers")
         # The sets of gateways that gRPC nodes see.
         self.views: Input[View, bool] = Input("grpc_views")
 
@@ -138,6 +139,7 @@ class Followed:
             (first.clusters, tables.backends, lambda key, _: key.part[0]),
             (first.claims, tables.claims, lambda key, _: key[0]),
             (first.compiled_routes, tables.routes, lambda _, row: row.gateway),
+            (first.identity_headers, tables.identity_headers, lambda key, _: key),
             (first.refused_floating, tables.refused, lambda key, _: key.gateway),
             (first.refused_in_segment, tables.refused, lambda key, _: key.gateway),
         )
