@@ -18,6 +18,10 @@ from controlplane.snapshot.store import View
 _RELEASE = re.compile(r"(\d{1,6})\.(\d{1,6})\.")
 _WILDCARD_RELEASE = (1, 21)
 
+MAX_LABELS = 256
+MAX_CHARACTERS = 16_384
+"""Of labels and place together; each stream keeps them. A certificate attests 8 KiB, and a pod has a few dozen labels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Locality:
@@ -30,7 +34,10 @@ class Locality:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An Envoy as it introduced itself; `labels` are the strings of `metadata.labels`."""
+    """An Envoy as it introduced itself; `labels` are the strings of `metadata.labels`.
+
+    Raises `Ended` when there is more of them than is believable.
+    """
 
     id: str
     cluster: str = ""
@@ -39,6 +46,14 @@ class Node:
     user_agent: str = ""
     version: str = ""
     features: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Count what a stream would keep."""
+        place = self.locality
+        said = sum(map(len, (*self.labels, *self.labels.values(), place.region, place.zone, place.sub_zone)))
+        if len(self.labels) > MAX_LABELS or said > MAX_CHARACTERS:
+            reason = f"labels and locality of the node are more than {MAX_LABELS} labels or {MAX_CHARACTERS} characters"
+            raise Ended(Status.INVALID_ARGUMENT, reason)
 
     @property
     def empty_is_everything(self) -> bool:

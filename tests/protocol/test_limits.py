@@ -230,8 +230,11 @@ def test_a_flood_of_requests_ends_its_stream_and_acknowledgements_are_free() -> 
         {"metadata": {"x": "y" * (2 << 20)}},
         {"cluster": "c" * 2000},
         {"user_agent_name": "u" * 2000},
+        {"metadata": {"labels": {str(number): "" for number in range(257)}}},
+        {"metadata": {"labels": {"x": "y" * 16_384}}},
+        {"locality": {"zone": "z" * 16_385}},
     ],
-    ids=["metadata", "cluster", "agent"],
+    ids=["metadata", "cluster", "agent", "labels", "a label", "locality"],
 )
 def test_a_node_of_more_than_is_believable_is_refused(method: str, node: dict[str, Any]) -> None:
     async def test() -> None:
