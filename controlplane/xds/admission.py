@@ -8,12 +8,12 @@ here knows grpc or a session.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Hashable
 from hashlib import sha256
 
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Ended, Node, Peer, Status
+from controlplane.xds.turns import Turns
 
 
 def identity(node: Node | None, peer: Peer) -> Hashable | None:
@@ -59,24 +59,6 @@ class Rate:
         return self._tokens
 
 
-class Turn:
-    """The right to be among those that begin; given back once, and at the latest after a bound."""
-
-    __slots__ = ("_give_back", "_timer")
-
-    def __init__(self, give_back: Callable[[], None], seconds: float) -> None:
-        self._give_back: Callable[[], None] | None = give_back
-        # A slow reader of a large first answer must not keep the others out.
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.end)
-
-    def end(self) -> None:
-        """The first answer is out, or the stream has ended."""
-        self._timer.cancel()
-        if (give_back := self._give_back) is not None:
-            self._give_back = None
-            give_back()
-
-
 class Account:
     """What one identity uses: its open streams, and its rates."""
 
@@ -104,8 +86,8 @@ class Admission:
         self._limits = limits
         self._clock = clock
         self._rate = Rate(limits.openings_burst, limits.openings_per_second, clock)
-        self._beginning = asyncio.Semaphore(limits.beginning_streams)
-        self._waiting = 0
+        self.turns = Turns(limits)
+        """Of those that begin."""
         self._accounts: dict[Hashable, Account] = {}
         self._sweep_at = _SWEPT
         self.open = 0
@@ -122,22 +104,6 @@ class Admission:
             raise Ended(Status.UNAVAILABLE, "too many streams are opened at once; try again in a few seconds")
         self.open += 1
         return account
-
-    async def turn(self) -> Turn:
-        """Wait for a turn to begin, with a first request in hand. Raises `Ended` when that takes too long."""
-        limits = self._limits
-        if self._waiting >= limits.waiting_streams:
-            raise Ended(Status.UNAVAILABLE, "too many streams wait for their first answer; try again in a few seconds")
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(limits.waiting_seconds):
-                await self._beginning.acquire()
-        except TimeoutError:
-            reason = f"no first answer within {limits.waiting_seconds:g} s: too many streams begin at once; try again"
-            raise Ended(Status.UNAVAILABLE, reason) from None
-        finally:
-            self._waiting -= 1
-        return Turn(self._beginning.release, limits.beginning_seconds)
 
     def introduce(self, who: Hashable) -> Account:
         """It is known whose a stream is: count it. Raises `Crowding` when that one has, or opens, too many."""

@@ -77,7 +77,8 @@ class Limits:
     request_bytes: int = 16_384
     """A request counts once more for each so many bytes."""
     beginning_streams: int = 16
-    """First answers that are made at a time: a large one is some megabytes until the peer has read it."""
+    """First answers that are made at a time: a large one is some megabytes until the peer has read it. A quarter of them
+    for one identity at most (without a certificate: for one connection)."""
     beginning_seconds: float = 2.0
     """After which the next one begins although the peer has not read its first answer."""
     waiting_streams: int = 4_000

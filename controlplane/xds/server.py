@@ -281,7 +281,7 @@ class XdsServer:
         loop = asyncio.get_running_loop()
         while (data := await context.read()) is not grpc.aio.EOF:
             if stream.session.node is None:
-                stream.turn = await self._admission.turn()
+                stream.turn = await self._admission.turns.take(stream.peer.uris or stream.peer.address)
             if len(data) >= LARGE_BYTES:
                 self._leftovers.passed(len(data))
             stream.session.receive(data, loop.time())

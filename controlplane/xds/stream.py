@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 
-from controlplane.xds.admission import Account, Turn
+from controlplane.xds.admission import Account
 from controlplane.xds.nodes import Denied, Ended, Peer
 from controlplane.xds.session import Session
+from controlplane.xds.turns import Turn
 
 
 class Stream:

@@ -21,6 +21,7 @@ from controlplane.xds.nodes import Ended, Status
 from controlplane.xds.server import dynamic_credentials
 from controlplane.xds.session import Session
 from controlplane.xds.stream import Stream as OpenStream
+from controlplane.xds.turns import Turns
 from controlplane.xds.wire import Encoder
 from tests.protocol.dialogue import CDS, EDS, resource
 from tests.protocol.keys import Authority
@@ -39,22 +40,21 @@ def test_a_bucket_lets_a_burst_in_and_then_so_many_a_second() -> None:
 
 def test_err_11_those_that_begin_take_turns_and_nobody_waits_for_ever() -> None:
     async def test() -> None:
-        limits = Limits(beginning_streams=1, waiting_streams=1, waiting_seconds=0.01)
-        admission = Admission(limits, lambda: 0.0)
-        first = await admission.turn()
+        turns = Turns(Limits(beginning_streams=1, waiting_streams=1, waiting_seconds=0.01))
+        first = await turns.take("a")
         with pytest.raises(Ended) as caught:
-            await admission.turn()
+            await turns.take("b")
         assert caught.value.status is Status.UNAVAILABLE
         assert "try again" in caught.value.reason
         first.end()
         first.end()  # gives back once
-        (await admission.turn()).end()
-        patient = Admission(Limits(beginning_streams=1, waiting_streams=1), lambda: 0.0)
-        first = await patient.turn()
-        second = asyncio.create_task(patient.turn())
+        (await turns.take("b")).end()
+        patient = Turns(Limits(beginning_streams=1, waiting_streams=1))
+        first = await patient.take("a")
+        second = asyncio.create_task(patient.take("b"))
         await asyncio.sleep(0)
         with pytest.raises(Ended):  # one waits already
-            await patient.turn()
+            await patient.take("c")
         first.end()
         (await second).end()
 
@@ -63,9 +63,86 @@ def test_err_11_those_that_begin_take_turns_and_nobody_waits_for_ever() -> None:
 
 def test_err_11_a_turn_ends_by_itself_when_its_peer_does_not_read() -> None:
     async def test() -> None:
-        admission = Admission(Limits(beginning_streams=1, beginning_seconds=0.01), lambda: 0.0)
-        await admission.turn()
-        (await asyncio.wait_for(admission.turn(), PATIENCE)).end()
+        turns = Turns(Limits(beginning_streams=1, beginning_seconds=0.01))
+        await turns.take("a")
+        (await asyncio.wait_for(turns.take("b"), PATIENCE)).end()
+
+    run(test)
+
+
+def test_err_11_one_identity_has_a_quarter_of_the_turns() -> None:
+    async def test() -> None:
+        turns = Turns(Limits(beginning_streams=8, beginning_seconds=1000.0))
+        mine = [await turns.take("a") for _ in range(2)]
+        third = asyncio.create_task(turns.take("a"))
+        await asyncio.sleep(0)
+        assert not third.done()
+        for each in "bcd":  # though somebody waits
+            for _ in range(2):
+                await turns.take(each)
+        mine[0].end()
+        await third
+
+    run(test)
+
+
+def test_err_11_those_that_wait_are_served_in_a_round_of_identities() -> None:
+    async def test() -> None:
+        turns = Turns(Limits(beginning_streams=1))
+        first = await turns.take("a")
+        served: list[str] = []
+
+        async def wait(name: str) -> None:
+            turn = await turns.take(name[0])
+            served.append(name)
+            turn.end()
+
+        names = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
+        tasks = []
+        for name in names:
+            tasks.append(asyncio.create_task(wait(name)))
+            await asyncio.sleep(0)
+        tasks.pop(1).cancel()  # who is gone takes no turn
+        await asyncio.sleep(0)
+        first.end()
+        await asyncio.gather(*tasks)
+        assert served == ["a1", "b1", "c1", "a3", "b2", "a4"]
+        assert not turns._queues
+        assert not turns._taken
+        assert turns._free == 1
+
+    run(test)
+
+
+def test_err_11_a_turn_that_comes_as_its_stream_ends_goes_on_to_the_next() -> None:
+    async def test() -> None:
+        turns = Turns(Limits(beginning_streams=1))
+        first = await turns.take("a")
+        waits = asyncio.create_task(turns.take("b"))
+        await asyncio.sleep(0)
+        first.end()
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        (await asyncio.wait_for(turns.take("c"), PATIENCE)).end()
+
+    run(test)
+
+
+def test_err_11_who_does_not_read_first_answers_keeps_nobody_from_theirs() -> None:
+    async def test() -> None:
+        limits = Limits(beginning_streams=4, beginning_seconds=1000.0)
+        async with running(limits=limits) as rig, rig.channel() as held_channel, rig.channel() as channel:
+            rig.publish(*(resource(EDS, f"e{number}", "x" * 200_000) for number in range(40)), resource(CDS, "a"))
+            held = [Stream(held_channel, DELTA, node="held") for _ in range(8)]
+            for stream in held:
+                await stream.send(EDS, resource_names_subscribe=[f"e{number}" for number in range(40)])
+            await until(lambda: len(rig.server.nodes()) == 1)  # that has a turn
+            good = Stream(channel, DELTA)
+            await good.send(CDS)
+            await good.take(CDS)
+            for stream in held:
+                stream.call.cancel()
 
     run(test)
 
