@@ -121,7 +121,15 @@ class Admission:
 
     def asked(self, account: Account, size: int) -> None:
         """A request of so many bytes that no response brought about. Raises `Ended` when they are too many."""
-        if not account.requests.take(1 + size // self._limits.request_bytes):
+        self._charge(account, 1 + size // self._limits.request_bytes)
+
+    def introduced_anew(self, account: Account) -> None:
+        """A node says something else of itself than before. Raises `Ended` when it does so too often."""
+        self._charge(account, self._limits.node_change_requests)
+
+    @staticmethod
+    def _charge(account: Account, requests: int) -> None:
+        if not account.requests.take(requests):
             raise Crowding(Status.RESOURCE_EXHAUSTED, "one identity asks too much; try again later")
 
     def leave(self, account: Account | None) -> None:

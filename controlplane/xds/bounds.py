@@ -76,6 +76,9 @@ class Limits:
     their versions each (29 by the next line), and asks for ten things more."""
     request_bytes: int = 16_384
     """A request counts once more for each so many bytes."""
+    node_change_requests: int = 500
+    """Requests for which one counts in which a node says something else of itself: all that it sees is compared anew,
+    tens of milliseconds for thousands of resources. So it may do it once a second, and 80 times at once."""
     beginning_streams: int = 16
     """First answers that are made at a time: a large one is some megabytes until the peer has read it. A quarter of them
     for one identity at most (without a certificate: for one connection)."""

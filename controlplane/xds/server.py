@@ -280,11 +280,13 @@ class XdsServer:
     async def _read(self, stream: Stream, context: Any) -> None:
         loop = asyncio.get_running_loop()
         while (data := await context.read()) is not grpc.aio.EOF:
-            if stream.session.node is None:
+            if (node := stream.session.node) is None:
                 stream.turn = await self._admission.turns.take(stream.peer.uris or stream.peer.address)
             if len(data) >= LARGE_BYTES:
                 self._leftovers.passed(len(data))
             stream.session.receive(data, loop.time())
+            if node is not None and stream.session.node is not node and stream.account is not None:
+                self._admission.introduced_anew(stream.account)
             if stream.owed:  # most requests acknowledge a response of ours
                 stream.owed -= 1
             elif stream.account is not None:

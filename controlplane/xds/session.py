@@ -61,6 +61,8 @@ class Session(Outgoing):
         if request.node is not None and request.node.id and request.node != self.node:
             if self.node is not None and request.node.id != self.node.id:
                 raise Ended(Status.INVALID_ARGUMENT, "the node id changed within the stream")
+            if self.node is not None and (agent := request.node.user_agent) and self.node.user_agent not in ("", agent):
+                raise Ended(Status.INVALID_ARGUMENT, "the user agent of the node changed within the stream")
             if self.node is None:
                 self._look(request.node, now)
                 self._observer.connected(self._stream, request.node, self.variant)

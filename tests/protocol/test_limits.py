@@ -300,6 +300,30 @@ def test_a_flood_of_requests_ends_its_stream_and_acknowledgements_are_free() -> 
     run(test)
 
 
+def test_a_node_that_says_something_else_of_itself_in_each_request_is_ended() -> None:
+    async def test() -> None:
+        limits = Limits(identity_requests_burst=1000, identity_requests_per_second=0.0, node_change_requests=400)
+        async with running(limits=limits) as rig, rig.channel() as channel:
+            rig.publish(resource(CDS, "a"))
+            flips, good = Stream(channel, DELTA, node="flips"), Stream(channel, DELTA, node="good")
+            await good.send(CDS)
+            response = await good.expect(CDS)
+            await flips.send(CDS)
+            await flips.take(CDS)
+            for cluster in "abc":
+                node = {"id": "flips", "cluster": cluster}
+                await flips.call.write(flips.request(type_url=CDS, node=node).SerializeToString())
+            code, details = await flips.ended()
+            assert (code, "asks too much" in details) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
+            await good.ack(response)
+            for _ in range(20):  # what stays as it is costs nothing more
+                await good.send(CDS)
+            rig.publish(resource(CDS, "a", "2"))
+            await good.take(CDS)
+
+    run(test)
+
+
 @pytest.mark.parametrize("method", [DELTA, SOTW])
 @pytest.mark.parametrize(
     "node",

@@ -77,6 +77,22 @@ def test_the_node_may_not_become_another(kind: type[Dialogue]) -> None:
 
 
 @BOTH
+def test_the_user_agent_stays_the_same(kind: type[Dialogue]) -> None:
+    client = kind()
+    message_type = discovery_pb2.DeltaDiscoveryRequest if kind is Delta else discovery_pb2.DiscoveryRequest
+
+    def request(**says: str) -> bytes:
+        return bytes(message_type(type_url=CDS, node={"id": "n", **says}).SerializeToString())
+
+    client.receive(request())
+    client.receive(request(user_agent_name="envoy"))
+    client.receive(request(user_agent_name="envoy", cluster="another"))
+    client.receive(request())
+    client.receive(request(user_agent_name="envoy"))
+    assert "user agent" in ends(Status.INVALID_ARGUMENT, lambda: client.receive(request(user_agent_name="gRPC C++")))
+
+
+@BOTH
 def test_limits_of_names_and_types(kind: type[Dialogue]) -> None:
     ends(Status.INVALID_ARGUMENT, lambda: kind(name_characters=100).send(EDS, ["x" * 101]))
     ends(Status.RESOURCE_EXHAUSTED, lambda: kind(names=3).send(EDS, list("abcd")))
