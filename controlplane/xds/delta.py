@@ -30,13 +30,15 @@ class DeltaSession(Session):
         """Take in one request: its ACK or NACK, then the names it subscribes, then those it unsubscribes."""
         if (ack := acknowledgement(data)) is not None and (acked := self._types.get(ack[0])) is not None:
             self._tick += 1
-            self._acknowledge(acked, ack[1], None, now)
+            self.answered = self._acknowledge(acked, ack[1], None, now)
             return
+        self.answered = False
         request = delta_request(data, self._limits)
         progress, first = self._open(request, now)
         if not first and request.nonce:
             # A stale nonce acknowledges nothing, but the subscription in the request counts all the same.
-            self._acknowledge(progress, request.nonce, request.error, now)
+            known = self._acknowledge(progress, request.nonce, request.error, now)
+            self.answered = known and not (request.subscribe or request.unsubscribe)
         self._subscribe(progress, request, now, first=first)
         if first:
             progress.initial = request.initial_versions

@@ -60,6 +60,8 @@ class Outgoing(ABC):
         self.view: Substituted | None = None
         self.settled = 0
         """The sequence number of the store up to which all that concerns this stream is acknowledged."""
+        self.answered = False
+        """Whether the last request said how a response was taken that was open, and asked for nothing."""
         self._admit = admit
         self._encoder = encoder
         self._only = only

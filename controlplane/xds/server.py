@@ -287,7 +287,7 @@ class XdsServer:
             stream.session.receive(data, loop.time())
             if node is not None and stream.session.node is not node and stream.account is not None:
                 self._admission.introduced_anew(stream.account)
-            if stream.owed:  # most requests acknowledge a response of ours
+            if stream.owed and stream.session.answered:  # as most requests do
                 stream.owed -= 1
             elif stream.account is not None:
                 self._admission.asked(stream.account, len(data))

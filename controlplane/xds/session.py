@@ -160,10 +160,10 @@ class Session(Outgoing):
 
     # -- what the client says of it ------------------------------------------------------------------------------
 
-    def _acknowledge(self, progress: Progress, nonce: str, error: str | None, now: float) -> None:
-        """An ACK or NACK of the response with that nonce, and thereby of those before it."""
+    def _acknowledge(self, progress: Progress, nonce: str, error: str | None, now: float) -> bool:
+        """An ACK or NACK of the response with that nonce, and thereby of those before it; whether there is such a one."""
         if all(push.nonce != nonce for push in progress.in_flight):
-            return  # stale, or of another stream: it says nothing about what is under way
+            return False  # stale, or of another stream: it says nothing about what is under way
         over = []
         while (push := progress.in_flight.pop(0)).nonce != nonce:
             self._order.acked(progress, push, now)  # passed over: the client is past it
@@ -174,12 +174,13 @@ class Session(Outgoing):
         if push.heartbeat and error is None:
             # It says nothing about contents, nor that what was refused is well now.
             progress.acked_nonce, progress.acked_version = push.nonce, push.version
-            return
+            return True
         if error is not None:
             self._refused(progress, push, error, now)
         else:
             self._acked(progress, push, now)
         self._settle()
+        return True
 
     def _acked(self, progress: Progress, push: Push, now: float) -> None:
         progress.refusal = None

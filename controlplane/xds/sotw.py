@@ -27,10 +27,13 @@ class SotwSession(Session):
 
     def receive(self, data: bytes, now: float) -> None:
         """Take in one request: its ACK or NACK, and the subscription as it is from now on."""
+        self.answered = False
         request = sotw_request(data, self._limits)
         progress, first = self._open(request, now)
+        answers = False
         if not first and request.nonce:
             if request.nonce != progress.sent_nonce:
+                self.answered = any(push.nonce == request.nonce for push in progress.in_flight)
                 # Stale: a newer response is on its way, and its ACK repeats the whole subscription.
                 # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
                 if (
@@ -38,25 +41,28 @@ class SotwSession(Session):
                 ):  # the newer one does not repeat the older
                     self._acknowledge(progress, request.nonce, request.error, now)
                 return
-            self._acknowledge(progress, request.nonce, request.error, now)
+            answers = self._acknowledge(progress, request.nonce, request.error, now)
         if first:
             progress.acked_version = request.version  # what the client has from a stream before
             progress.returning = bool(request.version) and progress.kind.full_state
-        self._subscribe(progress, request)
+        asks = self._subscribe(progress, request)
+        self.answered = answers and not asks
         self._subscribed(progress, now)
 
-    def _subscribe(self, progress: Progress, request: SotwRequest) -> None:
+    def _subscribe(self, progress: Progress, request: SotwRequest) -> bool:
+        """Whether the subscription is another one than before."""
         subscription = progress.subscription
         names = request.names
         if not names and not subscription.named_once:
             if self._legacy_wildcard(progress):
                 subscription.wildcard = progress.whole = progress.finish = True
-            return
+                return True
+            return False
         subscription.named_once = True
         wildcard = WILDCARD in names
         names -= {WILDCARD}
         if wildcard == subscription.wildcard and names == subscription.names.frozen():
-            return
+            return False
         if wildcard and not subscription.wildcard:
             progress.whole = progress.finish = True
         elif not wildcard:
@@ -70,6 +76,7 @@ class SotwSession(Session):
             progress.sent = progress.sent.followed_by(
                 Listing((), sorted(n for n in sent if not subscription.covers(n)))
             )
+        return True
 
     def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         if not progress.kind.full_state:

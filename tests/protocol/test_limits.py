@@ -300,6 +300,53 @@ def test_a_flood_of_requests_ends_its_stream_and_acknowledgements_are_free() -> 
     run(test)
 
 
+@pytest.mark.parametrize("method", [DELTA, SOTW])
+def test_requests_that_ask_are_not_paid_for_by_what_was_answered(method: str) -> None:
+    """Everything again, or other names, with the nonce of a response or without."""
+
+    async def test() -> None:
+        limits = Limits(identity_requests_burst=5, identity_requests_per_second=0.0)
+        field = "resource_names_subscribe" if method == DELTA else "resource_names"
+        for acknowledges in (False, True):
+            async with running(limits=limits) as rig, rig.channel() as channel:
+                rig.publish(*(resource(EDS, f"e{number}") for number in range(20)))
+                stream = Stream(channel, method)
+                nonce = ""
+
+                async def ask(number: int, nonce: str, stream: Stream = stream) -> str:
+                    said = {"response_nonce": nonce if acknowledges else ""}  # noqa: B023 - of this round
+                    await stream.send(EDS, **{field: [f"e{number}"]}, **said)
+                    return str((await stream.expect(EDS)).nonce)
+
+                for number in range(5):
+                    nonce = await ask(number, nonce)
+                with pytest.raises((AssertionError, grpc.aio.AioRpcError), match="RESOURCE_EXHAUSTED"):
+                    await ask(5, nonce)
+
+    run(test)
+
+
+@pytest.mark.parametrize("method", [DELTA, SOTW])
+def test_acknowledgements_are_free_whatever_else_stands_in_them(method: str) -> None:
+    """NACKs, and in the state of the world the names of the subscription, which every request repeats."""
+
+    async def test() -> None:
+        limits = Limits(identity_requests_burst=1, identity_requests_per_second=0.0)
+        async with running(limits=limits) as rig, rig.channel() as channel:
+            names = [f"e{number}" for number in range(500)]
+            stream = Stream(channel, method)
+            rig.publish(*(resource(EDS, name) for name in names))
+            await stream.send(EDS, **{"resource_names_subscribe" if method == DELTA else "resource_names": names})
+            said: dict[str, Any] = {} if method == DELTA else {"resource_names": names}
+            for number in range(20):
+                nonce = (await stream.expect(EDS)).nonce
+                error = {"error_detail": {"code": 3, "message": "no"}} if number % 2 else {}
+                await stream.send(EDS, response_nonce=nonce, **said, **error)
+                rig.publish(resource(EDS, names[number], f"version {number}"))
+
+    run(test)
+
+
 def test_a_node_that_says_something_else_of_itself_in_each_request_is_ended() -> None:
     async def test() -> None:
         limits = Limits(identity_requests_burst=1000, identity_requests_per_second=0.0, node_change_requests=400)
