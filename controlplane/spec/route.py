@@ -183,6 +183,9 @@ class Route(OneOf):
     def _complete(self) -> Route:
         if self.to is None and (self.websocket or (self.transform and self.transform.request != RequestTransform())):
             raise ValueError("websocket and transform.request need a backend (to)")
+        for field in ("retry", "timeouts"):
+            if self.to is None and getattr(self, field) != type(getattr(self, field))():
+                raise FieldError((field,), "retry and timeouts are for a backend (to); remove them, or name one")
         if self.to is not None:
             if len({destination.backend for destination in self.to}) != len(self.to):
                 raise ValueError("a backend stands in to twice; add up its weights")

@@ -79,7 +79,7 @@ def _route(random: Random, name: str) -> Said:
         route["use"] = used
     if random.random() < 0.2:
         route["listeners"] = [random.choice(("http", "https", "gone"))]
-    if random.random() < 0.2:
+    if random.random() < 0.2 and "to" in route:
         route["timeouts"] = {"request": f"{random.randint(1, 60)}s"}
     return route
 

@@ -146,6 +146,24 @@ def test_times_that_envoy_takes_for_others(field: str, message: str) -> None:
     assert not message or (message in found[0] and field.partition(":")[0] in found[0])
 
 
+@pytest.mark.parametrize(
+    ("jwks", "message"),
+    [
+        ("uri: 'https://a.test/', key: jwks.json", "jwks.key: key is a file of a secret; it belongs to secretRef"),
+        ("uri: 'https://a.test/', ca: {secretRef: s, key: ''}", "jwks.ca.key: must not be empty"),
+        ("secretRef: s, key: ''", "jwks.key: must not be empty"),
+        ("secretRef: s, key: k", ""),
+    ],
+)
+def test_the_file_of_a_secret_is_one(jwks: str, message: str) -> None:
+    """What is accepted is obeyed."""
+    provider = f"{{name: p, issuer: i, audiences: [a], jwks: {{{jwks}}}}}"
+    (parsed,) = parse_text(PROVIDERS.replace("@providers@", f"[{provider}]"), "spec.yaml")
+    found = [str(diagnostic) for diagnostic in parsed.diagnostics]
+    assert len(found) == bool(message)
+    assert not message or found[0].endswith(message)
+
+
 @pytest.mark.envoy
 def test_envoy_accepts_what_is_accepted_here(tmp_path: Path) -> None:
     """The first ones it would refuse as they are written."""

@@ -34,6 +34,14 @@ def said(action: str) -> list[str]:
             'to: [{backend: web}]\n      transform: {request: {host: "*"}}',
             "17:35: spec.routes[root].transform.request.host: one host is needed here, a wildcard is none",
         ),
+        *(
+            (
+                f"{action}\n      {field}: {{{setting}}}",
+                f"17:7: spec.routes[root].{field}: retry and timeouts are for a backend (to); remove them, or name one",
+            )
+            for action in ("respond: {status: 200}", "redirect: {host: a.test}")
+            for field, setting in (("retry", "attempts: 3"), ("timeouts", "idle: 7s"))
+        ),
     ],
 )
 def test_the_field_is_named(action: str, message: str) -> None:

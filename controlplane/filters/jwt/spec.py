@@ -29,7 +29,7 @@ class SecretKey(Written):
     """A file of a secret."""
 
     secret_ref: Name
-    key: str | None = None
+    key: Annotated[str, Field(min_length=1)] | None = None
 
 
 def _uri(text: str) -> str:
@@ -62,12 +62,14 @@ class Jwks(OneOf):
     ca: SecretKey | None = None
     inline: Annotated[str, AfterValidator(usable_keys)] | None = None
     secret_ref: Name | None = None
-    key: str = "jwks.json"
+    key: Annotated[str, Field(min_length=1)] = "jwks.json"
 
     @model_validator(mode="after")
     def _fetched_alone(self) -> Jwks:
         if self.uri is None and (self.cache or self.ca):
             raise ValueError("cache and ca belong to uri")
+        if self.secret_ref is None and "key" in self.model_fields_set:
+            raise FieldError(("key",), "key is a file of a secret; it belongs to secretRef")
         return self
 
 
