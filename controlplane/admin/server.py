@@ -6,6 +6,7 @@ binds to loopback alone and refuses requests whose Host is another name (a brows
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -18,10 +19,15 @@ from aiohttp.log import server_logger
 
 FORMAT_VERSION = "1.0"
 """Of every JSON answer; within a major version fields are only added."""
+PORTION = 500
+"""Pieces of an answer's text (names, values, brackets) that are written before others have a turn: a millisecond or two."""
 
 
 class Look(Protocol):
-    """What can be seen. Every method gives plain data, ready for JSON, without secrets."""
+    """What can be seen. Every method gives plain data, ready for JSON, without secrets.
+
+    A value that costs something to make may be a function that makes it: it is called when the answer is written that far.
+    """
 
     def ready(self) -> tuple[bool, str]:
         """Whether configuration is served, and why not."""
@@ -65,9 +71,27 @@ class Look(Protocol):
         """What is known of the state on disk."""
 
 
-def _json(content: Any, status: int = 200) -> web.Response:
-    text = json.dumps({"formatVersion": FORMAT_VERSION, **content}, indent=1, sort_keys=False)
-    return web.Response(text=text + "\n", status=status, content_type="application/json")
+def _made(value: Any) -> Any:
+    if callable(value):
+        return value()
+    raise TypeError(f"{type(value).__name__} is not for JSON")
+
+
+_ENCODER = json.JSONEncoder(indent=1, default=_made)
+
+
+async def _json(content: Any, status: int = 200) -> web.Response:
+    """An answer of one moment: `content` is complete, and does not change while it is written in portions."""
+    parts: list[bytes] = []
+    portion: list[str] = []
+    for text in _ENCODER.iterencode({"formatVersion": FORMAT_VERSION, **content}):
+        portion.append(text)
+        if len(portion) >= PORTION:
+            parts.append("".join(portion).encode())
+            portion.clear()
+            await asyncio.sleep(0)
+    parts.append("".join([*portion, "\n"]).encode())
+    return web.Response(body=b"".join(parts), status=status, content_type="application/json", charset="utf-8")
 
 
 def _is_local(host: str) -> bool:
@@ -84,7 +108,7 @@ def _is_local(host: str) -> bool:
 @web.middleware
 async def _guard(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
     if not _is_local(request.host):
-        return _json({"error": "this Host is not served here; use 127.0.0.1 or localhost"}, 421)
+        return await _json({"error": "this Host is not served here; use 127.0.0.1 or localhost"}, 421)
     response = await handler(request)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
@@ -113,7 +137,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
         return app
 
     async def gateways(_: web.Request) -> web.Response:
-        return _json({"gateways": look.gateways()})
+        return await _json({"gateways": look.gateways()})
 
     async def snapshot(request: web.Request) -> web.Response:
         name = f"{request.match_info['namespace']}/{request.match_info['name']}"
@@ -121,34 +145,34 @@ def application(look: Look, *, public: bool = False) -> web.Application:
         try:
             found = look.snapshot(name, request.query.get("type"), bodies, request.query.get("client"))
         except LookupError as error:
-            return _json({"error": str(error.args[0])}, 400)
-        return _json({"error": f'no gateway "{name}"'}, 404) if found is None else _json(found)
+            return await _json({"error": str(error.args[0])}, 400)
+        return await _json({"error": f'no gateway "{name}"'}, 404) if found is None else await _json(found)
 
     async def nodes(_: web.Request) -> web.Response:
-        return _json({"nodes": look.nodes(), "held": look.held()})
+        return await _json({"nodes": look.nodes(), "held": look.held()})
 
     async def roll(_: web.Request) -> web.Response:
-        return _json(look.roll())
+        return await _json(look.roll())
 
     async def holdings(request: web.Request) -> web.Response:
         node, kind = request.query.get("node", ""), request.query.get("type", "")
         try:
             found = look.holdings(node, kind, request.query.get("bodies", "") in {"1", "true"})
         except LookupError as error:
-            return _json({"error": str(error.args[0])}, 400)
-        return _json({"error": f'no node "{node}" is connected'}, 404) if found is None else _json(found)
+            return await _json({"error": str(error.args[0])}, 400)
+        return await _json({"error": f'no node "{node}" is connected'}, 404) if found is None else await _json(found)
 
     async def progress(request: web.Request) -> web.Response:
         try:
-            return _json(look.progress(request.query.get("version", "")))
+            return await _json(look.progress(request.query.get("version", "")))
         except LookupError as error:
-            return _json({"error": str(error.args[0])}, 400)
+            return await _json({"error": str(error.args[0])}, 400)
 
     async def sources(_: web.Request) -> web.Response:
-        return _json({"sources": look.sources(), "state": look.state()})
+        return await _json({"sources": look.sources(), "state": look.state()})
 
     async def problems(_: web.Request) -> web.Response:
-        return _json({"problems": await look.problems()})
+        return await _json({"problems": await look.problems()})
 
     app.router.add_get("/v1/gateways", gateways)
     app.router.add_get("/v1/gateways/{namespace}/{name}/snapshot", snapshot)

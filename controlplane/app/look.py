@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from controlplane.app.fleet import Fleet
@@ -82,6 +83,8 @@ class Running:
     ) -> dict[str, Any] | None:
         """The resources of a gateway by type, sorted by name, with versions; secrets are redacted.
 
+        Bodies are made when they are written.
+
         `client` is the family of nodes that get them; those of a family that never asked are not compiled.
         """
         name = GatewayName(gateway)
@@ -105,7 +108,7 @@ class Running:
                 if resource is not None:
                     entry: dict[str, Any] = {"name": resource.name, "version": resource.version}
                     if bodies:
-                        entry["body"] = as_dict(resource)
+                        entry["body"] = partial(as_dict, resource)
                     listed.append(entry)
         found = {"gateway": gateway, "version": view.version(), "sequence": view.sequence, "resources": resources}
         return found | ({"client": client} if client else {})

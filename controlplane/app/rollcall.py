@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, TypeGuard
 
 from controlplane.app.fleet import Fleet
@@ -106,7 +107,7 @@ class Rollcall:
         return [row for *_, row in sorted(found, key=lambda one: one[:2])]
 
     def holdings(self, node: str, type_url: str, *, bodies: bool) -> dict[str, Any] | None:
-        """What a connected proxy has of a type; None when there is no such proxy."""
+        """What a connected proxy has of a type; None when there is no such proxy. Bodies are made when they are written."""
         if node not in self._nodes():
             return None
         listed = []
@@ -117,7 +118,7 @@ class Rollcall:
                 "state": one.state,
             }
             if bodies and one.resource is not None:
-                entry["body"] = as_dict(one.resource)
+                entry["body"] = partial(as_dict, one.resource)
             listed.append(entry)
         return {"node": node, "type": types.short_name(type_url), "resources": listed}
 
