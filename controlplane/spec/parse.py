@@ -7,6 +7,7 @@ diagnostics, and it keeps its identity when that can be read, so that its last g
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from controlplane.spec.codes import Code
 from controlplane.spec.explain import explain, faults
 from controlplane.spec.gateway import KINDS, Document
 from controlplane.spec.places import locate, locate_all, positions
-from controlplane.spec.yaml import load
+from controlplane.spec.yaml import MAX_DOCUMENT, load
 
 __all__ = [
     "Parsed",
@@ -40,6 +41,8 @@ MAX_FILE = 64 * 1024 * 1024
 """Bytes of a file."""
 MAX_DOCUMENTS = 50_000
 """Documents of a file."""
+MAX_MARKS = 4 * MAX_DOCUMENTS
+"""Lines of a file that begin as document marks do: also documents without content cost time."""
 
 
 class Piece(NamedTuple):
@@ -102,12 +105,12 @@ _MARK = re.compile(r"(---|\.\.\.)(?=[ \t\r\n]|\Z)([ \t]*(?:#[^\n]*|\r)?(?:\n|\Z)
 def split(text: str, file: str) -> list[Piece]:
     """The documents of a file that hold more than comments, in order.
 
-    Raises InvalidInput for a file without anything, not even a comment, and for one with too many documents.
+    Raises InvalidInput for a file without anything, not even a comment, and for one with too many documents or marks.
     """
     if not text or text.isspace():
         help = "delete it if nothing is meant"
         raise InvalidInput([Diagnostic(Code.EMPTY_FILE, "the file is empty", help=help, place=Place(file))])
-    pieces = list(islice(_pieces(text), MAX_DOCUMENTS + 1))
+    pieces = list(islice(_pieces(text, file), MAX_DOCUMENTS + 1))
     if len(pieces) > MAX_DOCUMENTS:
         message = f"the file has more than {MAX_DOCUMENTS:,} documents"
         place = Place(file, pieces[-1].line)
@@ -115,7 +118,7 @@ def split(text: str, file: str) -> list[Piece]:
     return pieces
 
 
-def _pieces(text: str) -> Iterator[Piece]:
+def _pieces(text: str, file: str) -> Iterator[Piece]:
     """The documents, divided at marks.
 
     A line that begins with `---` or `...` is a mark wherever it stands, in block scalars too. (YAML 1.2.2, 9.1.2)
@@ -123,7 +126,7 @@ def _pieces(text: str) -> Iterator[Piece]:
     start = 0  # of the piece that is being collected
     line = 1
     marked = False  # it begins with "---"
-    for match in _marks(text):
+    for match in _marks(text, file):
         begin = match.start()
         piece = text[start:begin]
         if match[1] == "---" and not marked and _is_directives(piece):
@@ -141,45 +144,57 @@ def _pieces(text: str) -> Iterator[Piece]:
         yield Piece(piece, line)
 
 
-def _marks(text: str) -> Iterator[re.Match[str]]:
+def _marks(text: str, file: str) -> Iterator[re.Match[str]]:
     """The marks of a text in order; found by plain search, which is quicker than a pattern."""
-    starts = [0] if text.startswith(("---", "...")) else []
-    for sign in ("\n---", "\n..."):
-        at = text.find(sign)
-        while at >= 0:
-            starts.append(at + 1)
-            at = text.find(sign, at + 1)
-    return (match for start in sorted(starts) if (match := _MARK.match(text, start)))
+    for count, start in enumerate(heapq.merge(_beginnings(text, "---"), _beginnings(text, "..."))):
+        if count == MAX_MARKS:
+            message = f"the file has more than {MAX_MARKS:,} lines that begin with --- or ..."
+            place = Place(file, text.count("\n", 0, start) + 1)
+            help = "split it, and leave out documents without content"
+            raise InvalidInput([Diagnostic(Code.TOO_MANY_DOCUMENTS, message, help=help, place=place)])
+        if (match := _MARK.match(text, start)) is not None:
+            yield match
+
+
+def _beginnings(text: str, sign: str) -> Iterator[int]:
+    """Where lines begin with this sign."""
+    if text.startswith(sign):
+        yield 0
+    at = text.find(f"\n{sign}")
+    while at >= 0:
+        yield at + 1
+        at = text.find(f"\n{sign}", at + 1)
 
 
 _MAY_BE_BLANK = frozenset(("", "#", " ", "\t", "\r", "\n", "\f", "\v"))
+_CONTENT = re.compile(r"^[^\S\n]*[^\s#]", re.MULTILINE)
+_BESIDE_DIRECTIVES = re.compile(r"^(?!%)[^\S\n]*[^\s#]", re.MULTILINE)
+_STRETCH = 64 * 1024
+"""Characters that are searched at once: a search does not let other threads run."""
 
 
 def _is_blank(piece: str) -> bool:
-    """Only white space and comments."""
-    return piece[:1] in _MAY_BE_BLANK and all(not (line := raw.strip()) or line[0] == "#" for raw in _lines(piece))
+    """Only white space and comments, and no more of them than a document may have."""
+    return piece[:1] in _MAY_BE_BLANK and len(piece) <= MAX_DOCUMENT and not _has_line(piece, _CONTENT)
 
 
 def _is_directives(piece: str) -> bool:
     """Only directives, white space and comments, and at least one directive."""
     if not piece.startswith("%") and "\n%" not in piece:
         return False
-    found = False
-    for raw in _lines(piece):
-        if raw.startswith("%"):
-            found = True
-        elif (line := raw.strip()) and line[0] != "#":
-            return False
-    return found
+    return len(piece) <= MAX_DOCUMENT and not _has_line(piece, _BESIDE_DIRECTIVES)
 
 
-def _lines(text: str) -> Iterator[str]:
+def _has_line(text: str, begins: re.Pattern[str]) -> bool:
+    """Whether a line begins so."""
     start = 0
     while start < len(text):
-        end = text.find("\n", start)
-        end = len(text) if end < 0 else end
-        yield text[start:end]
-        start = end + 1
+        end = text.find("\n", start + _STRETCH)
+        end = len(text) if end < 0 else end + 1
+        if begins.search(text, start, end) is not None:
+            return True
+        start = end
+    return False
 
 
 def parse_text(text: str, file: str, source: str = "files") -> list[Parsed]:
