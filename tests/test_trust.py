@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from controlplane.app import trust as module
-from controlplane.app.trust import Trust
+from controlplane.app.trust import SLICE, Trust
 from controlplane.errors import Diagnostic
 from controlplane.pki import denial
 from controlplane.pki.authority import Authority, ServerMaterial
 from controlplane.pki.denial import DenyList
+from controlplane.xds.nodes import Denied, Node, Peer
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -27,6 +28,7 @@ class Failing:
     def __init__(self, keys: Authority) -> None:
         self.keys = keys
         self.broken = False
+        self.verified = 0
 
     def server_credentials_material(self) -> ServerMaterial:
         if self.broken:
@@ -34,6 +36,9 @@ class Failing:
         return self.keys.server_credentials_material()
 
     def trusts(self, certificate: bytes, chain: bytes = b"") -> bool:
+        self.verified += 1
+        if self.broken:
+            raise RuntimeError("unforeseen")
         return self.keys.trusts(certificate, chain)
 
 
@@ -45,6 +50,19 @@ class Rig:
         self.authority = Authority.open(folder, now=lambda: NOW)
         self.keys = Failing(self.authority)
         self.trust = Trust(self.keys, DenyList.open(folder), self.authority.trust_domain, lambda: NOW)
+
+    def fleet(self, *nodes: str) -> dict[str, Peer]:
+        """Nodes that are let in."""
+        found = {one: Peer(certificate=self.authority.issue_node(one, "edge", {}).certificate) for one in nodes}
+        for one in nodes:
+            assert self.lets_in(found, one)
+        return found
+
+    def lets_in(self, peers: Mapping[str, Peer], node: str) -> bool:
+        try:
+            return self.trust.identity(Node(node), peers[node]).id == node
+        except Denied:
+            return False
 
     def deny(self, node: str) -> None:
         denial.add(self.state, [denial.entry(denial.Kind.NODE, node)], NOW)
@@ -97,3 +115,61 @@ def test_a_review_that_fails_is_tried_again(rig: Rig) -> None:
     assert not reviews
     assert "unforeseen" in first[0]
     assert not second
+
+
+def test_a_rotation_verifies_nobody_again(rig: Rig) -> None:
+    peers = rig.fleet("a", "b")
+    rig.authority.rotate()
+    assert rig.trust.look()
+    before = rig.keys.verified
+    assert rig.lets_in(peers, "a")
+    assert rig.lets_in(peers, "b")
+    assert rig.keys.verified == before
+
+
+def test_a_distrust_is_found_out_in_slices_and_before_the_review(rig: Rig) -> None:
+    old = [f"old-{number}" for number in range(3 * SLICE)]
+    peers = rig.fleet(*old)
+    fingerprint = rig.authority.rotate()
+    peers |= rig.fleet("new")
+    rig.authority.distrust(fingerprint)
+    seen: list[int] = []
+
+    async def body() -> None:
+        assert rig.trust.look()
+        start = rig.keys.verified
+        verifying = asyncio.create_task(rig.trust.verify())
+        while not verifying.done():
+            await asyncio.sleep(0)
+            seen.append(rig.keys.verified - start)
+
+    asyncio.run(body())
+    assert max(after - before for before, after in zip([0, *seen], seen, strict=False)) <= SLICE
+    assert seen[-1] == len(peers)
+    before = rig.keys.verified
+    assert rig.lets_in(peers, "new")
+    assert not any(rig.lets_in(peers, one) for one in old)
+    assert rig.keys.verified == before
+
+
+def test_who_comes_before_it_is_verified_again_is_verified_then(rig: Rig) -> None:
+    peers = rig.fleet("old")
+    fingerprint = rig.authority.rotate()
+    peers |= rig.fleet("new")
+    rig.authority.distrust(fingerprint)
+    rig.trust.look()
+    assert not rig.lets_in(peers, "old")
+    assert rig.lets_in(peers, "new")
+    asyncio.run(rig.trust.verify())
+    assert not rig.lets_in(peers, "old")
+    assert rig.lets_in(peers, "new")
+
+
+def test_who_cannot_be_verified_is_not_let_in(rig: Rig) -> None:
+    peers = rig.fleet("a")
+    fingerprint = rig.authority.rotate()
+    rig.authority.distrust(fingerprint)
+    rig.trust.look()
+    rig.keys.broken = True
+    assert not rig.lets_in(peers, "a")
+    assert "unforeseen" in rig.trust.problems[0].message

@@ -11,7 +11,7 @@ import math
 import socket
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -31,7 +31,17 @@ LOOK_SECONDS = 2.0
 CACHED = 10_000
 """Certificates that are remembered."""
 
+SLICE = 20
+"""Certificates that are verified again before others have their turn: some milliseconds."""
+
 _NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class _Known(NamedTuple):
+    """Who a certificate is, and what came with it."""
+
+    identity: Identity
+    chain: bytes
 
 
 class Keys(Protocol):
@@ -66,7 +76,9 @@ class Trust:
         self._trust_domain = trust_domain
         self._now = now
         self._authorities = keys.server_credentials_material().client_authorities
-        self._identities: dict[bytes, Identity] = {}
+        self._known: dict[bytes, _Known] = {}
+        self._unverified: dict[bytes, _Known] = {}
+        self._distrusted: set[tuple[bytes, bytes]] = set()  # certificates and what came with them
         self._next_end = _NEVER
         self._failure = ""
 
@@ -96,7 +108,7 @@ class Trust:
 
     def identity(self, node: Node, peer: Peer) -> Identity:
         """Who the peer is. Raises Denied when it is nobody, not this node, or not welcome any more."""
-        found = self._identities.get(peer.certificate)
+        found = self.known(peer)
         if found is None or found.not_after <= self._now():
             found = self._identify(node, peer)
         if self._denied.denies(found):
@@ -109,22 +121,24 @@ class Trust:
 
     def known(self, peer: Peer) -> Identity | None:
         """Who the peer was found to be."""
-        return self._identities.get(peer.certificate)
+        known = self._known.get(peer.certificate)
+        return known.identity if known is not None else None
 
     def _identify(self, node: Node, peer: Peer) -> Identity:
-        self._identities.pop(peer.certificate, None)
+        self._known.pop(peer.certificate, None)
         try:
             found = identify(peer.certificate, self._trust_domain, self._now())
         except Refused as refused:
             log.warning("certificate refused", node=node.id, reason=str(refused))
             raise Denied("the client certificate identifies no node of this control plane") from None
         # The handshake has verified it, but a connection may be older than the last change of the authorities.
-        if not self._keys.trusts(peer.certificate, peer.chain):
+        distrusted = (peer.certificate, peer.chain) in self._distrusted
+        if distrusted or not self._trusts(peer.certificate, peer.chain):
             log.warning("certificate of an authority that is not trusted", node=found.id, serial=found.serial)
             raise Denied("the client certificate is of an authority that is not trusted any more")
-        if len(self._identities) >= CACHED:
-            self._identities.clear()
-        self._identities[peer.certificate] = found
+        if len(self._known) >= CACHED:
+            self._known.clear()
+        self._known[peer.certificate] = _Known(found, peer.chain)
         self._next_end = min(self._next_end, found.not_after)
         return found
 
@@ -138,6 +152,7 @@ class Trust:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 again |= self.look()
+                await self.verify()
                 if again:
                     changed()
                     again = False
@@ -146,7 +161,10 @@ class Trust:
             say(self.problems)
 
     def look(self) -> bool:
-        """Whether decisions of before may be wrong now: the authorities or the deny list changed, or a time is over."""
+        """Whether decisions of before may be wrong now: the authorities or the deny list changed, or a time is over.
+
+        Whom an authority signed for that is trusted no more is not known until it is verified again.
+        """
         again = self._denied.look()
         try:
             authorities = self._keys.server_credentials_material().client_authorities
@@ -155,14 +173,37 @@ class Trust:
             authorities = self._authorities
             self._failed(error)
         if authorities != self._authorities:
+            if not _each(self._authorities) <= _each(authorities):
+                self._unverified |= self._known
+                self._known.clear()
             self._authorities = authorities
-            self._identities.clear()
+            self._distrusted.clear()
             again = True
         if (now := self._now()) >= self._next_end:
-            self._identities = {pem: one for pem, one in self._identities.items() if one.not_after > now}
-            self._next_end = min((one.not_after for one in self._identities.values()), default=_NEVER)
+            self._known = {pem: one for pem, one in self._known.items() if one.identity.not_after > now}
+            self._next_end = min((one.identity.not_after for one in self._known.values()), default=_NEVER)
             again = True
         return again
+
+    async def verify(self) -> None:
+        """Verify who was known before the authorities changed, in slices, so that the review of a fleet is one of names."""
+        for number, (pem, known) in enumerate(list(self._unverified.items()), 1):
+            if pem not in self._known:
+                if self._trusts(pem, known.chain):
+                    self._known[pem] = known
+                    self._next_end = min(self._next_end, known.identity.not_after)
+                else:
+                    self._distrusted.add((pem, known.chain))
+            del self._unverified[pem]
+            if number % SLICE == 0:
+                await asyncio.sleep(0)
+
+    def _trusts(self, certificate: bytes, chain: bytes) -> bool:
+        try:
+            return self._keys.trusts(certificate, chain)
+        except Exception as error:  # noqa: BLE001  a review goes on to the others
+            self._failed(error)
+            return False
 
     def _failed(self, error: Exception) -> None:
         """A look went wrong in a way that nobody foresaw: what was in force stays, and it is said once."""
@@ -181,3 +222,8 @@ class Trust:
         """Why what is in force is not what is on disk."""
         texts = (self._failure, self._keys.problem, self._denied.problem)
         return [Diagnostic(Code.TRUST_STALE, text) for text in texts if text]
+
+
+def _each(authorities: bytes) -> set[bytes]:
+    """The certificates of a PEM text."""
+    return {one.strip() for one in authorities.split(b"-----END CERTIFICATE-----")}
