@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 import pytest
 
-from controlplane.app.lane import EndpointLane
+from controlplane.app.lane import PLACES, EndpointLane
 from controlplane.app.pace import Pace
-from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
+from controlplane.compile.compiler import Compiler
+from controlplane.compile.endpoints import MAX_CLASSES, Endpoints, EndpointTables, Touched
+from controlplane.model.endpoint import Locality
+from controlplane.names import Family
+from tests.compile.test_endpoints import OBJECT, document
 
 
 class _Clock:
@@ -82,3 +86,24 @@ def test_a_storm_without_a_pause_goes_out_all_the_same() -> None:
         lane.flush(clock.now)
         clock.go(0.002)
     assert 5 <= len(published) <= 7
+
+
+def test_no_node_takes_all_the_places_that_are_told_apart() -> None:
+    lane, clock, published = _lane()
+    compiler = Compiler(endpoints=lane.endpoints)
+    member = {"kubernetes": {"cluster": "eu", "service": "shop/a", "port": "http"}}
+    compiler.put(OBJECT, document([{"name": "a", "members": [member], "failover": {"within": ["zone"]}}]))
+    compiler.commit_now()
+
+    def near(node: str, place: str) -> bool:
+        return bool(lane.near(["platform/shop"], Locality("eu", place), Family.ENVOY, node))
+
+    assert [near("bad", f"made-up-{number}") for number in range(PLACES + 2)] == [True] * PLACES + [False] * 2
+    assert near("bad", "made-up-0"), "what is known stays"
+    assert near("good", "a")
+    assert near("bad", "a"), "another has named it"
+    clock.go(0)
+    assert published
+    bad = [near(f"bad-{number}", f"more-{number}") for number in range(MAX_CLASSES)]
+    assert bad == [True] * (MAX_CLASSES - PLACES - 1) + [False] * (PLACES + 1)
+    assert near("good", "a")

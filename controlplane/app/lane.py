@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
+
+import structlog
 
 from controlplane.app.pace import Pace
 from controlplane.compile.endpoints import ABSENT, Endpoints, Touched
 from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, ServiceRef
+
+log = structlog.get_logger(__name__)
+
+PLACES = 32
+"""Of those that are told apart, that one node may be the first to name: a fleet may share an identity, and whoever has
+stolen one must not take all of them."""
 
 
 class Timer(Protocol):
@@ -44,6 +53,7 @@ class EndpointLane:
         """`publish(touched, event_time)` is called after every commit that changed something."""
         self.endpoints = endpoints
         self._publish = publish
+        self._named: Counter[str] = Counter()  # by node: the places that it was the first to name
         self._pace = Pace(quiet, longest)
         self._clock = clock
         self._later = later
@@ -59,12 +69,21 @@ class EndpointLane:
         self.endpoints.lost(stale)
         self.flush(event_time)
 
-    def near(self, gateways: Iterable[str], place: Locality, family: Family) -> list[tuple[str, ...]]:
-        """The parts for nodes in a place; what is in those of a new place follows at once, in a turn of its own."""
+    def near(self, gateways: Iterable[str], place: Locality, family: Family, node: str) -> list[tuple[str, ...]]:
+        """The parts for a node in a place; what is in those of a new place follows at once, in a turn of its own.
+
+        None where there are too many places, or too many that this node was the first to name: it gets what all do.
+        """
         found = self.endpoints.near(gateways, place, family)
-        if found and not self.endpoints.has_class(place):
-            self.endpoints.add_class(place)
-            self._later(0.0, self._commit)
+        if not found or self.endpoints.has_class(place):
+            return found
+        if self._named[node] >= PLACES or not self.endpoints.has_room():
+            return []
+        self._named[node] += 1
+        self.endpoints.add_class(place)
+        if self._named[node] == PLACES or not self.endpoints.has_room():
+            log.warning("no more places are told apart", node=node, of_this_node=self._named[node])
+        self._later(0.0, self._commit)
         return found
 
     def flush(self, event_time: float) -> None:

@@ -118,7 +118,7 @@ class ControlPlane:
         )
         self._compiler.wanted = lambda: self._fleet.wanted(self._selectors())
         self._fleet.near = lambda gateways, node, family: self._lane.near(
-            gateways, Locality(node.locality.region, node.locality.zone), family
+            gateways, Locality(node.locality.region, node.locality.zone), family, node.id
         )
         replica = configuration.identity.replica
         identifier = f"{configuration.identity.cluster}/{socket.gethostname() if replica == 'auto' else replica}"

@@ -214,8 +214,12 @@ class Endpoints:
         return [near_part(gateway, place, family) for gateway in gateways if gateway in ordered]
 
     def has_class(self, place: Locality) -> bool:
-        """Whether there is nothing to do for a node in this place: it is known, or there are too many places."""
-        return place in self.tables.classes.rows or len(self.tables.classes.rows) >= MAX_CLASSES
+        """Whether nodes in this place were seen."""
+        return place in self.tables.classes.rows
+
+    def has_room(self) -> bool:
+        """Whether one more place can be told apart."""
+        return len(self.tables.classes.rows) < MAX_CLASSES
 
     def add_class(self, place: Locality) -> None:
         """Nodes in this place exist."""

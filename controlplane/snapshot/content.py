@@ -32,7 +32,8 @@ class Content:
     """
 
     __slots__ = (
-        "aliases", "by_type", "editions", "forgotten", "proofs", "remembered", "ring", "sums", "timed", "versions",
+        "__weakref__", "aliases", "by_type", "editions", "forgotten", "proofs", "remembered", "ring", "sums", "timed",
+        "versions",
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -261,6 +261,7 @@ class Store:
         self.sequence = 0
         """The number of the last publication; 0 before the first."""
         self._parts: dict[Part, Content] = {}
+        self._unpublished: WeakValueDictionary[Part, Content] = WeakValueDictionary()  # of parts that views look for
         self._views: WeakValueDictionary[tuple[Part, ...], View] = WeakValueDictionary()
 
     def publish(self, changes: Mapping[Part, Iterable[Change]]) -> int:
@@ -270,7 +271,7 @@ class Store:
         taken over, when a resource does not stand under its own type URL and name.
         """
         checked = {part: _by_type(of_part) for part, of_part in changes.items()}
-        touched = {part: self._content(part).apply(of_part) for part, of_part in checked.items()}
+        touched = {part: self._parts.setdefault(part, self._content(part)).apply(one) for part, one in checked.items()}
         if not any(touched.values()):
             return self.sequence
         self.sequence += 1
@@ -286,12 +287,11 @@ class Store:
 
     def view(self, parts: Sequence[Part]) -> View:
         """The union of these parts, in their order; the same object for the same parts while somebody holds it."""
-        key = tuple(parts)
-        if (view := self._views.get(key)) is None:
+        if (view := self._views.get(key := tuple(parts))) is None:
             view = self._views[key] = View(self, key, tuple(map(self._content, key)))
         return view
 
     def _content(self, part: Part) -> Content:
-        if (content := self._parts.get(part)) is None:
-            content = self._parts[part] = Content()
+        if (content := self._parts.get(part) or self._unpublished.get(part)) is None:
+            content = self._unpublished[part] = Content()
         return content

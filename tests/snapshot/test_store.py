@@ -77,6 +77,22 @@ def test_a_view_lives_on() -> None:
     assert not store._views
 
 
+def test_nothing_stays_of_parts_that_were_only_looked_for() -> None:
+    """A proxy says in which part it looks for what is near."""
+    store = Store()
+    view, other = store.view(["p", "made up"]), store.view(["made up"])
+    del view
+    store.publish({"p": [change("a")]})
+    store.publish({"made up": [change("b")]})
+    assert list(other.names(URL)) == ["b"]
+    del other
+    store.view(["more"])
+    store.view(["and", "more"])
+    gc.collect()
+    assert set(store._parts) == {"p", "made up"}
+    assert set(store._unpublished) <= set(store._parts)
+
+
 def test_a_name_in_several_parts_is_there_until_the_last_one_drops_it() -> None:
     store = Store()
     store.publish({"p": [change("s")], "q": [change("s")]})
