@@ -33,6 +33,10 @@ _WAL_BYTES = 4 * 1024 * 1024
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
+_READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+_COPIES = 5
+_MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  only where a full disk has no room for a temporary copy
 
 
 class Unusable(ControlPlaneError):
@@ -58,12 +62,16 @@ def is_full(error: sqlite3.Error) -> bool:
 
 
 class Database:
-    """An open file. `writable` is False when it can be read only; all methods raise sqlite3.Error."""
+    """An open file; all methods raise sqlite3.Error.
 
-    def __init__(self, file: Path, connection: sqlite3.Connection, *, writable: bool) -> None:
+    `writable` is False when it can be read only; `refused` then says why, if opening it again later may help.
+    """
+
+    def __init__(self, file: Path, connection: sqlite3.Connection, *, writable: bool, refused: str = "") -> None:
         """Use `open_file`."""
         self.file = file
         self.writable = writable
+        self.refused = refused
         self._connection = connection
 
     def scan(self) -> Scan:
@@ -143,10 +151,14 @@ def open_file(file: Path, max_bytes: int) -> tuple[Database, list[str]]:
             put_aside(file)
             problems.append(f"{file}: {error}; kept as {file.name}{DAMAGED}, started clean")
             return _open_writable(file, max_bytes), problems
-        if _code(error) not in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}:
+        if _code(error) in _PASSING:
+            return _open_copy(file, str(error), problems), problems
+        if _code(error) not in _READ_ONLY:
             raise
         return _open_read_only(file), problems
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+            return _open_copy(file, str(error), problems), problems
         if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS} or not file.exists():
             raise
         return _open_read_only(file), problems
@@ -240,15 +252,55 @@ def _open_read_only(file: Path) -> Database:
     if _length(file.with_name(f"{file.name}-wal")) == 0:
         connection = _connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
         return _reading(file, connection)
-    # Its log must be applied, which takes a folder that can be written. Secrets in it are encrypted.
-    with tempfile.TemporaryDirectory(prefix="state-") as folder:
-        copy = Path(folder) / file.name
-        for suffix in ("-wal", ""):
-            shutil.copyfile(file.with_name(f"{file.name}{suffix}"), copy.with_name(f"{copy.name}{suffix}"))
+    return _reading(file, _copy(file, None))
+
+
+def _open_copy(file: Path, refused: str, problems: list[str]) -> Database:
+    """What the file holds, in memory: it cannot be written now, and somebody else may be writing it."""
+    connection = None
+    unread = ""
+    for folder in (None, _MEMORY_FOLDER):
+        try:
+            connection = _copy(file, folder)
+            break
+        except (OSError, sqlite3.Error) as error:
+            unread = str(error)
+    if connection is None:
+        if _length(file):
+            problems.append(f"{file} cannot be read: {unread}")
+        return Database(file, _connect(":memory:"), writable=False, refused=refused)
+    if _length(file):
+        _reading(file, connection)  # of this version
+    return Database(file, connection, writable=False, refused=refused)
+
+
+def _copy(file: Path, folder: Path | None) -> sqlite3.Connection:
+    """A copy of the file in memory, with its log: to apply that takes a folder that can be written.
+
+    Secrets in it are encrypted. A copy that somebody wrote into meanwhile is made again.
+    """
+    with tempfile.TemporaryDirectory(prefix="state-", dir=folder) as temporary:
+        copy = Path(temporary) / file.name
+        for _ in range(_COPIES):
+            before = _written(file)
+            for suffix in ("-wal", ""):
+                if _length(part := file.with_name(f"{file.name}{suffix}")) or not suffix:
+                    shutil.copyfile(part, copy.with_name(f"{copy.name}{suffix}"))
+            if before == _written(file):
+                break
+            _remove(copy)
         connection = _connect(":memory:")
         with closing(_connect(str(copy))) as original:
             original.backup(connection)
-    return _reading(file, connection)
+    return connection
+
+
+def _written(file: Path) -> list[tuple[int, int, int]]:
+    """What changes when somebody writes the file or its log."""
+    parts = (file.with_name(f"{file.name}{suffix}") for suffix in ("", "-wal"))
+    return [
+        (found.st_ino, found.st_size, found.st_mtime_ns) for part in parts if part.exists() and (found := part.stat())
+    ]
 
 
 def _reading(file: Path, connection: sqlite3.Connection) -> Database:

@@ -96,7 +96,13 @@ class State:
         state._own_key = key is None
         try:
             state._database, state._problems = database.open_file(state._file, max_bytes)
-            if not state._database.writable:
+            if state._database.refused:
+                state._passing = f"not written: {state._database.refused}"
+                state._problems.append(
+                    f"{state._file} cannot be written now ({state._database.refused}): what it holds is used, what changes "
+                    "is kept as soon as it can be written"
+                )
+            elif not state._database.writable:
                 state._give_up(f"{folder} is read-only: nothing is kept")
         except database.Unusable as error:
             state._give_up(str(error))
@@ -107,6 +113,7 @@ class State:
                 state._sealer = Sealer(key or own_key(folder / "key"))
             except OSError as error:
                 state._give_up(f"secrets are not kept: {error}")
+        state._write_at = time.monotonic() + retry_after
         state._thread.start()
         return state
 
@@ -127,9 +134,9 @@ class State:
     def write(self, changes: StateChanges) -> None:
         """Keep these from now on. Returns at once; only the last of several changes of a thing is written."""
         with self._changed:
-            if self._closing or self._database is None or not self._database.writable:
+            if self._closing or self._database is None or not (self._database.writable or self._refused):
                 return
-            if not self._pending:
+            if not self._pending and not self._refused:
                 self._write_at = time.monotonic() + self._linger
             self._pending |= rows.changes(changes, self._clock())
             self._changed.notify_all()
@@ -209,8 +216,8 @@ class State:
                 left = {}
             with self._changed:
                 self._writing = {}
-                if left:
-                    self._pending = left | self._pending
+                self._pending = left | self._pending
+                if left or self._refused:
                     self._write_at = time.monotonic() + self._retry_after
                 self._flushes_done = flush
                 self._changed.notify_all()
@@ -222,7 +229,7 @@ class State:
     def _wait(self) -> None:
         """Until there is something to do: the pending changes are due, or somebody waits."""
         while not (self._closing or self._flushes_wanted > self._flushes_done):
-            remaining = self._write_at - time.monotonic() if self._pending else None
+            remaining = self._write_at - time.monotonic() if self._pending or self._refused else None
             if remaining is not None and remaining <= 0:
                 return
             self._changed.wait(remaining)
@@ -230,6 +237,8 @@ class State:
     def _keep(self, batch: dict[Ref, Change]) -> dict[Ref, Change]:
         """Write a batch; what is left of it could not be written now and is to be tried again."""
         with self._file_lock:
+            if self._database is not None and self._refused and not self._reopen(self._database):
+                return batch
             if self._database is None or not self._database.writable:
                 return {}
             fingerprints = {ref: rows.fingerprint(c.value) for ref, c in batch.items() if c.value is not None}
@@ -253,6 +262,34 @@ class State:
                 log.info("state written again", path=str(self._file))
                 self._passing = None
             return left
+
+    @property
+    def _refused(self) -> bool:
+        """Whether the file can be read only, and opening it again may help."""
+        return self._database is not None and bool(self._database.refused)
+
+    def _reopen(self, reading: Database) -> bool:
+        """Whether the file can be written by now; what others wrote into it meanwhile is known then."""
+        try:
+            opened, problems = database.open_file(self._file, self._max_bytes)
+        except (database.Unusable, OSError, sqlite3.Error) as error:
+            self._degrade(str(error))
+            return False
+        if not opened.writable:
+            self._degrade(opened.refused or "read-only")
+            self._close(opened)
+            return False
+        self._close(reading)
+        self._database = opened
+        scan = opened.scan()
+        if scan.damage or scan.dropped:
+            problems.append(self._rebuild(opened, scan))
+        for problem in problems:
+            log.warning("state", problem=problem)
+        self._fingerprints, passed = {}, Loaded({}, {}, {}, [])
+        for row in scan.rows:
+            self._take(row, passed)
+        return True
 
     def _apply(self, wanted: dict[Ref, Row], *, mended: bool = False) -> set[Ref]:
         """Write rows, as many as can be; those that were."""

@@ -361,6 +361,86 @@ def test_a_read_only_folder_is_read(open_folder: Path, clean: bool) -> None:
     assert "read-only" in degraded
 
 
+# -- not to be written at the start ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["closed", "killed"])
+def test_a_file_locked_at_the_start_is_read_and_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.0)
+    documents, secrets = fill(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        if not clean:
+            other.execute("DELETE FROM object WHERE name = ?", (b"route-7",))  # in the log alone
+            del documents[ref("route-7")]
+        other.execute("BEGIN IMMEDIATE")
+        state = State.open(tmp_path, retry_after=3600)
+        loaded = state.load()
+        assert loaded.objects == documents
+        assert loaded.secrets == secrets
+        (problem,) = loaded.problems
+        assert "cannot be written now (database is locked): what it holds is used" in problem
+        state.write(objects(new="1"))
+        assert not state.flush(PATIENCE)
+        assert state.status().degraded == "not written: database is locked"
+        assert state.status().pending == 1
+        other.execute("DELETE FROM object WHERE name = ?", (b"route-1",))
+        other.execute("COMMIT")
+    with capture_logs() as said:
+        state.write(StateChanges({ref("route-1"): documents[ref("route-1")]}))
+        assert state.flush(PATIENCE)
+    assert [entry["event"] for entry in said] == ["state written again"]
+    assert state.status().degraded is None
+    state.close()
+    again = State.open(tmp_path)
+    assert again.load().objects == documents | {ref("new"): stored("1")}, "what the other one removed is here again"
+    again.close()
+
+
+def test_it_tries_again_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.0)
+    fill(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        state = State.open(tmp_path, retry_after=0.01)
+        state.load()
+    with state._changed:
+        assert state._changed.wait_for(lambda: state.status().degraded is None, PATIENCE)
+    works(state)
+    state.close()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("code", ["SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"])
+def test_a_full_disk_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, kept: bool) -> None:
+    """What was kept is read, and kept again as soon as there is room, also if there was nothing."""
+    documents, secrets = fill(tmp_path) if kept else ({}, {})
+    failure = sqlite3.OperationalError("database or disk is full")
+    failure.sqlite_errorcode = getattr(sqlite3, code)
+    real = database._prepare
+
+    def full(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(database, "_prepare", full)
+    state = State.open(tmp_path, retry_after=3600)
+    loaded = state.load()
+    assert (loaded.objects, loaded.secrets) == (documents, secrets)
+    assert "cannot be written now (database or disk is full)" in loaded.problems[0]
+    state.write(objects(new="1"))
+    assert not state.flush(PATIENCE)
+    assert state.status().degraded == "not written: database or disk is full"
+    monkeypatch.setattr(database, "_prepare", real)
+    assert state.flush(PATIENCE)
+    assert state.status().degraded is None
+    state.close()
+    again = State.open(tmp_path)
+    assert again.load().objects == documents | {ref("new"): stored("1")}
+    again.close()
+
+
 # -- no room ----------------------------------------------------------------------------------------------------------
 
 
@@ -412,7 +492,7 @@ class Disk:
 
     def __init__(self, real: database.Database) -> None:
         self.real, self.failure = real, ""
-        self.writable = True
+        self.writable, self.refused = True, ""
         self.begun, self.turning = threading.Event(), threading.Event()
         self.turning.set()
 
