@@ -51,9 +51,9 @@ class Memory:
         self._served = {name: served.version for name, served in loaded.served.items()}
 
     @classmethod
-    def open(cls, folder: Path, key_file: Path | None) -> Memory:
-        """The state of a folder. Raises ConfigurationError when its key cannot be used."""
-        return cls(State.open(folder, key_file))
+    def open(cls, folder: Path, key_file: Path | None, fleet: str = "") -> Memory:
+        """The state of a folder, unless another fleet's. Raises ConfigurationError when its key cannot be used."""
+        return cls(State.open(folder, key_file, fleet=fleet))
 
     def keep(self, spec: SpecObject | ObjectRef) -> None:
         """The object is in force; an ObjectRef: it is gone. Noted for `write`."""

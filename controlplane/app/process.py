@@ -66,7 +66,7 @@ class ControlPlane:
     def __init__(self, configuration: Configuration) -> None:
         """Open the state and wire the parts; nothing listens yet. Raises ConfigurationError."""
         self._configuration = configuration
-        self._memory = Memory.open(configuration.state.path, configuration.state.key)
+        self._memory = Memory.open(configuration.state.path, configuration.state.key, configuration.identity.cluster)
         self._metrics = Metrics()
         self._trust = Trust.open(configuration)
         self._store = Store()

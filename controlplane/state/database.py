@@ -9,38 +9,39 @@ import errno
 import os
 import shutil
 import sqlite3
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from controlplane.errors import ControlPlaneError
 from controlplane.state import tables
-from controlplane.state.tables import TABLES, Row, Table
-
-SCHEMA = 1
-"""The version of the tables. One that is not this is not read: state is a cache of sources that say it all again."""
-
-APPLICATION_ID = 0x67775354
-"""`gwST`, in the header of the file: another program's database is never touched."""
+from controlplane.state.owner import (
+    APPLICATION_ID,
+    SCHEMA,
+    OtherFleet,
+    Unusable,
+    code_of,
+    fleet_of,
+    is_damage,
+    other_version,
+    refuse_foreign,
+    refuse_other_fleet,
+)
+from controlplane.state.tables import FLEET, TABLES, Row, Table
 
 DAMAGED = ".damaged"
 """The suffix of a damaged file that was put aside. Only the last one is kept, so that disks do not fill."""
 
+OTHER_FLEET = ".other-fleet"
+"""The suffix of the state of another fleet that was put aside."""
+
 _WAL_BYTES = 4 * 1024 * 1024
-_HEADER_BYTES = 100
-_MAGIC = b"SQLite format 3\0"
 _BUSY_SECONDS = 5.0
 _READ_ONLY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
 _PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _COPIES = 5
 _MEMORY_FOLDER = Path("/dev/shm")  # noqa: S108  only where a full disk has no room for a temporary copy
-
-
-class Unusable(ControlPlaneError):
-    """The file cannot be used and must stay as it is; the message says why."""
 
 
 class Scan(NamedTuple):
@@ -51,14 +52,9 @@ class Scan(NamedTuple):
     damage: str
 
 
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file itself is broken."""
-    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
 def is_full(error: sqlite3.Error) -> bool:
     """Whether there is no room: on the disk, or below the bound of the file."""
-    return _code(error) == sqlite3.SQLITE_FULL
+    return code_of(error) == sqlite3.SQLITE_FULL
 
 
 class Database:
@@ -136,53 +132,60 @@ class Database:
             yield Row(table, key, values), digest == tables.digest(table, key, values)
 
 
-def open_file(file: Path, max_bytes: int) -> tuple[Database, list[str]]:
-    """Open or make the file, with what there is to say about it; raises Unusable, and OSError or sqlite3.Error."""
+def open_file(file: Path, max_bytes: int, fleet: str = "") -> tuple[Database, list[str]]:
+    """Open or make the file, with what there is to say about it; raises Unusable, and OSError or sqlite3.Error.
+
+    What another `fleet` kept is never read.
+    """
     problems: list[str] = []
     if _take_rebuilt(file):
         problems.append(f"{file}: the process ended while it was rebuilt; what it was rebuilt of is used")
-    _refuse_foreign(file)
+    refuse_foreign(file)
     try:
-        database = _open_writable(file, max_bytes)
+        database = _open_writable(file, max_bytes, fleet)
         _remove(_rebuilt(file))  # not finished: never to be taken for what was in force
         return database, problems
+    except OtherFleet as error:
+        put_aside(file, OTHER_FLEET)
+        problems.append(f"{error}; kept as {file.name}{OTHER_FLEET}, started clean")
+        return _open_writable(file, max_bytes, fleet), problems
     except sqlite3.Error as error:
         if is_damage(error):
             put_aside(file)
             problems.append(f"{file}: {error}; kept as {file.name}{DAMAGED}, started clean")
-            return _open_writable(file, max_bytes), problems
-        if _code(error) in _PASSING:
-            return _open_copy(file, str(error), problems), problems
-        if _code(error) not in _READ_ONLY:
+            return _open_writable(file, max_bytes, fleet), problems
+        if code_of(error) in _PASSING:
+            return _open_copy(file, fleet, str(error), problems), problems
+        if code_of(error) not in _READ_ONLY:
             raise
-        return _open_read_only(file), problems
+        return _open_read_only(file, fleet), problems
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
-            return _open_copy(file, str(error), problems), problems
+            return _open_copy(file, fleet, str(error), problems), problems
         if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS} or not file.exists():
             raise
-        return _open_read_only(file), problems
+        return _open_read_only(file, fleet), problems
 
 
-def rebuild(file: Path, rows: Sequence[Row], max_bytes: int) -> Database:
+def rebuild(file: Path, rows: Sequence[Row], max_bytes: int, fleet: str = "") -> Database:
     """Put a damaged (closed) file aside and make a clean one of these rows."""
     fresh = _rebuilt(file)
     _remove(fresh)
-    with closing(_open_writable(fresh, max_bytes)) as database:
+    with closing(_open_writable(fresh, max_bytes, fleet)) as database:
         database.apply(rows)
     put_aside(file)
     fresh.rename(file)
-    return _open_writable(file, max_bytes)
+    return _open_writable(file, max_bytes, fleet)
 
 
-def put_aside(file: Path) -> None:
-    """Rename a database and its log, so that a damaged one can be looked at and never meets a new one."""
-    aside = file.with_name(f"{file.name}{DAMAGED}")
+def put_aside(file: Path, suffix: str = DAMAGED) -> None:
+    """Rename a database and its log, so that it can be looked at and never meets a new one."""
+    aside = file.with_name(f"{file.name}{suffix}")
     _remove(aside)
-    for suffix in ("", "-wal", "-shm"):  # its log never goes first: the file without it is an older state
-        part = file.with_name(f"{file.name}{suffix}")
+    for end in ("", "-wal", "-shm"):  # its log never goes first: the file without it is an older state
+        part = file.with_name(f"{file.name}{end}")
         if part.exists():
-            part.rename(aside.with_name(f"{aside.name}{suffix}"))
+            part.rename(aside.with_name(f"{aside.name}{end}"))
 
 
 def size(file: Path) -> int:
@@ -209,19 +212,19 @@ def _take_rebuilt(file: Path) -> bool:
     return True
 
 
-def _open_writable(file: Path, max_bytes: int) -> Database:
+def _open_writable(file: Path, max_bytes: int, fleet: str) -> Database:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))  # its log takes the same mode
     connection = _connect(str(file))
     try:
-        _prepare(connection, file, max_bytes)
+        _prepare(connection, file, max_bytes, fleet)
     except BaseException:
         connection.close()
         raise
     return Database(file, connection, writable=True)
 
 
-def _prepare(connection: sqlite3.Connection, file: Path, max_bytes: int) -> None:
+def _prepare(connection: sqlite3.Connection, file: Path, max_bytes: int, fleet: str) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     # After a power cut the last transactions may be missing, never half there; no fsync per transaction.
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -232,13 +235,17 @@ def _prepare(connection: sqlite3.Connection, file: Path, max_bytes: int) -> None
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in {0, SCHEMA}:
-            raise Unusable(_other_version(file, version))
-        for table in TABLES:
+            raise Unusable(other_version(file, version))
+        for table in (*TABLES, FLEET):
             key, values = ", ".join(table.key), ", ".join((*table.key, *table.values, "digest"))
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table.name} ({values}, PRIMARY KEY ({key}))")
         if version == 0:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        refuse_other_fleet(connection, file, fleet)
+        if fleet and fleet_of(connection) == "":
+            name = fleet.encode()
+            connection.execute(tables.put(FLEET), (name, tables.digest(FLEET, (name,), ())))
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
@@ -247,15 +254,15 @@ def _prepare(connection: sqlite3.Connection, file: Path, max_bytes: int) -> None
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # the version is in the file's header, where others look
 
 
-def _open_read_only(file: Path) -> Database:
+def _open_read_only(file: Path, fleet: str) -> Database:
     """Read what another process wrote into a folder that is not ours to write."""
     if _length(file.with_name(f"{file.name}-wal")) == 0:
         connection = _connect(f"{file.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        return _reading(file, connection)
-    return _reading(file, _copy(file, None))
+        return _reading(file, connection, fleet)
+    return _reading(file, _copy(file, None), fleet)
 
 
-def _open_copy(file: Path, refused: str, problems: list[str]) -> Database:
+def _open_copy(file: Path, fleet: str, refused: str, problems: list[str]) -> Database:
     """What the file holds, in memory: it cannot be written now, and somebody else may be writing it."""
     connection = None
     unread = ""
@@ -270,7 +277,7 @@ def _open_copy(file: Path, refused: str, problems: list[str]) -> Database:
             problems.append(f"{file} cannot be read: {unread}")
         return Database(file, _connect(":memory:"), writable=False, refused=refused)
     if _length(file):
-        _reading(file, connection)  # of this version
+        _reading(file, connection, fleet)  # of this version and fleet
     return Database(file, connection, writable=False, refused=refused)
 
 
@@ -303,11 +310,12 @@ def _written(file: Path) -> list[tuple[int, int, int]]:
     ]
 
 
-def _reading(file: Path, connection: sqlite3.Connection) -> Database:
+def _reading(file: Path, connection: sqlite3.Connection, fleet: str) -> Database:
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version != SCHEMA:
-            raise Unusable(_other_version(file, version))
+            raise Unusable(other_version(file, version))
+        refuse_other_fleet(connection, file, fleet)
     except BaseException:
         connection.close()
         raise
@@ -321,39 +329,6 @@ def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
     return connection
-
-
-def _refuse_foreign(file: Path) -> None:
-    """Raise Unusable for another program's or version's database, before SQLite changes a byte of it.
-
-    https://www.sqlite.org/fileformat2.html#the_database_header
-    """
-    try:
-        with file.open("rb") as source:
-            header = source.read(_HEADER_BYTES)
-    except FileNotFoundError:
-        return
-    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
-        return  # empty or damaged: SQLite says which
-    (version,) = struct.unpack_from(">I", header, 60)
-    (application,) = struct.unpack_from(">I", header, 68)
-    if application == APPLICATION_ID and version not in {0, SCHEMA}:
-        raise Unusable(_other_version(file, version))
-    if application not in {0, APPLICATION_ID}:
-        raise Unusable(f"{file}: a database of another program; left alone, started clean from sources")
-
-
-def _other_version(file: Path, version: int) -> str:
-    age = "newer" if version > SCHEMA else "older"
-    return (
-        f"{file}: written by a {age} version of this program (schema {version}, this one knows {SCHEMA}); "
-        "left alone, started clean from sources"
-    )
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary result code. https://www.sqlite.org/rescode.html."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _length(file: Path) -> int:

@@ -26,6 +26,7 @@ from controlplane.names import ObjectRef, SecretRef
 from controlplane.state import database, rows
 from controlplane.state.content import Loaded, StateChanges, Status
 from controlplane.state.database import Database, Scan
+from controlplane.state.owner import Unusable, is_damage
 from controlplane.state.rows import Change, OfService, OfSource, Ref
 from controlplane.state.sealing import Sealer, Unsealable, given_key, own_key
 from controlplane.state.tables import Row
@@ -49,10 +50,11 @@ class State:
     """The state of one folder. `write`, `flush`, `status` and `close` may be called from any thread."""
 
     def __init__(
-        self, file: Path, max_bytes: int, linger: float, retry_after: float, clock: Callable[[], float]
+        self, file: Path, fleet: str, max_bytes: int, linger: float, retry_after: float, clock: Callable[[], float]
     ) -> None:
         """Use `open`."""
         self._file = file
+        self._fleet = fleet
         self._max_bytes = max_bytes
         self._linger = linger
         self._retry_after = retry_after
@@ -81,6 +83,7 @@ class State:
         folder: Path,
         key_file: Path | None = None,
         *,
+        fleet: str = "",
         max_bytes: int = MAX_BYTES,
         linger: float = LINGER_SECONDS,
         retry_after: float = RETRY_SECONDS,
@@ -88,14 +91,16 @@ class State:
     ) -> State:
         """The state of a folder, whatever its condition: what cannot be used is said in `load` and `status`.
 
+        What another `fleet` kept is not used.
+
         Only a `key_file` that is given and cannot be used raises (ConfigurationError): to go on would mean to encrypt
         with a key that nobody chose.
         """
-        state = cls(folder / "state.sqlite", max_bytes, linger, retry_after, clock)
+        state = cls(folder / "state.sqlite", fleet, max_bytes, linger, retry_after, clock)
         key = given_key(key_file) if key_file else None
         state._own_key = key is None
         try:
-            state._database, state._problems = database.open_file(state._file, max_bytes)
+            state._database, state._problems = database.open_file(state._file, max_bytes, fleet)
             if state._database.refused:
                 state._passing = f"not written: {state._database.refused}"
                 state._problems.append(
@@ -104,7 +109,7 @@ class State:
                 )
             elif not state._database.writable:
                 state._give_up(f"{folder} is read-only: nothing is kept")
-        except database.Unusable as error:
+        except Unusable as error:
             state._give_up(str(error))
         except (OSError, sqlite3.Error) as error:
             state._give_up(f"{state._file} cannot be opened: {error}")
@@ -271,8 +276,8 @@ class State:
     def _reopen(self, reading: Database) -> bool:
         """Whether the file can be written by now; what others wrote into it meanwhile is known then."""
         try:
-            opened, problems = database.open_file(self._file, self._max_bytes)
-        except (database.Unusable, OSError, sqlite3.Error) as error:
+            opened, problems = database.open_file(self._file, self._max_bytes, self._fleet)
+        except (Unusable, OSError, sqlite3.Error) as error:
             self._degrade(str(error))
             return False
         if not opened.writable:
@@ -301,7 +306,7 @@ class State:
             self._degrade(str(error))
             if database.is_full(error):
                 return self._squeeze(self._database, wanted)
-            if database.is_damage(error) and not mended:
+            if is_damage(error) and not mended:
                 self._mend(self._database)
                 return self._apply(wanted, mended=True)
             return set()
@@ -348,7 +353,7 @@ class State:
             return f"{self._file} is damaged ({what}); what could be read is used"
         self._close(damaged)
         try:
-            self._database = database.rebuild(self._file, scan.rows, self._max_bytes)
+            self._database = database.rebuild(self._file, scan.rows, self._max_bytes, self._fleet)
         except (OSError, sqlite3.Error) as error:
             self._database = None
             self._give_up(f"{self._file} is damaged and cannot be rebuilt: {error}")

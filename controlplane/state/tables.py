@@ -27,6 +27,9 @@ SECRETS = Table("secret", ("source", "namespace", "name"), ("sealed", "accepted_
 SERVED = Table("served", ("view",), ("version", "served_at"))
 SERVICES = Table("service", ("source", "namespace", "name"), ("content", "accepted_at", "content_schema"))
 SEEN = Table("source", ("name",), ("seen_at",))
+FLEET = Table("fleet", ("name",), ())
+"""Whose state it is, in one row. Nothing that is loaded, so not one of `TABLES`."""
+
 TABLES = (OBJECTS, SECRETS, SERVED, SERVICES, SEEN)
 """Tables are added without a new `SCHEMA`: a version that does not know one leaves it alone."""
 

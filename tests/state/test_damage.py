@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from controlplane.state import database
+from controlplane.state import database, owner
 from controlplane.state.content import StateChanges
 from controlplane.state.store import State
 from tests.state.kept import fill, objects, ref, secret, secret_ref, stored
@@ -150,7 +150,7 @@ def test_one_damaged_row_is_dropped_by_name_and_the_rest_stays(tmp_path: Path) -
 
 KILLED_IN_REBUILD = """
 import os, pathlib, sys
-from controlplane.state import database
+from controlplane.state import database, owner
 from controlplane.state.store import State
 
 real, left = pathlib.Path.rename, [int(sys.argv[2])]
@@ -265,7 +265,7 @@ def test_what_damage_took_while_it_runs_stays_in_the_status(tmp_path: Path) -> N
 # -- other versions ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("version", "age"), [(database.SCHEMA + 1, "newer"), (99, "newer")])
+@pytest.mark.parametrize(("version", "age"), [(owner.SCHEMA + 1, "newer"), (99, "newer")])
 def test_a_newer_schema_is_left_alone(tmp_path: Path, version: int, age: str) -> None:
     fill(tmp_path)
     execute(tmp_path, f"PRAGMA user_version = {version}")
@@ -294,6 +294,61 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
     assert "another program" in state.load().problems[0]
     state.close()
     assert (tmp_path / "state.sqlite").read_bytes() == before
+
+
+# -- another fleet ----------------------------------------------------------------------------------------------------
+
+
+def fleet(folder: Path, name: str) -> tuple[set[str], list[str]]:
+    """A start and an end of this fleet: the objects it found, and what it said."""
+    state = State.open(folder, fleet=name)
+    loaded = state.load()
+    works(state)
+    state.close()
+    return {found.name for found in loaded.objects}, loaded.problems
+
+
+def test_what_another_fleet_kept_is_named_put_aside_and_not_read(tmp_path: Path) -> None:
+    documents, _ = fill(tmp_path)  # as an older version, which names nobody
+    names = {found.name for found in documents}
+    assert fleet(tmp_path, "staging") == (names, [])
+    assert fleet(tmp_path, "staging") == (names | {"new"}, [])
+    found, (problem,) = fleet(tmp_path, "prod")
+    assert found == set()
+    assert "the state of the fleet staging, and this one is prod (identity.cluster); not read" in problem
+    assert "kept as state.sqlite.other-fleet, started clean" in problem
+    assert fleet(tmp_path, "prod") == ({"new"}, [])
+    for suffix in ("", "-wal", "-shm"):
+        (tmp_path / f"state.sqlite{suffix}").unlink(missing_ok=True)
+    (tmp_path / "state.sqlite.other-fleet").rename(tmp_path / "state.sqlite")
+    assert fleet(tmp_path, "staging") == (names | {"new"}, [])
+
+
+def test_a_rebuilt_file_is_still_of_its_fleet(tmp_path: Path) -> None:
+    fleet(tmp_path, "staging")
+    execute(tmp_path, "UPDATE object SET text = ?", b"forged")
+    fleet(tmp_path, "staging")
+    assert fleet(tmp_path, "prod")[0] == set()
+
+
+def test_a_damaged_name_of_the_fleet_costs_nothing(tmp_path: Path) -> None:
+    fleet(tmp_path, "staging")
+    execute(tmp_path, "UPDATE fleet SET name = ?", b"stbging")
+    assert fleet(tmp_path, "staging") == ({"new"}, [])
+
+
+def test_what_another_fleet_kept_is_not_read_from_a_locked_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.0)
+    fleet(tmp_path, "staging")
+    with closing(sqlite3.connect(tmp_path / "state.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        state = State.open(tmp_path, fleet="prod")
+        loaded = state.load()
+        assert loaded.objects == {}
+        assert "the state of the fleet staging" in loaded.problems[0]
+        state.close()
 
 
 # -- places that cannot be written ------------------------------------------------------------------------------------
