@@ -47,9 +47,12 @@ class Rig:
         self.server = XdsServer(self.store, self.directory, identifier="r", observer=self.observer, **options)
         self.port = 0
 
-    def channel(self, pair: Pair | None = None, ca: bytes | None = None) -> Any:
+    def channel(self, pair: Pair | None = None, ca: bytes | None = None, *, narrow: bool = False) -> Any:
+        """`narrow`: the peer is sent no more than 64 KiB of a stream that it does not read, as HTTP/2 has it."""
         # Its own connection, whatever other channels of this process there are.
         options = [("grpc.use_local_subchannel_pool", 1)]
+        if narrow:  # else gRPC grants more by itself, when it finds the connection fast
+            options += [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16)]
         target = f"127.0.0.1:{self.port}"
         if ca is None:
             return grpc.aio.insecure_channel(target, options=options)

@@ -132,7 +132,7 @@ def test_err_11_a_turn_that_comes_as_its_stream_ends_goes_on_to_the_next() -> No
 def test_err_11_who_does_not_read_first_answers_keeps_nobody_from_theirs() -> None:
     async def test() -> None:
         limits = Limits(beginning_streams=4, beginning_seconds=1000.0)
-        async with running(limits=limits) as rig, rig.channel() as held_channel, rig.channel() as channel:
+        async with running(limits=limits) as rig, rig.channel(narrow=True) as held_channel, rig.channel() as channel:
             rig.publish(*(resource(EDS, f"e{number}", "x" * 200_000) for number in range(40)), resource(CDS, "a"))
             held = [Stream(held_channel, DELTA, node="held") for _ in range(8)]
             for stream in held:
