@@ -2,7 +2,7 @@
 
 First answers and the requests of those who come back are megabytes; a fleet that connects at once passes hundreds of
 them, and handshakes and buffers leave pieces of all sizes. glibc keeps these, and would show them as used for ever; with
-another C library there is nothing to do. grpc leaves each ended call in a cycle of its own, and so little else is garbage
+another C library there is nothing to do. grpc leaves a cycle behind as soon as a call begins, and so little else is garbage
 here that the collector would look for it once in some minutes, and keep thousands.
 
 glibc gives each thread a heap of its own, up to eight for each core, and a message is often freed by another thread than
@@ -24,11 +24,11 @@ WORTH_BYTES = 64 << 20
 QUIET_SECONDS = 1.0
 """Without a large message: while they pass, their memory is used again at once."""
 ENDED_STREAMS = 200
-"""Whose cycles are collected at once, and whose memory is given back. They are young, and only the young are looked at:
-a millisecond or two."""
+"""After which what as many that began left behind is collected, and memory is given back. It is young, and only the young
+is looked at: a millisecond or two."""
 
 ENDED_WHILE_OLD = 10 * ENDED_STREAMS
-"""A stream that outlives such a look is old when it ends, and only a look at everything finds what it leaves. What was loaded
+"""After which everything is looked at, for what outlives such a look: without it memory grew in half an hour. What was loaded
 before the start is frozen and not looked at: 10 ms for some hundred streams."""
 
 
@@ -36,7 +36,8 @@ _M_ARENA_MAX, _ARENAS = -8, 2
 """Of malloc.h, and how many heaps there are to be."""
 
 
-def _find_trim() -> Callable[[], object] | None:
+def _tamed_heap() -> Callable[[], object] | None:
+    """Have few heaps; what gives their memory back, or None where there is no glibc."""
     try:
         libc = ctypes.CDLL(None)
         trim = partial(libc.malloc_trim, 0)
@@ -50,7 +51,7 @@ class Leftovers:
     """Of one server."""
 
     def __init__(self, trim: Callable[[], object] | None = None) -> None:
-        self._trim = trim or _find_trim()
+        self._trim = trim or _tamed_heap()
         self._passed = 0
         self._ended = 0
         self._timer: asyncio.TimerHandle | None = None
