@@ -1,12 +1,63 @@
-"""Why nobody can listen on an address, in words."""
+"""Listening: the admin API, metrics and xDS, in this order; and why nobody can listen on an address, in words."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
+from typing import Any
 
-from controlplane.config import Endpoint
+import structlog
+
+from controlplane.admin.server import Look, application, listen
+from controlplane.app.addresses import Addresses
+from controlplane.app.trust import Trust
+from controlplane.config import Configuration, Endpoint
+from controlplane.errors import ConfigurationError
+from controlplane.xds.server import XdsServer, dynamic_credentials
+
+log = structlog.get_logger(__name__)
+
+
+class Listening:
+    """Where this process can be reached."""
+
+    def __init__(self, configuration: Configuration, look: Look, server: XdsServer, trust: Trust | None) -> None:
+        """Nothing listens yet."""
+        self._configuration = configuration
+        self._look = look
+        self._server = server
+        self._trust = trust
+        self._runners: list[Any] = []
+
+    async def start(self) -> Addresses:
+        """Listen everywhere. Raises ConfigurationError, and may listen at some places then."""
+        admin, metrics = self._configuration.admin.listen, self._configuration.metrics.listen
+        admin_port = await self._listen_http("the admin API", admin)
+        if metrics is not None:
+            await self._listen_http("metrics", metrics, public=True)
+        xds = self._configuration.xds
+        credentials = None if self._trust is None else dynamic_credentials(self._trust.server_keys)
+        try:
+            port = await self._server.start(str(xds.listen), credentials)
+        except RuntimeError:
+            raise ConfigurationError(f"xDS cannot listen on {xds.listen}: {await obstacle(xds.listen)}") from None
+        addresses = Addresses(str(xds.listen._replace(port=port)), str(admin._replace(port=admin_port)))
+        log.info("listening", xds=addresses.xds, admin=f"http://{addresses.admin}", mtls=not xds.insecure)
+        return addresses
+
+    async def stop_http(self) -> None:
+        """End what only looks on; xDS is ended by its server, in its own time."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _listen_http(self, what: str, address: Endpoint, *, public: bool = False) -> int:
+        try:
+            runner, port = await listen(application(self._look, public=public), address.host, address.port)
+        except OSError as error:
+            raise ConfigurationError(f"{what} cannot listen on {address}: {reason(error)}") from None
+        self._runners.append(runner)
+        return port
 
 
 def reason(error: OSError) -> str:

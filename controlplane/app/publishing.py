@@ -1,0 +1,115 @@
+"""What follows from a commit, in the order in which it matters: proxies, then the disk, then those who look on.
+
+Called by the commit loop and by the endpoint lane; `process` puts it together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from controlplane.app.fleet import Fleet, Labels
+from controlplane.app.intake import Intake
+from controlplane.app.loop import CommitLoop
+from controlplane.app.memory import Memory
+from controlplane.app.refusals import Refusals
+from controlplane.app.reports import Reports
+from controlplane.app.requirements import Requirements
+from controlplane.app.rollcall import Rollcall
+from controlplane.compile.compiler import Commit, Compiler, issues_of
+from controlplane.compile.endpoints import Touched
+from controlplane.errors import Diagnostic
+from controlplane.names import GatewayName
+from controlplane.snapshot.store import Store
+from controlplane.telemetry.metrics import Metrics
+from controlplane.xds.server import XdsServer
+
+log = structlog.get_logger(__name__)
+
+RETURN_SECONDS = 90.0
+"""For proxies to come back after a start, with what they had: Envoy waits up to 30 s between two attempts."""
+
+
+@dataclass(slots=True)
+class Publishing:
+    """Hands on what changed."""
+
+    compiler: Compiler
+    loop: CommitLoop
+    store: Store
+    fleet: Fleet
+    server: XdsServer
+    intake: Intake
+    memory: Memory
+    requirements: Requirements
+    refusals: Refusals
+    rollcall: Rollcall
+    reports: Reports
+    metrics: Metrics
+
+    def committed(self, commit: Commit, event_time: float, build_seconds: float) -> None:
+        """What a commit changed goes out at once; what only looks on comes when streams have written it."""
+        before = self.store.sequence
+        sequence = self.store.publish(commit.publication)
+        if commit.fleet_changed:
+            self.fleet.select(self.selectors(), set(self.compiler.views()))
+        gone = self.requirements.gone(commit.requirements)
+        release = partial(self.requirements.release, gone)
+        if self.fleet.ready and (gone or sequence != before):
+            self.fleet.published(sequence, event_time, release if gone else None)
+        elif gone:  # while this process was not there: proxies come back with routes that name them
+            asyncio.get_running_loop().call_later(RETURN_SECONDS, release)
+        if commit.fleet_changed or sequence != before:
+            self.server.changed()
+        if all(status.answered for status in self.intake.sources.values()):  # others may name what nobody names yet
+            self.intake.services.settle()
+        self.requirements.keep(commit.requirements)
+        if self.fleet.ready:
+            self.forget_secrets()
+        self.rollcall.published(commit.publication, sequence)
+        self.reports.published(commit.publication, sequence)
+        self.metrics.build_seconds.observe(build_seconds)
+        soon = asyncio.get_running_loop().call_soon
+        soon(self._told, commit.issues, sequence)
+        soon(self.reports.committed, tuple(self.loop.taken), sequence)
+        if commit.publication:
+            changed = sum(map(len, commit.publication.values()))
+            milliseconds = round(build_seconds * 1000, 2)
+            soon(partial(log.info, "published", sequence=sequence, resources=changed, build_ms=milliseconds))
+
+    def endpoints_changed(self, touched: Touched, event_time: float) -> None:
+        """What the endpoint lane changed goes out at once."""
+        before = self.store.sequence
+        publication = self.compiler.endpoints.publication(touched)
+        sequence = self.store.publish(publication)
+        if sequence != before:
+            if self.fleet.ready:
+                self.fleet.published(sequence, event_time)
+            self.server.changed()
+            self.metrics.endpoint_changes.inc()
+            self.metrics.endpoint_seconds.observe(max(0.0, time.monotonic() - event_time))
+        self.rollcall.published(publication, sequence)
+        self.reports.published(publication, sequence)
+        issues = issues_of(self.compiler.endpoints.tables.graph)
+        asyncio.get_running_loop().call_soon(self._told, issues, sequence)
+
+    def selectors(self) -> dict[GatewayName, Labels]:
+        """What each gateway selects proxies by."""
+        return {gateway: row.labels for gateway, row in self.compiler.tables.gateways.rows.items()}
+
+    def forget_secrets(self) -> None:
+        """Secrets that nothing refers to any more."""
+        self.intake.forget_secrets(self.compiler.uses_secret)
+        self.loop.flush(time.monotonic())
+
+    def _told(self, issues: Mapping[Hashable, tuple[Diagnostic, ...]], sequence: int) -> None:
+        """What was published is on its way to proxies: now the disk, and those who look on."""
+        self.memory.write_soon()
+        self.metrics.sequence.set(sequence)
+        self.intake.register.say_all(issues)
+        self.refusals.review()
