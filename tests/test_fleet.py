@@ -45,8 +45,8 @@ class Rig:
 
     def connect(self, stream: int, role: str = "edge") -> Node:
         node = Node(f"n-{role}", labels={"role": role})
-        self.fleet.admit(node, Peer())
-        self.fleet.connected(stream, node, Variant.DELTA)
+        shown = self.fleet.admit(node, Peer()) is not None
+        self.fleet.connected(stream, node, Variant.DELTA, shown=shown)
         return node
 
 
@@ -90,10 +90,10 @@ def test_a_node_whose_gateways_are_all_gone_sees_nothing_as_long_as_it_is_connec
 def test_a_node_that_is_denied_between_its_view_and_its_stream_leaves_nothing() -> None:
     def check(rig: Rig) -> None:
         node = Node("n-edge", labels={"role": "edge"})
-        rig.fleet.admit(node, Peer())
+        assert rig.fleet.admit(node, Peer())
         rig.connect(1, "other")
         rig.select({})
-        rig.fleet.connected(2, node, Variant.DELTA)
+        rig.connect(2)
         assert rig.fleet.admit(node, Peer()) is None
 
     run(check)

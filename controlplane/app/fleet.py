@@ -77,7 +77,6 @@ class Fleet:
         self._selected: dict[Labels, View] = {}
         self._connected: dict[str, set[int]] = {}
         self._had_a_view: set[str] = set()  # nodes that are connected
-        self._just_shown = ""  # a node that was given a view, and is connected next
         self._reached: dict[int, int] = {}  # by stream of a node that had a view: what it has come to
         self._underway: list[_Underway] = []  # by sequence number
 
@@ -92,15 +91,12 @@ class Fleet:
         if (gateways, family) not in self._compiled:
             self._demand(gateways, family)
             return None
-        if node.id not in self._had_a_view:
+        if node.id in self._connected and node.id not in self._had_a_view:
             self._shown(node.id)
         return self._store.view([*self.near(gateways, node, family), *parts_of(gateways, family)])
 
     def _shown(self, node: str) -> None:
-        """The node is given its first view: from now on its streams come to have what is published."""
-        if node not in self._connected:
-            self._just_shown = node
-            return
+        """A connected node is given its first view: from now on its streams come to have what is published."""
         self._had_a_view.add(node)
         self._reached |= dict.fromkeys(self._connected[node], self._store.sequence)
 
@@ -180,13 +176,12 @@ class Fleet:
 
     # -- observer ------------------------------------------------------------------------------------------------
 
-    def connected(self, stream: int, node: Node, variant: Variant) -> None:
-        """A stream was admitted."""
+    def connected(self, stream: int, node: Node, variant: Variant, *, shown: bool) -> None:
+        """A stream was admitted; `shown`: and given a view."""
         log.info("node connected", node=node.id, cluster=node.cluster, variant=str(variant), version=node.version)
         self._connected.setdefault(node.id, set()).add(stream)
-        if self._just_shown == node.id:
+        if shown:
             self._had_a_view.add(node.id)
-        self._just_shown = ""
         if node.id in self._had_a_view:
             self._reached[stream] = self._store.sequence
         self.gone.back(node)

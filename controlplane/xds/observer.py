@@ -81,8 +81,8 @@ class StreamStatus:
 class Observer(Protocol):
     """Callbacks of the server, made on its event loop: they return at once and do not raise."""
 
-    def connected(self, stream: int, node: Node, variant: Variant) -> None:
-        """The first request of a stream was admitted."""
+    def connected(self, stream: int, node: Node, variant: Variant, *, shown: bool) -> None:
+        """The first request of a stream was admitted; `shown`: and a view was given to it, otherwise it waits for one."""
         ...
 
     def disconnected(self, stream: int, node: Node) -> None:
@@ -120,7 +120,7 @@ class Observer(Protocol):
 class SilentObserver:
     """Listens to nothing."""
 
-    def connected(self, stream: int, node: Node, variant: Variant) -> None:
+    def connected(self, stream: int, node: Node, variant: Variant, *, shown: bool) -> None:
         """Ignore it."""
 
     def disconnected(self, stream: int, node: Node) -> None:

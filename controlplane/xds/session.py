@@ -65,7 +65,7 @@ class Session(Outgoing):
                 raise Ended(Status.INVALID_ARGUMENT, "the user agent of the node changed within the stream")
             if self.node is None:
                 self._look(request.node, now)
-                self._observer.connected(self._stream, request.node, self.variant)
+                self._observer.connected(self._stream, request.node, self.variant, shown=self.view is not None)
                 self.node = request.node
             else:
                 self.node = request.node

@@ -159,7 +159,7 @@ class _Listening(SilentObserver):
         self.waiting = 0
         self.all = asyncio.Event()
 
-    def connected(self, stream: int, node: Node, variant: Variant) -> None:
+    def connected(self, stream: int, node: Node, variant: Variant, *, shown: bool) -> None:
         self.streams += 1
 
     def disconnected(self, stream: int, node: Node) -> None:
