@@ -40,6 +40,16 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+def read_varint(encoded: bytes, at: int) -> tuple[int, int]:
+    """The number that begins at a byte, and where the next field goes on. Raises IndexError when the bytes end within it."""
+    value = shift = 0
+    while (byte := encoded[at]) >= 0x80:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+    return value | byte << shift, at + 1
+
+
 def delimited(number: int, body: bytes) -> bytes:
     """A length-delimited protobuf field (wire type 2) holding `body`."""
     return varint(number << 3 | 2) + varint(len(body)) + body

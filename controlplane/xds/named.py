@@ -5,6 +5,7 @@ Called where requests are decoded; it knows nothing of what a name stands for.
 
 from __future__ import annotations
 
+from controlplane.resources import read_varint
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.nodes import Ended, Status
@@ -51,27 +52,18 @@ def _fields(encoded: bytes, most: int) -> int:
     at = count = 0
     while at < len(encoded) and count <= most:
         count += 1
-        tag, at = _varint(encoded, at)
+        tag, at = read_varint(encoded, at)
         match tag & 7:
             case 0:
-                _, at = _varint(encoded, at)
+                _, at = read_varint(encoded, at)
             case 1:
                 at += 8
             case 2:
-                size, at = _varint(encoded, at)
+                size, at = read_varint(encoded, at)
                 at += size
             case 5:
                 at += 4
     return count
-
-
-def _varint(encoded: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while (byte := encoded[at]) >= 0x80:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        at += 1
-    return value | byte << shift, at + 1
 
 
 def check_names(names: frozenset[str], limits: Limits) -> None:
