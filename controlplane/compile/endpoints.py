@@ -187,10 +187,6 @@ class Endpoints:
         """Nothing is known of the service any more, for nobody asks for it."""
         self.tables.graph.delete(self.tables.services, ref)
 
-    def knows(self, ref: ServiceRef) -> bool:
-        """Whether the service was heard of."""
-        return ref in self.tables.services.rows
-
     def is_used(self, ref: ServiceRef) -> bool:
         """Whether a pool, or one that waits, asks for the service."""
         return ref in self.tables.pools_by_service.members or ref in self._waiting_for

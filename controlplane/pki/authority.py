@@ -73,11 +73,6 @@ class CertificateStatus:
         """Whether its time is over."""
         return self.remaining <= timedelta(0)
 
-    @property
-    def ends_soon(self) -> bool:
-        """Less than a third of its life is left: whatever renews it should have done so."""
-        return self.remaining < (self.not_after - self.not_before) / 3
-
 
 @dataclass(frozen=True, slots=True)
 class _Authorities:

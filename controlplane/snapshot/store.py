@@ -188,11 +188,6 @@ class View:
         answer = self._since[sequence] = self._touched_since(sequence)
         return answer
 
-    def changed_since(self, type_url: str, sequence: int) -> frozenset[str] | None:
-        """Names that publications after `sequence` touched, there or gone now; None when that is forgotten."""
-        touched = self.touched_since(sequence)
-        return None if touched is None else frozenset(touched.get(type_url, ()))
-
     def version(self, type_url: str | None = None) -> str:
         """A content hash over everything in the view, or over one type; kept up to date at the cost of a change."""
         if type_url is None:

@@ -23,6 +23,3 @@ class HeaderChanges(Written):
             if name in self.add or name in self.remove:
                 raise ValueError(f'"{name}" stands in set and in add or remove; say one of them')
         return self
-
-
-NO_CHANGES = HeaderChanges()
