@@ -239,12 +239,12 @@ class Intake:
         status.has_synced(self._clock())
         self.changed()
 
-    def failed(self, source: str, reason: str) -> None:
-        """The source cannot be read."""
+    def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
+        """The source, or a part of it, cannot be read."""
         status = self.sources[source]
         if status.failure != reason:
             log.error("source failed", source=source, reason=reason)
-        status.has_failed(reason, self._clock())
+        status.has_failed(reason, self._clock(), endpoints=endpoints)
         self._restore(status)
         self._hold_for_services()
         self.changed()

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 class SourceStatus:
     """One source. Times are of a clock that only goes forward (seconds).
 
-    `spoke` is when it said something last, `lost` since when it cannot be read (None: it can); what it said before this
-    process started counts.
+    `spoke` is when it said something last, `lost` since when it, or a part of it, cannot be read (None: it can), and
+    `endpoints_lost` since when its services cannot: a secret that may not be read makes no endpoint older. What it said
+    before this process started counts.
     """
 
     name: str
     spoke: float
     lost: float | None
+    endpoints_lost: float | None = None
     synced: bool = False
     failure: str | None = None
 
@@ -29,21 +31,30 @@ class SourceStatus:
         """It said everything once, or said that it cannot."""
         return self.synced or self.failure is not None
 
+    @property
+    def has_endpoints(self) -> bool:
+        """What it knows of services is heard as it changes."""
+        return self.answered and self.endpoints_lost is None
+
     def has_synced(self, at: float) -> None:
         """It said everything, or works again."""
-        self.synced, self.failure, self.spoke, self.lost = True, None, at, None
+        self.synced, self.failure, self.spoke, self.lost, self.endpoints_lost = True, None, at, None, None
 
-    def has_failed(self, reason: str, at: float) -> None:
-        """It cannot be read."""
+    def has_failed(self, reason: str, at: float, *, endpoints: bool = True) -> None:
+        """It, or a part of it, cannot be read; `endpoints`: its services neither."""
         self.failure = reason
         if self.lost is None:
             self.lost = at
+        if not endpoints:
+            self.endpoints_lost = None
+        elif self.endpoints_lost is None:
+            self.endpoints_lost = at
 
 
 def standing(names: Iterable[str], seen: Mapping[str, float], at: float, now: float) -> dict[str, SourceStatus]:
-    """All sources at the start. `seen` is when each could be read last, `now` the same clock (seconds of the epoch)."""
+    """All sources at the start. `seen` is when the services of each could be read last, `now` the same clock (seconds of the epoch)."""
     ages = {name: max(0.0, now - seen.get(name, now)) for name in names}
-    return {name: SourceStatus(name, at - age, at - age) for name, age in ages.items()}
+    return {name: SourceStatus(name, at - age, at - age, at - age) for name, age in ages.items()}
 
 
 def stale(
@@ -53,5 +64,7 @@ def stale(
     return frozenset(
         (name, keep_for)
         for name, keep_for in keepings
-        if (status := sources.get(name)) is not None and status.lost is not None and at - status.lost >= keep_for
+        if (status := sources.get(name)) is not None
+        and status.endpoints_lost is not None
+        and at - status.endpoints_lost >= keep_for
     )

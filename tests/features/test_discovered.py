@@ -228,6 +228,23 @@ def test_endpoints_of_a_lost_source_are_kept_as_long_as_the_spec_says(shop: Disc
         shop.becomes("a")
 
 
+def test_endpoints_are_no_older_for_another_part_of_their_source_that_cannot_be_read(shop: Discovered) -> None:
+    """A secret that may not be read, for example: what is known of services is heard as it changes."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    shop.plane.world[US] = {"shop/catalog": shop.service("c")}
+    shop.write(IN_EU + IN_US, "      onSourceLost: {keepFor: 1s, then: empty}\n")
+    shop.start()
+    with shop.steady() as load:
+        shop.becomes("a")
+        shop.plane.tell(EU, fail="secret shop/tls: Denied", endpoints=False)
+        shop.plane.source_becomes(EU, "the failure is shown", failure="secret shop/tls: Denied")
+        until(lambda: shop.plane.source(EU)["lostSeconds"] > 2.5, "the time would be over")
+        assert shop.serving() == {"a"}
+        shop.plane.tell(EU, fail="all of it: Unreachable")
+        shop.becomes("c")
+        load.during(20)
+
+
 def test_mass_removal_is_held_until_it_is_confirmed(tmp_path: Path) -> None:
     """A relist that is half empty must not empty a backend."""
     shop = Discovered(tmp_path / "plane", {"guards": {"hold": "1h"}})

@@ -35,6 +35,7 @@ class Remembering:
         self.said: dict[str, tuple[Diagnostic, ...]] = {}
         self.state = "starting"
         self.reason = ""
+        self.endpoints_fail = False
         self.failures = 0
         self.calls: list[str] = []
         self.history: list[tuple[dict[ObjectRef, SpecObject], dict[SecretRef, Secret]]] = []
@@ -74,9 +75,10 @@ class Remembering:
     def synced(self, source: str) -> None:
         self.state = "synced"
 
-    def failed(self, source: str, reason: str) -> None:
+    def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
         self.state = "failed"
         self.reason = reason
+        self.endpoints_fail = endpoints
         self.failures += 1
 
     def flush(self, event_time: float) -> None:

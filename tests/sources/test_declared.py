@@ -37,7 +37,7 @@ class Recorder:
     def synced(self, source: str) -> None:
         raise NotImplementedError
 
-    def failed(self, source: str, reason: str) -> None:
+    def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
         raise NotImplementedError
 
     def flush(self, event_time: float) -> None:

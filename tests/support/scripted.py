@@ -128,7 +128,7 @@ class ScriptedSource:
         self._confirms = said.get("confirms", self._confirms)
         if "fail" in said:
             self._broken = said["fail"]
-            self._sink.failed(self.name, said["fail"])
+            self._sink.failed(self.name, said["fail"], endpoints=said.get("endpoints", True))
             self._sink.flush(time.monotonic())
         if said.get("work"):
             self._broken, self._caught_up = None, True

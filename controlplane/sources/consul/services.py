@@ -89,6 +89,11 @@ class Services:
         """Whether that is so, unless some cannot be read."""
         return bool(self._failing or self._hidden) or self.caught_up
 
+    @property
+    def lost(self) -> bool:
+        """Whether there are some, and none can be read."""
+        return bool(self._wanted) and self._wanted.keys() <= self._hidden | self._failing.keys()
+
     def want(self, refs: Collection[ServiceRef]) -> None:
         """These, too."""
         now = time.monotonic()

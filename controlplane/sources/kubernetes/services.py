@@ -45,8 +45,20 @@ class ServiceWatch:
     @property
     def caught_up(self) -> bool:
         """Whether every service that is referred to has been pushed or said to be absent, unless some cannot be read."""
-        kinds = [named(plural, scope) for scope in self._scopes for plural in ("services", "endpointslices")]
-        return self._refused or any(map(self._watches.fails, kinds)) or self._catalog.caught_up
+        return self._refused or any(map(self._fails, self._scopes)) or self._catalog.caught_up
+
+    @property
+    def waits(self) -> bool:
+        """Whether services are referred to, and not watched before it is known where nodes stand."""
+        return bool(self._catalog.known) and not self._reflectors
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no namespace left whose services can be read."""
+        return all(map(self._fails, self._scopes))
+
+    def _fails(self, scope: str | None) -> bool:
+        return any(self._watches.fails(named(plural, scope)) for plural in ("services", "endpointslices"))
 
     def confirm(self, keys: Collection[Key]) -> None:
         """Read these a second time."""

@@ -78,7 +78,8 @@ class KubernetesSource:
         self._unsure: set[ServiceRef] = set()
         self._wake = asyncio.Event()
         self._started = False
-        self._failure: str | None = None
+        self._said: tuple[str | None, bool] = (None, False)
+        """What failed, and whether services could not be read."""
         self._told = False
         self._watches: Watches
         self._secrets: SecretWatch
@@ -147,7 +148,7 @@ class KubernetesSource:
                     self.name, watches, sink, watched.namespaces, self._last_good, self.hold_seconds, self.noticed
                 )
             self._started = True
-            self._failure, self._told = None, False
+            self._told = False
             try:
                 while True:
                     self._attend(sink)
@@ -213,20 +214,22 @@ class KubernetesSource:
     @property
     def _answered(self) -> bool:
         """Whether each kind that is wanted has been listed, or has failed."""
-        return self._watches.answered and not (self._to_take or self._secrets_to_take)
+        asked = not (self._to_take or self._secrets_to_take or self._services.waits)
+        return self._watches.answered and asked
 
     def _report(self, sink: Sink) -> None:
         """Tell the sink what the sum of all kinds is, when that has changed."""
         failure = self._watches.failure
+        said = (failure, self._services.lost)
         if not self._answered and (failure is None or not self._told):
             return
-        if self._told and failure == self._failure:
+        if self._told and said == self._said:
             return
-        self._failure, self._told = failure, True
+        self._said, self._told = said, True
         if failure is None:
             sink.synced(self.name)
         else:
-            sink.failed(self.name, failure)
+            sink.failed(self.name, failure, endpoints=self._services.lost)
         sink.flush(time.monotonic())
 
 

@@ -166,6 +166,34 @@ def test_a_service_that_cannot_be_read_is_a_failure_though_another_can() -> None
     asyncio.run(one_of_two())
 
 
+async def some_of_it() -> None:
+    other = ServiceRef("consul/test", "", "other")
+    async with serving(specs="gateways/") as (fake, source, sink):
+        fake.instead["/v1/kv/"] = lambda _: status(403, "Permission denied")
+        await fake.wake()
+        await sink.until(lambda: sink.state == "failed")
+        assert not sink.endpoints_fail
+        fake.instead["/v1/health/service/other"] = lambda _: status(
+            200, "[]", **{"X-Consul-Index": "9", "X-Consul-Results-Filtered-By-ACLs": "true"}
+        )
+        source.want([other], [])
+        await sink.until(lambda: "rules hide other" in sink.reason)
+        assert not sink.endpoints_fail
+        fake.instead["/v1/health/service/web"] = lambda _: status(403, "Permission denied")
+        source.confirm([WEB])
+        await sink.until(lambda: sink.endpoints_fail)
+        del fake.instead["/v1/health/service/web"]
+        await sink.until(lambda: not sink.endpoints_fail)
+        fake.instead["/v1/catalog/services"] = lambda _: status(403, "Permission denied")
+        await fake.wake()
+        await sink.until(lambda: sink.endpoints_fail)
+
+
+def test_endpoints_are_out_of_reach_only_when_nothing_tells_of_them() -> None:
+    """`onSourceLost` counts from then: keys or one service that may not be read make no endpoint older."""
+    asyncio.run(some_of_it())
+
+
 async def hidden(answer: dict[str, str]) -> None:
     async with serving() as (fake, _, sink):
         fake.headers = answer

@@ -286,6 +286,31 @@ def test_a_storm_of_410_empties_nothing(cluster: Kubernetes, namespace: str, tmp
     asyncio.run(scenario())
 
 
+def test_a_cluster_that_has_not_answered_has_not_said_everything(
+    cluster: Kubernetes, namespace: str, tmp_path: Path
+) -> None:
+    """Services are read when it is known where nodes stand; how long it has been lost goes on until then."""
+
+    async def scenario() -> None:
+        web_ref, nodes = ref(namespace, "web"), asyncio.Event()
+        async with relayed(cluster) as relay:
+            kubeconfig = cluster.kubeconfig(tmp_path / "kubeconfig", server=relay.url)
+
+            async def late(request: web.Request) -> None:
+                if request.path.endswith("/nodes"):
+                    await nodes.wait()
+
+            relay.answer = late
+            async with watching(kubeconfig, [web_ref], ready=False) as (sink, _):
+                await eventually(lambda: bool(relay.asked), "it is asked for its nodes")
+                await sink.until(lambda: True)
+                assert sink.state == "starting"
+                nodes.set()
+                await sink.until(lambda: sink.state == "synced" and web_ref in sink.services)
+
+    asyncio.run(scenario())
+
+
 def test_a_list_in_pages_that_expires_is_begun_again(
     cluster: Kubernetes, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,12 +157,28 @@ def test_a_kind_that_is_denied_keeps_what_it_said(cluster: Kubernetes, namespace
             await eventually(lambda: source.kinds["endpointslices"].trouble is Trouble.DENIED, "it is said")
             await sink.until(lambda: sink.state == "failed")
             assert addresses(sink.services[web]) == ["10.0.0.1"]
+            assert sink.endpoints_fail
             await asyncio.to_thread(cluster.wait)
             await asyncio.to_thread(cluster.service, namespace, "web", {"http": 81})
             await sink.until(lambda: sink.services[web].ports[0].number == 81)
             assert addresses(sink.services[web]) == ["10.0.0.1"]
             await asyncio.to_thread(grant, cluster, "endpoints.yaml", namespace)
             await sink.until(lambda: sink.state == "synced")
+
+    asyncio.run(scenario())
+
+
+def test_a_secret_that_is_denied_makes_no_endpoint_older(cluster: Kubernetes, namespace: str, tmp_path: Path) -> None:
+    """What is kept of a lost source for a time only is kept: its endpoints are heard."""
+
+    async def scenario() -> None:
+        fill(cluster, namespace)
+        kubeconfig = config(cluster, tmp_path, namespace)
+        grant(cluster, "endpoints.yaml", namespace)
+        web, tls = ref(namespace, "web"), secret_ref(namespace, "shop-tls")
+        async with watching(kubeconfig, [web], [tls], ready=False) as (sink, _):
+            await sink.until(lambda: sink.state == "failed" and web in sink.services)
+            assert (sink.endpoints_fail, sink.reason.startswith("secret ")) == (False, True)
 
     asyncio.run(scenario())
 
