@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
 
+from controlplane.admin.server import Look, application
 from controlplane.cli.documents import read
+from controlplane.cli.main import run
 from controlplane.cli.offline import compiled
 from controlplane.compile import codes as compile_codes
+from controlplane.config import Configuration
+from controlplane.config import read as read_configuration
 from controlplane.errors import Diagnostic
 from controlplane.spec.codes import MEANINGS, Code
+from controlplane.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "manifests").rglob("*.md")])
@@ -55,6 +63,60 @@ def test_the_table_of_errors_has_every_code_and_what_to_do() -> None:
     assert set(rows) == {str(code) for code in Code} | of_compile
     assert {code: rows[code][0] for code in Code} == MEANINGS
     assert list(rows) == sorted(rows)
+
+
+def _fields(schema: dict[str, Any], of: dict[str, Any], name: str = "") -> Iterator[tuple[str, str]]:
+    """Each field below a place of a JSON Schema, and its default as the page writes it."""
+    kinds = [of, of.get("items", {}), *of.get("anyOf", ())]
+    if (reference := next((kind["$ref"] for kind in kinds if "$ref" in kind), None)) is not None:
+        many = "[]" if "items" in of else ""
+        yield from _fields(schema, schema["$defs"][reference.rpartition("/")[2]], name + many)
+    elif "properties" in of:
+        for key, below in of["properties"].items():
+            yield from _fields(schema, below, f"{name}.{key}" if name else key)
+    elif "default" not in of:
+        yield name, "*needed*"
+    elif of["default"] is None:
+        yield name, "-"
+    else:
+        text = json.dumps(of["default"])
+        bare = text.strip('"') or text
+        yield name, f"`{bare}`"
+
+
+def test_the_reference_of_the_configuration_has_every_field_with_its_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["schema", "--kind", "Configuration"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    rows = re.findall(r"^\| `([a-z]+[.][^`]+)` \| (.*?) \| ", page, re.MULTILINE)
+    assert sorted(rows) == sorted(_fields(schema, schema))
+
+
+def test_the_example_of_the_configuration_can_be_used(tmp_path: Path) -> None:
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```", (ROOT / "docs" / "configuration.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "controlplane.yaml").write_text(block)
+    found = read_configuration(tmp_path / "controlplane.yaml")
+    assert found.model_fields_set == set(Configuration.model_fields)
+
+
+def test_the_table_of_metrics_has_all_of_them() -> None:
+    metrics = Metrics()
+    metrics.watch_certificates(lambda: 0.0)
+    there = {
+        (f"{one.name}_total" if one.type == "counter" else one.name, one.type) for one in metrics.registry.collect()
+    }
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert set(re.findall(r"^\| `(controlplane_\w+)` \| (\w+)", page, re.MULTILINE)) == there
+
+
+def test_the_table_of_the_admin_api_has_every_path() -> None:
+    there = {resource.canonical for resource in application(cast(Look, None)).router.resources()}
+    page = (ROOT / "docs" / "admin-api.md").read_text()
+    assert set(re.findall(r"^\| `(/[^`]+)` \|", page, re.MULTILINE)) == there
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
