@@ -113,6 +113,14 @@ def test_the_table_of_metrics_has_all_of_them() -> None:
     assert set(re.findall(r"^\| `(controlplane_\w+)` \| (\w+)", page, re.MULTILINE)) == there
 
 
+def test_the_map_of_the_architecture_has_every_package_and_module() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    named = {name.rstrip("/") for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+    there = {path.name for path in (ROOT / "controlplane").iterdir() if not path.name.startswith(("_", "py.typed"))}
+    assert named == there
+
+
 def test_the_table_of_the_admin_api_has_every_path() -> None:
     there = {resource.canonical for resource in application(cast(Look, None)).router.resources()}
     page = (ROOT / "docs" / "admin-api.md").read_text()
