@@ -117,11 +117,7 @@ class Nodes:
         metadata = _node.decode(data).metadata
         labels = metadata.labels or {}
         where = Locality(labels.get(objects.REGION_LABEL, ""), labels.get(objects.ZONE_LABEL, ""))
-        if self._regions.nodes.get(metadata.name) != where:
-            self._regions.nodes[metadata.name] = where
-            self._dirty = True
-            if where.zone and where.region:
-                self._regions.zones[where.zone] = where.region
+        self._dirty |= self._regions.note(metadata.name, where)
 
     def end(self, version: int, *, rewound: bool) -> None:
         """The list is complete."""
@@ -131,8 +127,8 @@ class Nodes:
         self.item(data)
 
     def deleted(self, data: msgspec.Raw) -> None:
-        """A node is gone. Its zone stays where it is."""
-        self._regions.nodes.pop(_node.decode(data).metadata.name, None)
+        """A node is gone."""
+        self._regions.forget(_node.decode(data).metadata.name)
 
     def flush(self, event_time: float) -> None:
         """A batch ends."""

@@ -35,11 +35,31 @@ class Regions:
         self.region = region
         self.zones: dict[str, str] = {}
         self.nodes: dict[str, Locality] = {}
+        self._used_nodes: set[str] = set()
+        self._used_zones: set[str] = set()
+
+    def note(self, node: str, where: Locality) -> bool:
+        """A node stands there; whether endpoints are known whose place that may change."""
+        if self.nodes.get(node) == where:
+            return False
+        self.nodes[node] = where
+        moved = node in self._used_nodes
+        if where.zone and where.region and self.zones.get(where.zone) != where.region:
+            self.zones[where.zone] = where.region
+            moved = moved or where.zone in self._used_zones
+        return moved
+
+    def forget(self, node: str) -> None:
+        """A node is gone. Its zone stays where it is."""
+        self.nodes.pop(node, None)
+        self._used_nodes.discard(node)
 
     def locality(self, zone: str, node: str) -> Locality:
         """Where an endpoint is."""
         where = self.nodes.get(node, NOWHERE)
         zone = zone or where.zone
+        self._used_nodes.add(node)
+        self._used_zones.add(zone)
         return Locality(self.zones.get(zone) or where.region or self.region, zone)
 
 

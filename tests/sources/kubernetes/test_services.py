@@ -301,13 +301,18 @@ def test_zone_and_region_are_the_locality(cluster: Kubernetes, namespace: str, k
         ]
         cluster.slice(namespace, "web-1", "web", told)
         web = ref(namespace, "web")
-        async with watching(kubeconfig, [web]) as (sink, _):
+        async with watching(kubeconfig, [web]) as (sink, source):
             a = Locality("eu-1", f"{namespace}-a")
             assert [one.locality for one in sink.services[web].endpoints] == [a, a, Locality("", "elsewhere")]
+            lists = source.kinds["endpointslices"].lists
+            for name, zone in (("other", f"{namespace}-b"), ("same", f"{namespace}-a"), ("none", "")):
+                node = {"name": f"{name}-{namespace}", "labels": labels | {"topology.kubernetes.io/zone": zone}}
+                await does(cluster.apply, {"kind": "Node", "metadata": node})
             labels["topology.kubernetes.io/zone"] = "elsewhere"
             node = {"kind": "Node", "metadata": {"name": f"late-{namespace}", "labels": labels}}
             await does(cluster.apply, node)
             await sink.until(lambda: sink.services[web].endpoints[2].locality == Locality("eu-1", "elsewhere"))
+            assert source.kinds["endpointslices"].lists == lists + 1, "nodes without endpoints cost no list"
         async with watching(kubeconfig, [web], watched=Watched(region="configured")) as (sink, source):
             assert {one.locality.region for one in sink.services[web].endpoints} == {"configured"}
             assert "nodes" not in source.kinds, "nodes are not read when nobody needs them"
