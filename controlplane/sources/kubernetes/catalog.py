@@ -23,7 +23,15 @@ from controlplane.model.endpoint import Endpoint, Health, Service
 from controlplane.names import ServiceRef
 from controlplane.sources.base import Sink
 from controlplane.sources.kubernetes import objects
-from controlplane.sources.kubernetes.slices import Regions, Slice, converted, merged, service
+from controlplane.sources.kubernetes.slices import (
+    FAMILIES,
+    Regions,
+    Slice,
+    converted,
+    merged,
+    service,
+    with_former_names,
+)
 
 MOVE_SECONDS = 0.1
 """An EndpointSlice that only loses endpoints in good health may be the first half of a move to another slice: so long
@@ -281,6 +289,8 @@ class Catalog:
         now: Service | None = None
         if known.declared is not None:
             now = service(known.declared, known.slices.values())
+            if isinstance(known.said, Service):
+                now = with_former_names(now, known.said)
             if not confirmed:
                 now = self._still_leaving(key, known, now)
         if now == known.said and not confirmed:
@@ -295,15 +305,21 @@ class Catalog:
         return True
 
     def _still_leaving(self, key: Key, known: Known, now: Service) -> Service:
-        """The service with the endpoints that may only be on the move."""
+        """The service with the endpoints that may only be on the move, be it to a slice with another name of a port."""
         if not isinstance(known.said, Service) or known.said.external_name or now.external_name:
             return now
         moment = time.monotonic()
-        here = {endpoint.address for endpoint in now.endpoints}
+        other_family = _family(now) not in {_family(known.said), None}
+        names = {port.name for port in now.ports}
+        unusable = {ports for ports in {one.ports for one in now.endpoints} if not _has_any(ports, names)}
+        here = {one.address for one in now.endpoints if not unusable or one.ports not in unusable}
         gone = [
             one
             for one in known.said.endpoints
-            if one.address not in here and one.address not in known.leaving and one.health < Health.DRAINING
+            if one.address not in here
+            and one.address not in known.leaving
+            and one.health < Health.DRAINING
+            and _has_any(one.ports, names)
         ]
         added = here - {one.address for one in known.said.endpoints}
         known.leaving = {
@@ -311,13 +327,13 @@ class Catalog:
             for address, (one, until) in known.leaving.items()
             if address not in here and until > moment
         }
-        if gone and not added:
+        if gone and (other_family or not added):
             known.leaving |= {one.address: (one, moment + MOVE_SECONDS) for one in gone}
             asyncio.get_running_loop().call_later(MOVE_SECONDS + 0.005, self._settle, key)
         if not known.leaving:
             return now
         stay = [one for one, _ in known.leaving.values()]
-        return msgspec.structs.replace(now, endpoints=merged((*now.endpoints, *stay)))
+        return msgspec.structs.replace(now, endpoints=merged(stay if other_family else (*now.endpoints, *stay)))
 
     def _settle(self, key: Key) -> None:
         """Endpoints that were to come back by now have not."""
@@ -329,6 +345,16 @@ class Catalog:
 def owner(one: objects.EndpointSlice) -> str:
     """The name of the service that a slice is a part of; "" for none."""
     return (one.metadata.labels or {}).get(objects.SERVICE_LABEL, "")
+
+
+def _has_any(ports: Iterable[tuple[str, int]], names: Collection[str]) -> bool:
+    """Whether an endpoint has one of the ports that its service declares; of one that declares none, any will do."""
+    return not names or any(name in names for name, _ in ports)
+
+
+def _family(one: Service) -> str | None:
+    """The address family of its endpoints, which is one; None without any."""
+    return next((FAMILIES[":" in endpoint.address] for endpoint in one.endpoints), None)
 
 
 def _newest(known: Known, declared: objects.Service | None) -> int:

@@ -115,6 +115,25 @@ def service(declared: objects.Service, slices: Iterable[Slice]) -> Service:
     return Service(ports)
 
 
+def with_former_names(now: Service, before: Service) -> Service:
+    """The service, with the former name of each port that got another one, for endpoints that do not have it yet.
+
+    A second port makes people name the first, and slices say so only after the service: until then they have no port of
+    that name.
+    """
+    if now.ports == before.ports:
+        return now
+    names = {port.number: port.name for port in now.ports}
+    offered = [dict(ports) for ports in {one.ports for one in now.endpoints}]
+    former = [
+        port
+        for port in before.ports
+        if (name := names.get(port.number, port.name)) != port.name
+        and any(port.name in ports and name not in ports for ports in offered)
+    ]
+    return msgspec.structs.replace(now, ports=tuple(sorted((*now.ports, *former)))) if former else now
+
+
 def merged(endpoints: Collection[Endpoint]) -> tuple[Endpoint, ...]:
     """Sorted, each address once."""
     by_address: dict[str, Endpoint] = {}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from itertools import permutations
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from controlplane.compile.assignment import port_names
+from controlplane.compile.pool import PoolMember
+from controlplane.model.endpoint import Service
 from controlplane.sources.kubernetes import catalog, objects
 from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
 from controlplane.sources.kubernetes.reflector import Health
@@ -28,13 +32,15 @@ def service(key: Key, port: int = 80) -> dict[str, Any]:
     return {"metadata": metadata, "spec": {"type": "ClusterIP", "ports": [{"port": port, "name": "http"}]}}
 
 
-def slice_(key: Key, version: int, *hosts: str, name: str = "manual") -> objects.EndpointSlice:
+def slice_(
+    key: Key, version: int, *hosts: str, name: str = "manual", port: str = "http", family: str = "IPv4"
+) -> objects.EndpointSlice:
     labels = {objects.SERVICE_LABEL: key[1]}
     found = {
         "metadata": {"name": name, "namespace": key[0], "resourceVersion": str(version), "labels": labels},
-        "addressType": "IPv4",
+        "addressType": family,
         "endpoints": [{"addresses": [host], "conditions": {"ready": True}} for host in hosts],
-        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "ports": [{"name": port, "port": 8080, "protocol": "TCP"}],
     }
     return msgspec.convert(found, objects.EndpointSlice)
 
@@ -182,5 +188,76 @@ def test_what_was_asked_before_a_service_was_forgotten_does_not_count_when_it_is
         watches.reading.attend()
         await asyncio.gather(*watches.tasks)
         assert [one.number for one in cluster.sink.services[ref(*BLUE)].ports] == [81]
+
+    run(scenario())
+
+
+def ports(service: Service) -> dict[str, set[int]]:
+    """By address, where callers of port 80 of the service are sent, as the compiler finds it."""
+    member = PoolMember(0, 1, 0, ref(*BLUE), 80)
+    names = port_names(member, service)
+    return {one.address: {number for name, number in one.ports if name in names} for one in service.endpoints}
+
+
+def named(name: str, version: int) -> objects.Service:
+    metadata = {"name": BLUE[1], "namespace": BLUE[0], "resourceVersion": str(version)}
+    listed = [{"port": 80, "name": name}, {"port": 90, "name": "metrics"}]
+    return msgspec.convert({"metadata": metadata, "spec": {"ports": listed}}, objects.Service)
+
+
+@pytest.mark.parametrize("order", list(permutations("sab")), ids="".join)
+def test_a_port_that_gets_another_name_is_never_without_endpoints(
+    order: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second port makes people name the first. The service and its slices come on two watches, in any order."""
+    monkeypatch.setattr(catalog, "MOVE_SECONDS", 10 * PATIENCE)
+    monkeypatch.setattr(catalog, "PUSH_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        before = [slice_(BLUE, 90, f"10.0.0.{at}", name=name) for at, name in enumerate("ab", 1)]
+        after = [slice_(BLUE, 110 + at, f"10.0.0.{at}", name=name, port="web") for at, name in enumerate("ab", 1)]
+        cluster.read(BLUE, 100, *before)
+        for what in order:
+            if what == "s":
+                cluster.catalog.put_service(named("web", 110))
+                cluster.catalog.flush(0)
+            else:
+                cluster.put(after["ab".index(what)])
+        versions = cluster.sink.versions[ref(*BLUE)]
+        assert [ports(one) for one in versions] == [{"10.0.0.1": {8080}, "10.0.0.2": {8080}}] * len(versions)
+        assert [port.name for port in versions[-1].ports] == ["metrics", "web"], "nothing is left of the former name"
+
+    run(scenario())
+
+
+def test_what_the_slices_do_not_offer_is_believed_after_a_moment() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        cluster.read(BLUE, 100, slice_(BLUE, 90, "10.0.0.1"))
+        cluster.put(slice_(BLUE, 110, "10.0.0.1", port="web"))
+        await cluster.sink.until(lambda: ports(cluster.sink.services[ref(*BLUE)]) == {"10.0.0.1": set()})
+        calls = len(cluster.sink.calls)
+        await asyncio.sleep(3 * catalog.MOVE_SECONDS)
+        assert len(cluster.sink.calls) == calls
+
+    run(scenario())
+
+
+def test_while_a_pod_of_two_families_moves_nobody_is_sent_to_the_other_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy may have no route to it."""
+    monkeypatch.setattr(catalog, "PUSH_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        six = slice_(BLUE, 90, "2001:db8::1", name="six", family="IPv6")
+        cluster.read(BLUE, 100, slice_(BLUE, 90, "10.0.0.1"), six)
+        with monkeypatch.context() as patient:
+            patient.setattr(catalog, "MOVE_SECONDS", 10 * PATIENCE)
+            cluster.delete(slice_(BLUE, 110))
+            cluster.put(slice_(BLUE, 111, "10.0.0.1", name="other"))
+        assert [addresses(one) for one in cluster.sink.versions[ref(*BLUE)]] == [["10.0.0.1"]]
+        cluster.delete(slice_(BLUE, 120, name="other"))
+        await cluster.shows(blue=["2001:db8::1"])
 
     run(scenario())
