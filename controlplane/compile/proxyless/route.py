@@ -19,7 +19,6 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from envoy.config.route.v3 import route_components_pb2
-from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2
 from google.protobuf.struct_pb2 import Struct
 
 from controlplane.compile.route import DISABLED_BODY
@@ -52,12 +51,8 @@ _UNSEEN = re.compile(
 _UNSEEN_BY_SERVERS = re.compile(r".*-bin|connection|host|te|content-.*|grpc-.*")
 """Headers that a gRPC server does not look at, or not as they were sent, when it chooses a route (A28)."""
 
-_LITERAL = r"[a-zA-Z0-9\-._~%!$&'()+,;:@]"
-"""What `*` of a path template stands for, once or more. https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/path/match/uri_template/v3/uri_template_match.proto"""
-
 _MATCH_FIELDS = frozenset({
-    "prefix", "path", "path_separated_prefix", "safe_regex", "path_match_policy", "case_sensitive", "headers",
-    "query_parameters", "grpc",
+    "prefix", "path", "path_separated_prefix", "safe_regex", "case_sensitive", "headers", "query_parameters", "grpc",
 })  # fmt: skip
 _ROUTE_FIELDS = frozenset({"name", "match", "metadata", "typed_per_filter_config"})
 _ACTION_FIELDS = frozenset({
@@ -216,26 +211,9 @@ def _path(match: Any) -> Any | None:
         found.safe_regex.regex = f"{re.escape(match.path_separated_prefix)}(?:/.*)?"
     elif kind == "safe_regex":
         found.safe_regex.regex = match.safe_regex.regex
-    elif kind == "path_match_policy":
-        template = uri_template_match_pb2.UriTemplateMatchConfig()
-        if not match.path_match_policy.typed_config.Unpack(template):
-            return None
-        found.safe_regex.regex = template_regex(template.path_template)
     else:
         return None
     return found
-
-
-def template_regex(template: str) -> str:
-    """The regular expression of a path template: what Envoy makes of it."""
-    parts = []
-    for part in template.removeprefix("/").split("/"):
-        inner = part.strip("{}").partition("=")[2] or "*" if part.startswith("{") else part
-        if inner == "**":
-            parts.append(f"(?:{_LITERAL}|/)*")
-        else:
-            parts.append(f"{_LITERAL}+" if inner == "*" else re.escape(inner))
-    return "/" + "/".join(parts)
 
 
 def _takes_post(method: Any) -> bool:
