@@ -18,7 +18,7 @@ from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
-from controlplane.state.content import StateChanges, StoredObject
+from controlplane.state.content import StateChanges, Status, StoredObject
 from controlplane.state.store import State
 
 log = structlog.get_logger(__name__)
@@ -96,9 +96,13 @@ class Memory:
         if changed:
             self._state.write(StateChanges(served=changed))
 
-    def status(self) -> dict[str, Any]:
+    def on_disk(self) -> Status:
         """How the state on disk is."""
-        status = asdict(self._state.status())
+        return self._state.status()
+
+    def status(self) -> dict[str, Any]:
+        """The same, ready for JSON."""
+        status = asdict(self.on_disk())
         return {to_camel(key): _plain(value) for key, value in status.items()}
 
     def close(self) -> None:

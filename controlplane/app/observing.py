@@ -8,6 +8,7 @@ import time
 from functools import partial
 
 from controlplane.app.intake import Intake
+from controlplane.app.memory import Memory
 from controlplane.app.standing import SourceStatus
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Compiler
@@ -15,10 +16,11 @@ from controlplane.errors import Severity
 from controlplane.telemetry.metrics import Metrics
 
 
-def observe(metrics: Metrics, compiler: Compiler, intake: Intake, trust: Trust | None) -> None:
+def observe(metrics: Metrics, compiler: Compiler, intake: Intake, memory: Memory, trust: Trust | None) -> None:
     """Let the metrics look."""
     if trust is not None:
         metrics.watch_certificates(lambda: trust.seconds_left)
+    metrics.watch_state(memory.on_disk)
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
     metrics.blocks.set_function(sys.getallocatedblocks)
     for table in compiler.tables.graph.tables:

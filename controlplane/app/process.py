@@ -149,7 +149,7 @@ class ControlPlane:
             self._metrics,
         )
         self._listening = Listening(configuration, self._running(), self._server, self._trust)
-        observe(self._metrics, self._compiler, self.intake, self._trust)
+        observe(self._metrics, self._compiler, self.intake, self._memory, self._trust)
 
     async def run(self, started: Callable[[Addresses], None] = lambda _: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. `started` is called once everything listens."""

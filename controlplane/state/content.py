@@ -61,7 +61,8 @@ class Status:
     """How the store is.
 
     `degraded` says why something is not kept on disk (None: everything is); `pending` counts rows that wait to be
-    written, `bytes` those of the database with its log. `last_write` is None before the first.
+    written, `bytes` those of the database with its log. `last_write` is None before the first. `mishaps` counts how often
+    the file was removed, replaced or damaged since the start, and was written anew.
     """
 
     path: Path
@@ -70,3 +71,10 @@ class Status:
     bytes: int
     pending: int
     last_write: datetime | None
+    mishaps: int = 0
+    last_mishap: str | None = None
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether everything is kept on disk, now or in a moment."""
+        return self.degraded is None

@@ -1,14 +1,12 @@
 """What is kept as rows, and rows as what was kept: the one place that knows both the values and the tables.
 
-Used by `store` alone.
+Used by `ledger` and `store` alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import assert_never
 
 import msgspec
@@ -16,7 +14,7 @@ import msgspec
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
-from controlplane.state.content import Served, StateChanges, StoredObject
+from controlplane.state.content import StateChanges, StoredObject
 from controlplane.state.sealing import Sealer
 from controlplane.state.tables import OBJECTS, SECRETS, SEEN, SERVED, SERVICES, Key, Row, Table
 
@@ -87,6 +85,14 @@ def row(ref: Ref, change: Change, sealer: Sealer | None) -> Row | None:
             assert_never(value)
 
 
+def since(found: Row) -> float:
+    """Since when what is in an intact row is as it is there (seconds of the epoch)."""
+    assert found.values is not None
+    return next(
+        float(value) for name, value in zip(found.table.values, found.values, strict=True) if name.endswith("_at")
+    )
+
+
 def ref_of(found: Row) -> Ref:
     """What a row is of."""
     names = [part.decode("utf-8", "surrogatepass") for part in found.key]
@@ -116,12 +122,12 @@ def sealed(found: Row) -> bytes:
     return content
 
 
-def served(found: Row) -> Served:
+def served(found: Row) -> str:
     """The version in an intact row of `served`."""
     assert found.values is not None
-    version, at = found.values
+    version, _ = found.values
     assert isinstance(version, bytes)
-    return Served(_text(version), datetime.fromtimestamp(float(at), UTC))
+    return _text(version)
 
 
 def service(found: Row) -> Service | None:
@@ -135,34 +141,6 @@ def service(found: Row) -> Service | None:
         return msgspec.msgpack.decode(content, type=Service)
     except msgspec.MsgspecError:
         return None
-
-
-def seen(found: Row) -> float:
-    """When a source could be read last, in an intact row of `source`."""
-    assert found.values is not None
-    return float(found.values[0])
-
-
-def fingerprint(value: Value) -> bytes:
-    """A short hash by which an unchanged thing is not written again. Stays in memory: that of a secret tells of it."""
-    digest = hashlib.blake2b(digest_size=16)
-    match value:
-        case StoredObject(text, file, line):
-            parts = [_bytes(text), _bytes(file), b"%d" % line]
-        case Secret(items):
-            parts = [part for name, content in items for part in (_bytes(name), content)]
-        case Service():
-            parts = [msgspec.msgpack.encode(value)]
-        case float():
-            parts = [repr(value).encode()]
-        case str():
-            parts = [_bytes(value)]
-        case _:
-            assert_never(value)
-    for part in parts:
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
-    return digest.digest()
 
 
 def _table(ref: Ref) -> Table:

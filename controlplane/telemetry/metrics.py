@@ -120,8 +120,21 @@ class Metrics:
                 ("held", "Endpoints of these that stay only because their removal is not believed yet."),
             )
         }
+        self._state = {
+            field: Gauge(f"controlplane_state_{name}", help, registry=registry)
+            for field, name, help in (
+                ("is_kept", "kept", "1 while everything that is in force is kept on disk."),
+                ("pending", "pending_rows", "Rows that wait to be written to disk."),
+                ("mishaps", "mishaps", "How often the file was removed, replaced or damaged, and was written anew."),
+            )
+        }
         build = Gauge("controlplane_build_info", "The version, as a label.", ["version"], registry=registry)
         build.labels(__version__).set(1)
+
+    def watch_state(self, status: Callable[[], object]) -> None:
+        """Show how the state on disk is; `status` gives an object with the fields `is_kept`, `pending`, `mishaps`."""
+        for field, gauge in self._state.items():
+            gauge.set_function(_reading(status, field))
 
     def watch_services(self, source: str, delivered: Callable[[], object]) -> None:
         """Show what a source delivers; `delivered` gives an object with the fields `services`, `endpoints`, `held`."""

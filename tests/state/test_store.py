@@ -267,9 +267,9 @@ def test_sealed_bytes_of_another_name_are_refused(tmp_path: Path) -> None:
     state.write(StateChanges(secrets={secret_ref("a"): secret(1)}))
     assert state.flush(PATIENCE)
     state.close()
-    from controlplane.state import database, rows, tables
+    from controlplane.state import opening, rows, tables
 
-    opened, _ = database.open_file(tmp_path / "state.sqlite", 1 << 20)
+    opened, _ = opening.open_file(tmp_path / "state.sqlite", 1 << 20)
     (found,) = opened.scan().rows
     opened.apply([tables.Row(found.table, (b"files", b"shop", b"b"), found.values)])
     opened.close()
@@ -286,8 +286,8 @@ def test_two_processes_make_one_key(tmp_path: Path) -> None:
     first.write(StateChanges(secrets={SecretRef("files", "shop", "a"): secret(1)}))
     second.write(StateChanges(secrets={SecretRef("files", "shop", "b"): secret(2)}))
     assert first.flush(PATIENCE)
-    assert second.flush(PATIENCE)
     first.close()
+    assert second.flush(PATIENCE), "it has the folder now"
     second.close()
     again = State.open(tmp_path)
     assert set(again.load().secrets) == {secret_ref("a"), secret_ref("b")}
