@@ -28,6 +28,7 @@ from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
 from controlplane.sources.declared import Declared
 from controlplane.sources.kubernetes.specs import Documents
+from controlplane.spec.codes import Code
 from controlplane.spec.rows import Kind
 from tests.sources.rig import Remembering
 
@@ -228,6 +229,21 @@ def test_a_failure_is_no_reason_not_to_wait_for_what_can_be_read() -> None:
     plane.cluster.caught_up = True
     plane.say()
     assert plane.gateways == {"platform/other", "shop/edge"}
+
+
+def test_what_this_version_cannot_use_of_the_last_good_state_is_said_until_its_source_speaks() -> None:
+    """After a downgrade, with the source down, less is served than before: nobody may have to find out by requests."""
+    plane = Restarted(EDGE, OTHER)
+    plane.intake._texts[EDGE] = text(EDGE).replace("selector", "newer")
+    plane.say(fails)
+    plane.files_are_read()
+    plane.say(fails)
+    assert plane.gateways == {"platform/other"}
+    (said,) = [one for one in plane.intake.register.of(EDGE.subject) if one.code == Code.STORED_UNUSABLE]
+    assert "kubernetes/eu" in said.help
+    plane.say(lambda intake: intake.put(spec(EDGE)))
+    assert plane.gateways == {"platform/other", "shop/edge"}
+    assert plane.intake.register.of(EDGE.subject) == ()
 
 
 def test_something_to_serve_is_what_was_in_force_before_too() -> None:

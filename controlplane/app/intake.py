@@ -93,6 +93,7 @@ class Intake:
         self._waited = False
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
         self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
+        self._unusable: set[ObjectRef] = set()  # of these: in force before, and not valid here
         self._uncompiled = set(objects_before)  # proxies have what followed from these, and this process nothing yet
         services.unnamed |= {ref for ref in secrets_before if ref.source != FILES}
 
@@ -112,7 +113,7 @@ class Intake:
 
     def _put(self, spec: SpecObject) -> None:
         self._in_force(spec)
-        self._unconfirmed.discard(spec.ref)
+        self._confirmed(spec.ref)
         self._keep(spec)
 
     def _in_force(self, spec: SpecObject) -> None:
@@ -157,7 +158,7 @@ class Intake:
     def _remove(self, ref: ObjectRef) -> None:
         self.objects.pop(ref, None)
         self.services.refer(ref, None)
-        self._unconfirmed.discard(ref)
+        self._confirmed(ref)
         self._edit_object(ref, None)
         self._keep(ref)
 
@@ -315,8 +316,28 @@ class Intake:
         It counts until the source speaks of it, or has said everything without it.
         """
         for ref in self._before(status):
-            if ref not in self.objects and (spec := restored(ref, self._texts[ref])) is not None:
+            if ref in self.objects or ref in self._unusable:
+                continue
+            if (spec := restored(ref, self._texts[ref])) is not None:
                 self._in_force(spec)
+            else:
+                self._unusable.add(ref)
+                self._say_unusable(ref)
+
+    def _say_unusable(self, ref: ObjectRef) -> None:
+        """What was in force before is nothing that this version of the program would accept."""
+        message = (
+            f"the last good version of {ref} is not valid here, and its source has not said it; nothing of it is served"
+        )
+        help = f"let {ref.source} be read again; or start the version of this program again that accepted it"
+        self.register.say(("stored", ref), [Diagnostic(Code.STORED_UNUSABLE, message, help=help, subject=ref.subject)])
+
+    def _confirmed(self, ref: ObjectRef) -> None:
+        """Its source has spoken of it: from now on that counts, not what was before."""
+        self._unconfirmed.discard(ref)
+        if ref in self._unusable:
+            self._unusable.discard(ref)
+            self.register.say(("stored", ref), ())
 
     def has_all(self, source: str) -> bool:
         """Whether a source has said all that is wanted of it, as far as it can."""

@@ -23,6 +23,9 @@ from controlplane.state.store import State
 
 log = structlog.get_logger(__name__)
 
+SHOWN = 20
+"""Of what was wrong with the state at the start, that the admin API shows; all of it is in the log."""
+
 BEHIND_SECONDS = 0.02
 """By how much the disk follows what is in force."""
 
@@ -36,6 +39,7 @@ class Memory:
         loaded = state.load()
         for problem in loaded.problems:
             log.warning("state", problem=problem)
+        self._found = loaded.problems[:SHOWN]
         self.texts = {ref: stored.text for ref, stored in loaded.objects.items()}
         """The text of every object that was in force."""
         self.secrets = loaded.secrets
@@ -103,7 +107,7 @@ class Memory:
     def status(self) -> dict[str, Any]:
         """The same, ready for JSON."""
         status = asdict(self.on_disk())
-        return {to_camel(key): _plain(value) for key, value in status.items()}
+        return {to_camel(key): _plain(value) for key, value in status.items()} | {"foundAtStart": self._found}
 
     def close(self) -> None:
         """Write what waits."""

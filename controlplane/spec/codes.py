@@ -48,6 +48,7 @@ class Code(StrEnum):
     NOT_WATCHED = "GW0309"
     UNUSABLE_INSTANCE = "GW0310"
     STATUS_NOT_WRITTEN = "GW0313"
+    STORED_UNUSABLE = "GW0314"
 
 
 MEANINGS: dict[Code, str] = {
@@ -86,5 +87,7 @@ MEANINGS: dict[Code, str] = {
     "stays in force",
     Code.NOT_WATCHED: "a spec refers to a part of a source that the configuration leaves out",
     Code.UNUSABLE_INSTANCE: "an instance of a discovered service has no address and port that an endpoint can have",
+    Code.STORED_UNUSABLE: "what was in force of an object before a restart is not valid for this version of the program, and its "
+    "source cannot be read: nothing of the object is served",
     Code.STATUS_NOT_WRITTEN: "the status of custom resources cannot be written; what they declare is served all the same",
 }
