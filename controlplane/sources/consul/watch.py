@@ -57,7 +57,9 @@ async def watch(
             # Spread, so that the queries of many replicas do not come back at the same moment.
             patience = wait * random.uniform(0.8, 1.0)  # noqa: S311
             asked = time.monotonic()
-            answer = await client.held(path, query, index=index, wait=patience, consistency=consistency)
+            # Without an index nothing tells how far behind a server is; its contact with the leader does not.
+            whom = consistency if index else Consistency.LEADER
+            answer = await client.held(path, query, index=index, wait=patience, consistency=whom)
             if answer.index < seen and consistency is Consistency.STALE:
                 # A server that lags behind, or other data? The leader knows.
                 answer = await client.held(path, query, index=0, wait=0.0, consistency=Consistency.LEADER)

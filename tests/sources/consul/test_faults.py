@@ -415,7 +415,7 @@ def test_a_rotated_token_is_no_failure_and_an_empty_file_no_token(tmp_path: Path
 async def stale() -> None:
     async with serving(max_stale=2.0) as (fake, _, sink):
         lists = [query for query in fake.queries if "catalog" in query]
-        assert all("stale=" in query for query in lists)
+        assert all(("stale=" in query) == ("index=" in query) for query in lists)
         assert all("leader=" in query for query in fake.queries if "/service/" in query)
         fake.queries.clear()
         fake.headers = {"X-Consul-LastContact": "2500"}
@@ -441,6 +441,34 @@ async def stale() -> None:
 
 def test_stale_answers_are_bounded_and_never_of_the_past() -> None:
     asyncio.run(stale())
+
+
+async def behind_at_the_start() -> None:
+    async with fake_consul() as fake:
+        young = EDGE.replace("name: edge", "name: young")
+        fake.keys = {"gateways/edge": (19, EDGE), "gateways/young": (20, young)}
+
+        async def follower(request: web.Request) -> web.StreamResponse:
+            now = fake.keys
+            if "stale" in request.query:
+                fake.keys = {"gateways/edge": now["gateways/edge"]}
+            del fake.instead["/v1/kv/"]
+            answer = await fake.answer(request)
+            fake.keys = now
+            return answer
+
+        fake.instead["/v1/kv/"] = follower
+        refs = [ObjectRef("consul/test", "GatewaySpec", "platform", name) for name in ("edge", "young")]
+        settings = Settings("test", fake.address, max_stale=2.0, specs="gateways/")
+        source = ConsulSource(settings, last_good=dict(zip(refs, (EDGE, young), strict=True)))
+        async with running(source) as sink:
+            await sink.until(lambda: sink.names == ["edge", "young"])
+            assert "remove young" not in sink.calls
+
+
+def test_a_follower_that_lags_behind_at_the_start_takes_no_keys_away() -> None:
+    """There is no index yet by which it could be told, and its contact with the leader says nothing of how far it is."""
+    asyncio.run(behind_at_the_start())
 
 
 async def dropped() -> None:
