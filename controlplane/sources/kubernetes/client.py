@@ -132,6 +132,16 @@ class Client:
         if rest:
             raise Refused(Trouble.BROKEN, "the watch broke off inside an event")
 
+    async def server(self) -> str:
+        """Where requests go now. Raises Refused."""
+        return (await self._credentials()).server
+
+    async def _credentials(self) -> Credentials:
+        try:
+            return await self._access.credentials()
+        except NoAccess as error:
+            raise Refused(Trouble.AUTH_FAILED, str(error)) from None
+
     @asynccontextmanager
     async def _ask(
         self,
@@ -144,10 +154,7 @@ class Client:
         body: bytes | None = None,
         content_type: str | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        try:
-            credentials = await self._access.credentials()
-        except NoAccess as error:
-            raise Refused(Trouble.AUTH_FAILED, str(error)) from None
+        credentials = await self._credentials()
         session = self._session(credentials)
         headers = {**credentials.headers, "Accept": accept, "Accept-Encoding": encoding, "User-Agent": _AGENT}
         if content_type is not None:

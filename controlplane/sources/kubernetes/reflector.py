@@ -110,6 +110,7 @@ class Reflector:
         self._accept = _METADATA_LIST if metadata_only else _JSON
         self._accept_watch = _METADATA if metadata_only else _JSON
         self._version = ""
+        self._server = ""
         self._highest = 0
         self._listed_at = -LONGEST_DELAY
         self._again = asyncio.Event()
@@ -130,6 +131,8 @@ class Reflector:
         while True:
             began = time.monotonic()
             try:
+                if self._version and await self._client.server() != self._server:
+                    self._version = ""  # those of one server say nothing at another, perhaps of another cluster
                 if not self._version:
                     await self._list()
                 elif self._broken:
@@ -161,6 +164,7 @@ class Reflector:
         """Everything, page by page. A token that expires in the middle begins it again, in one piece."""
         event_time = self._listed_at = time.monotonic()
         self._again.clear()
+        self._server = await self._client.server()
         try:
             version = await self._pages(PAGE)
         except Refused as refused:
@@ -262,8 +266,7 @@ class Reflector:
             # What was missed cannot be known: only a list tells.
             self._version = ""
             raise Refused(Trouble.BROKEN, f"an event of {self.what} makes no sense: {error}") from None
-        if version:
-            self._version, self._highest = version, version_number(version)
+        self._version, self._highest = version, version_number(version)
 
     def _tell(self, line: bytes) -> str:
         """Hand on what an event says; the version that it is of."""
@@ -272,7 +275,9 @@ class Reflector:
             status = msgspec.json.decode(event.object, type=Status)
             trouble = Trouble.GONE if status.code == 410 else Trouble.BROKEN
             raise Refused(trouble, f"the watch says {status.code} {status.message}")
-        version = msgspec.json.decode(event.object, type=Object).metadata.resource_version
+        version = msgspec.json.decode(event.object, type=Object).metadata.resource_version or self._version
+        if version_number(version) < version_number(self._version):
+            raise Refused(Trouble.GONE, f"the cluster is at {version}, behind {self._version}")
         match event.type:
             case "ADDED" | "MODIFIED":
                 self._mirror.changed(event.object)

@@ -28,6 +28,9 @@ def thing(number: int) -> dict[str, Any]:
 class Cluster:
     """Lists all objects, then tells all of them again in one batch of a watch that stays."""
 
+    async def server(self) -> str:
+        return "here"
+
     async def get(self, *_: Any) -> bytes:
         return json.dumps({"metadata": {"resourceVersion": "1"}, "items": list(map(thing, range(OBJECTS)))}).encode()
 
@@ -109,7 +112,7 @@ def spec(name: str, version: int, levels: int = 0) -> str:
     return f'{{"metadata": {json.dumps(metadata)}, "spec": {json.dumps(said)[:-1]}{deep}}}}}'
 
 
-class Deep:
+class Deep(Cluster):
     """Lists and tells objects that are nested deeply among others."""
 
     def __init__(self) -> None:
@@ -165,3 +168,63 @@ def test_what_is_cut_off_is_what_lies_too_deep() -> None:
     assert cut["items"][0]["metadata"] == json.loads(spec("deep", 1))["metadata"]
     assert cut["last"] == ["]}", "\\"]
     assert shallow(spec("plain", 1, LEVELS_KEPT - 2).encode()) == spec("plain", 1, LEVELS_KEPT - 2).encode()
+
+
+class Replaced(Cluster):
+    """Another cluster, when it is told to be: with other objects, at another place in its history."""
+
+    def __init__(self, version: int, *, moves: bool) -> None:
+        self.version = 100
+        self.later = version
+        self.moves = moves
+        self.asked: list[str] = []
+
+    async def server(self) -> str:
+        return "there" if self.moves and self.version == self.later else "here"
+
+    async def get(self, *_: Any) -> bytes:
+        self.asked.append(f"list {self.version}")
+        return json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": []}).encode()
+
+    async def watch(self, _: str, asked: dict[str, str], *__: Any) -> AsyncGenerator[list[bytes], None]:
+        self.asked.append(f"watch {asked['resourceVersion']}")
+        yield []
+        if self.version == self.later:
+            await asyncio.Event().wait()
+        self.version = self.later
+        if not self.moves:
+            bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": str(self.version)}}}
+            yield [json.dumps(bookmark).encode()]
+            await asyncio.Event().wait()
+
+
+class Rewinds(Counting):
+    """A mirror that notes what the lists were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rewound: list[bool] = []
+
+    def end(self, version: int, *, rewound: bool) -> None:
+        self.rewound.append(rewound)
+        if len(self.rewound) == 2:
+            self.done.set()
+
+
+@pytest.mark.parametrize(("version", "moves"), [(40, False), (40, True), (400, True)])
+def test_another_cluster_is_listed(version: int, moves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kubeconfig that leads elsewhere now, or a name that does. A watch from a version of the other one tells nothing."""
+    monkeypatch.setattr(reflector, "FIRST_DELAY", 0.0)
+
+    async def scenario() -> None:
+        one = reflector.Reflector(cast(Client, cluster), "/things", mirror, lambda: None, what="things")
+        task = asyncio.create_task(one.run())
+        async with asyncio.timeout(20):
+            await mirror.done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    cluster, mirror = Replaced(version, moves=moves), Rewinds()
+    asyncio.run(scenario())
+    assert cluster.asked[:3] == ["list 100", "watch 100", f"list {version}"]
+    assert mirror.rewound == [False, version < 100]
