@@ -6,14 +6,14 @@ Called by `route`; every question goes to `Surroundings`, whose answers are reco
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from controlplane.compile import codes
 from controlplane.compile.grants import Grant
 from controlplane.compile.rows import Chain, Issue, ProviderStatus, Settings
 from controlplane.errors import nearest
-from controlplane.filters.cors.spec import Cors
 from controlplane.filters.jwt import compile as jwt
+from controlplane.filters.jwt.spec import Auth
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.policy import Policy
@@ -92,7 +92,8 @@ class Resolved:
     """A route with everything that it refers to."""
 
     clusters: dict[str, int] = field(default_factory=dict)
-    cors: Cors | None = None
+    policies: dict[str, Any] = field(default_factory=dict)
+    """What its policies say to the filters that take one word of a route: by the field of `Policy`."""
     limits: dict[str, LocalLimit] = field(default_factory=dict)
     requirement: str | None = None
 
@@ -123,7 +124,42 @@ def named_listeners(
 
 def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: GatewayName, route: Route) -> Resolved:
     """Everything else that the route refers to, as far as it exists."""
-    resolved = Resolved()
+    resolved = Resolved(_clusters(around, problems, gateway, route))
+    providers: list[str] = []
+    if route.auth is not None:
+        providers = _providers(around, problems, gateway, route.auth)
+        resolved.requirement = jwt.requirement_name(gateway, route.auth)
+    for index, name in enumerate(route.use):
+        policy = around.policy(gateway, name)
+        if policy is None:
+            problems.error(
+                codes.UNKNOWN_POLICY, f"use[{index}]", f'no policy "{name}"',
+                nearest(name, around.known("policy", gateway)),
+            )  # fmt: skip
+            continue
+        if policy.cors is not None and route.to is None:
+            problems.error(codes.IMPOSSIBLE, f"use[{index}]", "cors needs a backend (to)", "drop the policy here")
+        for section, said in policy.exclusive():
+            if resolved.policies.setdefault(section, said) != said:
+                problems.error(
+                    codes.IMPOSSIBLE, f"use[{index}]", f"two policies of this route set {section}", "use one"
+                )
+        for number, limit in enumerate(policy.rate_limit.local if policy.rate_limit else ()):
+            resolved.limits[f"{route_name(key)}/{name}/{number}"] = limit
+            header = (limit.key or "").removeprefix("header:")
+            takes = [one for one in providers if header in around.removed_headers(gateway, one)]
+            if takes:
+                problems.warning(
+                    codes.IMPOSSIBLE, f"use[{index}]",
+                    f'JWT provider "{takes[0]}" removes "{header}" before requests are counted by it: all share one bucket',
+                    "count by a header of claimsToHeaders, or say forward: true",
+                )  # fmt: skip
+    return resolved
+
+
+def _clusters(around: Surroundings, problems: Problems, gateway: GatewayName, route: Route) -> dict[str, int]:
+    """The clusters of its backends, with their weights."""
+    found: dict[str, int] = {}
     for index, destination in enumerate(route.to or ()):
         backend = around.backend(gateway, destination.backend)
         if backend is None:
@@ -137,48 +173,26 @@ def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: 
                 f'backend "{destination.backend}" leads where it was not granted to', "see what is said of its members",
             )  # fmt: skip
         else:
-            resolved.clusters[around.cluster(backend)] = destination.weight
-    providers: list[str] = []
-    if route.auth is not None:
-        for index, mechanism in enumerate(route.auth.any_of or route.auth.all_of or ()):
-            providers.append(mechanism.jwt)
-            path = f"auth.{'anyOf' if route.auth.any_of else 'allOf'}[{index}].jwt"
-            status = around.provider(gateway, mechanism.jwt)
-            if status is None:
-                problems.error(
-                    codes.UNKNOWN_PROVIDER, path, f'no JWT provider "{mechanism.jwt}"',
-                    nearest(mechanism.jwt, around.known("provider", gateway)),
-                )  # fmt: skip
-            elif status.problem:
-                problems.error(codes.UNUSABLE_SECRET, path, f'JWT provider "{mechanism.jwt}": {status.problem}')
-        if route.auth.all_of is not None:
-            _check_places(around, problems, gateway, sorted({mechanism.jwt for mechanism in route.auth.all_of}))
-        resolved.requirement = jwt.requirement_name(gateway, route.auth)
-    for index, name in enumerate(route.use):
-        policy = around.policy(gateway, name)
-        if policy is None:
+            found[around.cluster(backend)] = destination.weight
+    return found
+
+
+def _providers(around: Surroundings, problems: Problems, gateway: GatewayName, auth: Auth) -> list[str]:
+    """The JWT providers that it names, in their order."""
+    mechanisms = auth.any_of or auth.all_of or ()
+    for index, mechanism in enumerate(mechanisms):
+        path = f"auth.{'anyOf' if auth.any_of else 'allOf'}[{index}].jwt"
+        status = around.provider(gateway, mechanism.jwt)
+        if status is None:
             problems.error(
-                codes.UNKNOWN_POLICY, f"use[{index}]", f'no policy "{name}"',
-                nearest(name, around.known("policy", gateway)),
+                codes.UNKNOWN_PROVIDER, path, f'no JWT provider "{mechanism.jwt}"',
+                nearest(mechanism.jwt, around.known("provider", gateway)),
             )  # fmt: skip
-            continue
-        if policy.cors is not None:
-            if route.to is None:
-                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "cors needs a backend (to)", "drop the policy here")
-            if resolved.cors is not None and resolved.cors != policy.cors:
-                problems.error(codes.IMPOSSIBLE, f"use[{index}]", "two policies of this route set cors", "use one")
-            resolved.cors = policy.cors
-        for number, limit in enumerate(policy.rate_limit.local if policy.rate_limit else ()):
-            resolved.limits[f"{route_name(key)}/{name}/{number}"] = limit
-            header = (limit.key or "").removeprefix("header:")
-            takes = [one for one in providers if header in around.removed_headers(gateway, one)]
-            if takes:
-                problems.warning(
-                    codes.IMPOSSIBLE, f"use[{index}]",
-                    f'JWT provider "{takes[0]}" removes "{header}" before requests are counted by it: all share one bucket',
-                    "count by a header of claimsToHeaders, or say forward: true",
-                )  # fmt: skip
-    return resolved
+        elif status.problem:
+            problems.error(codes.UNUSABLE_SECRET, path, f'JWT provider "{mechanism.jwt}": {status.problem}')
+    if auth.all_of is not None:
+        _check_places(around, problems, gateway, sorted({mechanism.jwt for mechanism in auth.all_of}))
+    return [mechanism.jwt for mechanism in mechanisms]
 
 
 def _check_places(around: Surroundings, problems: Problems, gateway: GatewayName, names: list[str]) -> None:

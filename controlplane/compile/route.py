@@ -184,7 +184,7 @@ def _entries(
         place = order(match, claim, key, number)
         where = segment(match.path) or segment(PathMatch(prefix=claimed.matches[number]))
         yield Entry(place, where, signature(match), _checked(message, key), takes_upgrades)
-        if resolved.cors is not None and not problems.fatal and not _takes_preflights(match):
+        if "cors" in resolved.policies and not problems.fatal and not _takes_preflights(match):
             yield _preflight(place, where, match, resolved, key)
 
 
@@ -224,11 +224,10 @@ def _preflight(place: Order, where: str | None, match: Match, resolved: Resolved
     The CORS filter acts on routes to a cluster alone, and answers every preflight itself, before authentication. What
     it takes for no preflight meets the authentication of the route.
     """
-    assert resolved.cors is not None
     message = _base(key)
     message.match.CopyFrom(preflight_match(match))
     message.route.CopyFrom(forward(dict.fromkeys(sorted(resolved.clusters)[:1], 1)))
-    message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
+    message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
     message.typed_per_filter_config[chain.JWT].CopyFrom(_authentication(resolved))
     # A sibling that asks for certain methods stands before one that asks for any.
     place = place._replace(no_methods=False, headers=-2 - bool(match.methods))
@@ -306,8 +305,8 @@ def _authentication(resolved: Resolved) -> Any:
 def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits: bool) -> None:
     """What each filter shall do on this route."""
     configs[chain.JWT].CopyFrom(_authentication(resolved))
-    if resolved.cors is not None:
-        configs[cors.NAME].CopyFrom(cors.per_route(resolved.cors))
+    if "cors" in resolved.policies:
+        configs[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
     if resolved.limits and not shared_limits:
         configs[chain.ROUTE_LIMITS].CopyFrom(local_ratelimit.own(resolved.limits))
     if route.transform is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from pydantic import model_validator
 
 from controlplane.filters.cors.spec import Cors
@@ -18,6 +21,11 @@ class Policy(Written):
 
     @model_validator(mode="after")
     def _says_something(self) -> Policy:
-        if self.cors is None and self.rate_limit is None:
-            raise ValueError("a policy needs at least one of cors, rateLimit")
+        if self.rate_limit is None and not any(self.exclusive()):
+            fields = [field.alias or name for name, field in type(self).model_fields.items() if name != "name"]
+            raise ValueError(f"a policy needs at least one of {', '.join(fields)}")
         return self
+
+    def exclusive(self) -> Iterator[tuple[str, Any]]:
+        """What it says to filters of which a route has one policy at most: field and value. Limits add up instead."""
+        return ((name, said) for name, said in self if name not in {"name", "rate_limit"} and said is not None)
