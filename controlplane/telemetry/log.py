@@ -10,7 +10,9 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, TextIO, cast
 
 import structlog
@@ -25,18 +27,72 @@ _SECRET_NAME = re.compile(
 """Names of fields whose texts and bytes are never shown, whatever they hold."""
 _PRIVATE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_USER_INFO = re.compile(r"(//[^/\s:@]*):[^/\s@]+@")
+"""The password in an address."""
 _JSON_WEB_TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]*")
 _LONGEST = 4096
 """Characters of one field: a log is no place for bodies."""
 
 
+BURST = 1_000
+"""Lines of one phrase that may come at once: a fleet that connects. Whoever does something in a loop must not fill a disk."""
+PER_SECOND = 50
+"""And how many afterwards."""
+_PHRASES = 1_000
+
+
+@dataclass(slots=True)
+class _Phrase:
+    """How many lines of it may be said at a time, and how many were not said since the last one."""
+
+    may: float
+    at: float
+    left_out: int = 0
+
+
+class Gate:
+    """Lets so many lines of each phrase through, and says how many it kept back."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` counts seconds."""
+        self._clock = clock
+        self._phrases: dict[str, _Phrase] = {}
+
+    def left_out(self, phrase: str) -> int | None:
+        """How many lines of this phrase were left out since the last that was not; None: this one is left out too."""
+        now = self._clock()
+        if (known := self._phrases.get(phrase)) is None:
+            if len(self._phrases) >= _PHRASES:  # ours are constant, those of libraries need not be
+                self._phrases.clear()
+            known = self._phrases[phrase] = _Phrase(BURST, now)
+        known.may = min(float(BURST), known.may + (now - known.at) * PER_SECOND)
+        known.at = now
+        if known.may < 1:
+            known.left_out += 1
+            return None
+        known.may -= 1
+        left_out, known.left_out = known.left_out, 0
+        return left_out
+
+    def process(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Of our own lines: the first after some that were left out says how many."""
+        left_out = self.left_out(str(event.get("event", "")))
+        if left_out is None:
+            raise structlog.DropEvent
+        return {**event, "left_out": left_out} if left_out else event
+
+
 def _clean_text(text: str) -> str:
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}… ({len(text):,} characters)"
+    return _redacted(f"{text[:_LONGEST]}… ({len(text):,} characters)" if len(text) > _LONGEST else text)
+
+
+def _redacted(text: str) -> str:
     if "-----BEGIN" in text:
         text = _PRIVATE.sub(REDACTED, text)
     if "eyJ" in text:
         text = _JSON_WEB_TOKEN.sub(REDACTED, text)
+    if "@" in text:
+        text = _USER_INFO.sub(rf"\1:{REDACTED}@", text)
     return _BEARER.sub(rf"\1 {REDACTED}", text)
 
 
@@ -73,7 +129,7 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
 
 def _redact_traceback(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     if isinstance(trace := event.get("exception"), str):
-        event["exception"] = _PRIVATE.sub(REDACTED, _JSON_WEB_TOKEN.sub(REDACTED, trace))
+        event["exception"] = _redacted(trace)
     return event
 
 
@@ -105,25 +161,24 @@ def configure(*, verbosity: int = 0, stream: TextIO | None = None, color: bool |
     lossy = _Lossy(out)
     level = logging.WARNING if verbosity < 0 else logging.INFO if verbosity == 0 else logging.DEBUG
     people = out.isatty()
+    gate = Gate() if verbosity <= 0 else None  # who debugs wants all
     first: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         redact,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[Processor]
+    last: list[Processor] = [structlog.processors.format_exc_info, _redact_traceback]
     if people:
         plain = structlog.dev.plain_traceback  # rich would be imported for a prettier one
-        last = [structlog.dev.ConsoleRenderer(colors=people if color is None else color, exception_formatter=plain)]
+        last.append(structlog.dev.ConsoleRenderer(colors=people if color is None else color, exception_formatter=plain))
     else:
-        last = [
-            structlog.processors.format_exc_info,
-            _redact_traceback,
+        last += [
             structlog.processors.EventRenamer("message", "_message"),
             structlog.processors.JSONRenderer(sort_keys=False, ensure_ascii=False),
         ]
     structlog.configure(
-        processors=[*first, *last],
+        processors=[*([gate.process] if gate else []), *first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lossy)),
         cache_logger_on_first_use=False,
@@ -135,6 +190,8 @@ def configure(*, verbosity: int = 0, stream: TextIO | None = None, color: bool |
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
+    if gate:
+        handler.addFilter(lambda record: gate.left_out(record.name) is not None)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak when something is wrong, or when somebody debugs.

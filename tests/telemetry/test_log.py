@@ -159,3 +159,49 @@ def test_a_long_field_is_cut(stream: io.StringIO) -> None:
 
 def test_both_redactions_look_alike() -> None:
     assert log.REDACTED == secret.REDACTED
+
+
+def test_a_phrase_that_comes_in_a_loop_does_not_fill_the_disk(stream: io.StringIO) -> None:
+    """One node that reconnects or refuses all the time; what else is said is said."""
+    log.configure(stream=stream)
+    logger = structlog.get_logger()
+    for number in range(3 * log.BURST):
+        logger.warning("denied", node="edge-1", number=number)
+    logger.info("published", sequence=1)
+    lines = _lines(stream)
+    assert lines[-1]["message"] == "published"
+    assert log.BURST <= len(lines) < 2 * log.BURST
+
+
+def test_what_was_left_out_is_counted_by_the_next_line() -> None:
+    now = 0.0
+    gate = log.Gate(lambda: now)
+    found = [gate.left_out("denied") for _ in range(log.BURST + 7)]
+    assert found == [0] * log.BURST + [None] * 7
+    assert gate.left_out("other") == 0
+    now = 1.0
+    assert gate.left_out("denied") == 7
+    assert gate.process(None, "", {"event": "denied"}) == {"event": "denied"}
+    assert [gate.left_out("denied") for _ in range(log.PER_SECOND - 1)] == [0] * (log.PER_SECOND - 2) + [None]
+    now = 2.0
+    assert gate.process(None, "", {"event": "denied"}) == {"event": "denied", "left_out": 1}
+    for number in range(5_000):
+        gate.left_out(f"library {number}")
+    assert len(gate._phrases) <= 1_000
+
+
+@pytest.mark.parametrize("screen", [False, True], ids=["json", "terminal"])
+def test_no_secret_in_a_traceback_or_an_address(screen: bool, stream: io.StringIO) -> None:
+    out = _Screen() if screen else stream
+    log.configure(stream=out, color=False)
+    logger = structlog.get_logger()
+    logger.error("source failed", reason=f"https://cp:{CANARY}@consul.example:8501/v1 refused")
+    try:
+        raise ValueError(f"Authorization: Bearer {CANARY}, https://cp:{CANARY}@consul.example/")
+    except ValueError:
+        logger.exception("it broke")
+        logging.getLogger("library").exception("it broke there")
+    said = out.getvalue()
+    assert CANARY not in said
+    assert said.count("Traceback") == 2
+    assert "cp:[redacted]@consul.example:8501" in said
