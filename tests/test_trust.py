@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,10 @@ from controlplane.app.trust import SLICE, Trust
 from controlplane.errors import Diagnostic
 from controlplane.pki import denial
 from controlplane.pki.authority import Authority, ServerMaterial
+from controlplane.pki.configured import ConfiguredKeys
 from controlplane.pki.denial import DenyList
 from controlplane.xds.nodes import Denied, Node, Peer
+from tests.protocol.keys import Authority as ConfiguredAuthority
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -173,3 +175,30 @@ def test_who_cannot_be_verified_is_not_let_in(rig: Rig) -> None:
     rig.keys.broken = True
     assert not rig.lets_in(peers, "a")
     assert "unforeseen" in rig.trust.problems[0].message
+
+
+def test_the_time_of_our_own_certificates_is_seen(tmp_path: Path) -> None:
+    """Those that are configured are not renewed here; when they end, every proxy is locked out at its next connection."""
+    authority = ConfiguredAuthority()
+    pair = authority.issue(lifetime=timedelta(hours=1))
+    files = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.certificate}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    now = datetime.now(UTC)
+    keys = ConfiguredKeys(*map(tmp_path.joinpath, files), lambda: now)
+    trust = Trust(keys, DenyList.open(tmp_path), "example.test", lambda: now)
+    assert 3500 < trust.server_seconds_left <= 3600
+    assert 86000 < trust.authority_seconds_left <= 86400
+    assert trust.problems == []
+    now += timedelta(hours=2)
+    trust.look()
+    (problem,) = trust.problems
+    assert "certificate of the xDS server is not within its time" in problem.message
+    now += timedelta(days=1)
+    assert len(trust.problems) == 2
+    renewed = authority.issue(lifetime=timedelta(days=3))
+    (tmp_path / "tls.crt").write_bytes(renewed.certificate)
+    (tmp_path / "tls.key").write_bytes(renewed.key)
+    trust.look()
+    assert len(trust.problems) == 1
+    assert trust.server_seconds_left > 0

@@ -19,7 +19,9 @@ from controlplane.telemetry.metrics import Metrics
 def observe(metrics: Metrics, compiler: Compiler, intake: Intake, memory: Memory, trust: Trust | None) -> None:
     """Let the metrics look."""
     if trust is not None:
-        metrics.watch_certificates(lambda: trust.seconds_left)
+        metrics.watch_certificates(
+            lambda: trust.seconds_left, lambda: trust.server_seconds_left, lambda: trust.authority_seconds_left
+        )
     metrics.watch_state(memory.on_disk)
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
     metrics.blocks.set_function(sys.getallocatedblocks)

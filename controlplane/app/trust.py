@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import structlog
+from cryptography import x509
 
 from controlplane.config import Configuration
 from controlplane.errors import Diagnostic
@@ -75,7 +77,7 @@ class Trust:
         self._denied = denied
         self._trust_domain = trust_domain
         self._now = now
-        self._authorities = keys.server_credentials_material().client_authorities
+        self._material = keys.server_credentials_material()
         self._known: dict[bytes, _Known] = {}
         self._unverified: dict[bytes, _Known] = {}
         self._distrusted: set[tuple[bytes, bytes]] = set()  # certificates and what came with them
@@ -167,16 +169,16 @@ class Trust:
         """
         again = self._denied.look()
         try:
-            authorities = self._keys.server_credentials_material().client_authorities
+            material = self._keys.server_credentials_material()
             self._failure = ""
         except Exception as error:  # noqa: BLE001  the deny list is obeyed all the same
-            authorities = self._authorities
+            material = self._material
             self._failed(error)
-        if authorities != self._authorities:
-            if not _each(self._authorities) <= _each(authorities):
+        before, self._material = self._material, material
+        if material.client_authorities != before.client_authorities:
+            if not _each(before.client_authorities) <= _each(material.client_authorities):
                 self._unverified |= self._known
                 self._known.clear()
-            self._authorities = authorities
             self._distrusted.clear()
             again = True
         if (now := self._now()) >= self._next_end:
@@ -218,10 +220,39 @@ class Trust:
         return math.inf if self._next_end is _NEVER else (self._next_end - self._now()).total_seconds()
 
     @property
+    def server_seconds_left(self) -> float:
+        """Of the certificate that this server shows."""
+        return (_server(self._material).not_valid_after_utc - self._now()).total_seconds()
+
+    @property
+    def authority_seconds_left(self) -> float:
+        """Of the authority of clients that ends last: afterwards nobody is let in."""
+        ends = max(one.not_valid_after_utc for one in _authorities(self._material))
+        return (ends - self._now()).total_seconds()
+
+    @property
     def problems(self) -> list[Diagnostic]:
-        """Why what is in force is not what is on disk."""
-        texts = (self._failure, self._keys.problem, self._denied.problem)
+        """Why what is in force is not what is on disk, or is no good."""
+        texts = (self._failure, self._keys.problem, self._denied.problem, *self._untimely())
         return [Diagnostic(Code.TRUST_STALE, text) for text in texts if text]
+
+    def _untimely(self) -> Iterator[str]:
+        now, server = self._now(), _server(self._material)
+        if not server.not_valid_before_utc <= now < server.not_valid_after_utc:
+            begins, ends = (f"{at:%Y-%m-%d %H:%M}" for at in (server.not_valid_before_utc, server.not_valid_after_utc))
+            yield f"the certificate of the xDS server is not within its time ({begins} to {ends} UTC): no proxy can connect"
+        if self.authority_seconds_left <= 0:
+            yield "the time of every authority of proxies' certificates is over: no proxy is let in"
+
+
+@lru_cache(1)
+def _server(material: ServerMaterial) -> x509.Certificate:
+    return x509.load_pem_x509_certificates(material.chain)[0]
+
+
+@lru_cache(1)
+def _authorities(material: ServerMaterial) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(material.client_authorities)
 
 
 def _each(authorities: bytes) -> set[bytes]:

@@ -38,6 +38,7 @@ class ConfiguredKeys:
         self._lock = threading.Lock()
         self._stamps: tuple[files.Stamp, ...] = ()
         self.problem = ""
+        self._certificate: x509.Certificate | None = None
         self._stamps, self._material, self._authorities = self._load()
 
     def server_credentials_material(self) -> ServerMaterial:
@@ -88,11 +89,22 @@ class ConfiguredKeys:
             raise ConfigurationError(f"{key_file}: no unencrypted private key in PEM: {error}") from None
         if not issuing.same_key(certificate, private):
             raise ConfigurationError(f"{key_file}: not the key of the certificate in {certificate_file}")
+        now = self._now()
+        if (before := self._certificate) is not None and _is_timely(before, now) and not _is_timely(certificate, now):
+            begins, ends = (
+                f"{at:%Y-%m-%d %H:%M}" for at in (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+            )
+            raise ConfigurationError(f"{certificate_file}: not within its time ({begins} to {ends} UTC)")
         try:
             authorities = x509.load_pem_x509_certificates(client_ca)
         except ValueError as error:
             raise ConfigurationError(f"{client_file}: no certificate in PEM: {error}") from None
+        self._certificate = certificate
         return stamps, ServerMaterial(chain, key, client_ca), authorities
+
+
+def _is_timely(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
 def _signs(issuer: x509.Certificate, certificate: x509.Certificate, below: int, now: datetime) -> bool:
@@ -100,7 +112,7 @@ def _signs(issuer: x509.Certificate, certificate: x509.Certificate, below: int, 
 
     RFC 5280, 6.1.4 (k), (l), (m) and (n). A root of version 1 has no extensions that could say it.
     """
-    if not issuer.not_valid_before_utc <= now < issuer.not_valid_after_utc:
+    if not _is_timely(issuer, now):
         return False
     try:
         values = [extension.value for extension in issuer.extensions]

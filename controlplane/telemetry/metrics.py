@@ -13,6 +13,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -42,6 +43,7 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter, which nobody asks for
         self.registry = registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=registry)  # process_start_time_seconds and its like, which every dashboard knows
         self.pushes = Counter("controlplane_pushes", "Responses sent to proxies.", ["type"], registry=registry)
         self.resources = Counter(
             "controlplane_pushed_resources", "Resources in the responses sent.", ["type"], registry=registry
@@ -167,10 +169,16 @@ class Metrics:
             self._held.labels(label).set(counts[label])
         self._held_types |= counts.keys()
 
-    def watch_certificates(self, seconds_left: Callable[[], float]) -> None:
+    def watch_certificates(
+        self, node: Callable[[], float], server: Callable[[], float], authority: Callable[[], float]
+    ) -> None:
         """Show the time left of certificates. A process that asks for none shows nothing: 0 would raise every alarm."""
-        help = "Time left of the proxy's certificate that ends first."
-        Gauge("controlplane_node_certificate_seconds", help, registry=self.registry).set_function(seconds_left)
+        for name, help, seconds_left in (
+            ("node_certificate", "Time left of the proxy's certificate that ends first.", node),
+            ("server_certificate", "Time left of the xDS server's certificate.", server),
+            ("authority", "Time left of the authority of proxies' certificates that ends last.", authority),
+        ):
+            Gauge(f"controlplane_{name}_seconds", help, registry=self.registry).set_function(seconds_left)
 
     def watch_source(self, source: str, age_seconds: Callable[[], float], works: Callable[[], bool]) -> None:
         """Ask for the age of this source, and whether it can be read, whenever the metrics are read."""

@@ -105,12 +105,12 @@ def test_the_example_of_the_configuration_can_be_used(tmp_path: Path) -> None:
 
 def test_the_table_of_metrics_has_all_of_them() -> None:
     metrics = Metrics()
-    metrics.watch_certificates(lambda: 0.0)
+    metrics.watch_certificates(lambda: 0.0, lambda: 0.0, lambda: 0.0)
     there = {
         (f"{one.name}_total" if one.type == "counter" else one.name, one.type) for one in metrics.registry.collect()
     }
     page = (ROOT / "docs" / "metrics.md").read_text()
-    assert set(re.findall(r"^\| `(controlplane_\w+)` \| (\w+)", page, re.MULTILINE)) == there
+    assert set(re.findall(r"^\| `((?:controlplane|process)_\w+)` \| (\w+)", page, re.MULTILINE)) == there
 
 
 def test_the_map_of_the_architecture_has_every_package_and_module() -> None:

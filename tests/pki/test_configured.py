@@ -173,3 +173,18 @@ def test_every_way_is_tried_to_an_authority_that_is_trusted(tmp_path: Path, orde
     leaf = between.issue(NODE).certificate
     chain = [old.certify(between), new.certify(between)][::order]
     assert keys.trusts(leaf, leaf + b"".join(chain))
+
+
+def test_a_pair_out_of_its_time_does_not_replace_one_that_is_within(tmp_path: Path) -> None:
+    """A renewal that put the former pair in place again would lock out every proxy."""
+    authority = Authority()
+    good, ended = authority.issue(lifetime=timedelta(hours=2)), authority.issue(lifetime=timedelta(hours=-1))
+    disk = Disk(tmp_path, good, authority.certificate)
+    now = datetime.now(UTC)
+    keys = disk.keys(lambda: now)
+    disk.put(disk.key, ended.key)
+    disk.put(disk.certificate, ended.certificate)
+    assert keys.server_credentials_material().chain == good.certificate
+    assert f"{disk.certificate}: not within its time" in keys.problem
+    now += timedelta(hours=3)
+    assert keys.server_credentials_material().chain == ended.certificate, "the one in force is no better any more"

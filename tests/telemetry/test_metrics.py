@@ -42,8 +42,17 @@ def test_certificates_are_shown_by_who_asks_for_them() -> None:
     metrics = Metrics()
     name = "controlplane_node_certificate_seconds"
     assert (name, ()) not in _samples(metrics)
-    metrics.watch_certificates(lambda: float("inf"))
-    assert _samples(metrics)[name, ()] == float("inf")
+    metrics.watch_certificates(lambda: float("inf"), lambda: 7.0, lambda: 70.0)
+    samples = _samples(metrics)
+    assert samples[name, ()] == float("inf")
+    assert samples["controlplane_server_certificate_seconds", ()] == 7
+    assert samples["controlplane_authority_seconds", ()] == 70
+
+
+def test_the_process_shows_what_every_dashboard_knows() -> None:
+    samples = _samples(Metrics())
+    assert samples["process_start_time_seconds", ()] > 0
+    assert samples["process_resident_memory_bytes", ()] > 0
 
 
 def test_how_a_source_is_is_asked_when_it_is_read() -> None:
