@@ -32,6 +32,9 @@ class Look(Protocol):
     def ready(self) -> tuple[bool, str]:
         """Whether configuration is served, and why not."""
 
+    def process(self) -> dict[str, Any]:
+        """Which process this is."""
+
     def metrics(self) -> tuple[bytes, str]:
         """The metrics and their content type."""
 
@@ -136,6 +139,9 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     if public:
         return app
 
+    async def process(_: web.Request) -> web.Response:
+        return await _json(look.process())
+
     async def gateways(_: web.Request) -> web.Response:
         return await _json({"gateways": look.gateways()})
 
@@ -174,6 +180,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     async def problems(_: web.Request) -> web.Response:
         return await _json({"problems": await look.problems()})
 
+    app.router.add_get("/v1/process", process)
     app.router.add_get("/v1/gateways", gateways)
     app.router.add_get("/v1/gateways/{namespace}/{name}/snapshot", snapshot)
     app.router.add_get("/v1/nodes", nodes)

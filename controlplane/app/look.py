@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ _SHORT = {url: name for name, url in SHORT_NAMES.items()}
 class Running:
     """Implements `admin.server.Look`."""
 
+    about: Mapping[str, Any]
     intake: Intake
     compiler: Compiler
     store: Store
@@ -41,6 +42,16 @@ class Running:
     state_status: Callable[[], dict[str, Any]]
     telemetry: Metrics
     clock: Callable[[], float]
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """From now on it runs."""
+        self.began = self.clock()
+
+    def process(self) -> dict[str, Any]:
+        """Which process this is, since when, and whether it serves."""
+        ready, reason = self.ready()
+        return {**self.about, "upSeconds": round(self.clock() - self.began, 3), "ready": ready, "reason": reason}
 
     def ready(self) -> tuple[bool, str]:
         """Ready after the first complete compile; says so when what is served comes from the state."""

@@ -6,15 +6,18 @@ Start: state, then sources, then the first complete compile, and only then do pr
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from uuid import uuid4
 
 import structlog
 
+from controlplane import __version__
 from controlplane.app import garbage
 from controlplane.app.addresses import Addresses
 from controlplane.app.draining import Draining
@@ -120,6 +123,13 @@ class ControlPlane:
         )
         replica = configuration.identity.replica
         identifier = f"{configuration.identity.cluster}/{socket.gethostname() if replica == 'auto' else replica}"
+        self._process = {
+            "version": __version__,
+            "identifier": identifier,
+            "pid": os.getpid(),
+            "state": str(configuration.state.path.absolute()),
+            "sources": names,
+        }
         age = configuration.xds.max_stream_age
         limits = Limits(stream_age_seconds=age.total_seconds() if age is not None else None)
         self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier, limits=limits)
@@ -172,12 +182,15 @@ class ControlPlane:
         try:
             addresses = await self._listening.start()
             listens = True
+            log.info("started", **self._process)
             started(addresses)
             ending = asyncio.create_task(stop.wait())
-            await asyncio.wait([ending, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks:
-                if task.done():
-                    task.result()  # none of them ends by itself: this raises what went wrong
+            left = {ending, readiness, *tasks}
+            ended: set[asyncio.Task[Any]] = set()
+            while ended <= {readiness}:  # of those that go well, the only one that ends by itself
+                ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    task.result()  # raises what went wrong
         finally:
             drain = self._configuration.shutdown.within.total_seconds() * DRAIN_SHARE
             if listens:
@@ -194,6 +207,7 @@ class ControlPlane:
 
     def _running(self) -> Running:
         return Running(
+            self._process,
             self.intake,
             self._compiler,
             self._store,

@@ -28,6 +28,8 @@ def test_a_second_process_serves_says_who_has_the_folder_and_takes_over_when_it_
         second.log.touch()
         second.start().ready()
         assert second.version() == plane.version()
+        assert second.json("/v1/process")["state"] == plane.json("/v1/process")["state"] == str(plane.state)
+        assert (second.json("/v1/process")["pid"], second.json("/v1/process")["ready"]) == (second.child.pid, True)
         (said,) = second.said("state")
         assert f"another process writes it (pid {plane.child.pid} on " in said["problem"]
         state = second.json("/v1/sources")["state"]
