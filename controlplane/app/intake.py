@@ -15,9 +15,9 @@ from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
 from controlplane.app.standing import SourceStatus
+from controlplane.compile.certificates import certificate_status, untimely
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.compiler import Compiler
-from controlplane.compile.tls import certificate_status, untimely
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret

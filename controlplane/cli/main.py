@@ -137,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     os.environ.setdefault(
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # nobody's business here, and searched for in every package
-    sys.exit(int(run(arguments)))
+    code = int(run(arguments))
+    gc.freeze()  # nor is it searched for cycles on the way out, which took as long again as to write the report
+    sys.exit(code)
 
 
 def _reason(error: OSError) -> str:

@@ -9,7 +9,6 @@ from controlplane.compile import codes
 from controlplane.compile.checks import checked
 from controlplane.compile.cluster import aggregate, cluster, jwks_cluster
 from controlplane.compile.rows import Issue, ResourceKey
-from controlplane.compile.tls import trust_problem
 from controlplane.compile.xds_types import CLUSTER
 from controlplane.filters.jwt.spec import JwtProvider, SecretKey
 from controlplane.graph.engine import Read
@@ -51,6 +50,8 @@ def cluster_of_backend(
 
 def _check_trust(read: Read, tables: Tables, key: ElementKey, section: str, path: str, ca: SecretKey) -> None:
     """Say what is wrong with authorities; a peer whose certificate cannot be verified gets no request."""
+    from controlplane.compile.certificates import trust_problem
+
     ref, file = SecretRef(key.object.source, key.object.namespace, ca.secret_ref), ca.key or "ca.crt"
     secret = read.get(tables.secrets, ref)
     problem = trust_problem(secret, file) if secret else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from controlplane.compile import codes
 from controlplane.compile.checks import checked
 from controlplane.compile.rows import CertificateStatus, Chain, ResourceKey, SecretUse
-from controlplane.compile.tls import certificate, certificate_status, trust, trust_problem
+from controlplane.compile.tls import certificate, trust
 from controlplane.compile.xds_types import SECRET
 from controlplane.errors import Diagnostic, InvalidInput
 from controlplane.filters.jwt.spec import JwtProvider
@@ -32,6 +32,8 @@ CERTIFICATE = ""
 
 def certificate_state(_: Read, ref: SecretRef, secret: Secret) -> Iterator[tuple[SecretRef, CertificateStatus]]:
     """Whether the secret is a usable certificate."""
+    from controlplane.compile.certificates import certificate_status
+
     yield ref, certificate_status(secret)
 
 
@@ -65,6 +67,8 @@ def uses_of_provider(_: Read, key: ElementKey, element: Element) -> Iterator[tup
 
 def served(read: Read, tables: Tables, use: SecretUse, _: bool) -> Iterator[tuple[ResourceKey, Resource]]:
     """The SDS resource of one use. Raises InvalidInput when the secret cannot be used as it is."""
+    from controlplane.compile.certificates import certificate_status, trust_problem
+
     secret = read.get(tables.secrets, use.secret)
     if secret is None:
         return

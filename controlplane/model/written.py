@@ -49,10 +49,18 @@ class Choice(NamedTuple):
 
 
 class Written(BaseModel):
-    """A frozen model with camelCase field names; an unknown field is an error."""
+    """A frozen model with camelCase field names; an unknown field is an error.
+
+    A validator is built when a model is first used, not when it is defined: those of the kinds hold all others.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_alias=True, validate_by_name=False
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_alias=True,
+        validate_by_name=False,
+        defer_build=True,
     )
 
 
