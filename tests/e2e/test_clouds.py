@@ -243,7 +243,7 @@ def test_a_service_that_flaps_holds_up_no_other(here: Clouds, size: int) -> None
     )
     here.plane.write(here.gateway())
     here.eu.delete_all("EndpointSlice", "many")
-    assert pushed <= 1 + lasted * 20_000 / size
+    assert pushed <= 2 + lasted * 20_000 / size  # the first at once; that before the first may be counted late
     assert during < before + 2.5, (before, during)
 
 
