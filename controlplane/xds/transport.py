@@ -20,6 +20,9 @@ log = structlog.get_logger(__name__)
 ServerKeys = tuple[bytes, bytes, bytes]
 """PEM: the server's certificate chain, its private key, and the CA certificates that client certificates need."""
 
+_READ_BYTES = 1 << 16
+"""Read from a connection at once. Unless it is told, grpc takes up to 4 MB, and may keep that of a peer who sent much."""
+
 _CONNECTION_SHARE = 0.75
 """Of the age of a stream, at which its connection takes no new ones: the client that comes back opens another."""
 
@@ -44,6 +47,7 @@ def channel_options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.experimental.tcp_max_read_chunk_size", _READ_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", limits.connection_streams),
         ("grpc.so_reuseport", 0),
