@@ -61,6 +61,8 @@ class EndpointTables:
         self.assignments: Derived[ResourceKey, Pool, ResourceKey, Resource] = Derived(
             "assignments", self.pools, self._assignments
         )
+        self.waiting: Input[ResourceKey, Pool] = Input("waiting_pools")
+        self.waits: Derived[ResourceKey, Pool, ResourceKey, bool] = Derived("waits", self.waiting, self._waits)
         self.followed: Input[str, bool] = Input("grpc_gateways")
         self.grpc_assignments: Derived[ResourceKey, Resource, ResourceKey, Resource] = Derived(
             "grpc_assignments", self.assignments, self._for_grpc
@@ -73,8 +75,10 @@ class EndpointTables:
                 self.classes,
                 self.followed,
                 self.pools,
+                self.waiting,
                 self.assignments,
                 self.grpc_assignments,
+                self.waits,
             )
         )
 
@@ -111,6 +115,13 @@ class EndpointTables:
             body = grpc_load_assignment(resource.body)
             yield ResourceKey(part, *key[1:]), Resource(LOAD_ASSIGNMENT, key.name, body, origin=resource.origin)
 
+    def _waits(self, read: Read, _: ResourceKey, pool: Pool) -> Iterator[tuple[ResourceKey, bool]]:
+        """Remark on the services for which a pool that is to replace another one waits."""
+        for member in pool.members:
+            if member.service is not None and read.get(self.services, member.service) is None:
+                read.note(_unheard(pool, member, "what was in force of this backend before stays until then"))
+        yield from ()
+
     def _judge(self, read: Read, pool: Pool, services: Mapping[ServiceRef, Service]) -> None:
         """Remark on members that can have no endpoints."""
         for member in pool.members:
@@ -128,26 +139,37 @@ class EndpointTables:
                 read.note(
                     Issue(pool.origin, f"{path}.{field_name}", codes.UNKNOWN_SOURCE, message, help, section="backends")
                 )
+            elif service is None:
+                if self.sources is not None:
+                    read.note(_unheard(pool, member, "it has no endpoints until then"))
             elif service == ABSENT:
                 message = f"there is no service {ref}"
                 help = "it has no endpoints until there is one"
                 read.note(
                     Issue(pool.origin, f"{path}.service", codes.UNKNOWN_SERVICE, message, help, False, "backends")
                 )
-            elif service is not None and ref.namespace and not _has_port(member.port, service):
+            elif ref.namespace and not _has_port(member.port, service):
                 read.note(unknown_port(pool.origin, member.index, ref, member.port, service))
-            elif service is not None and pool.grant is not None and _leads_elsewhere(member, service):
+            elif pool.grant is not None and _leads_elsewhere(member, service):
                 message = f"no instance of {ref} has registered port {member.port}, and no other port was granted"
                 help = "leave port out, for the one that is registered"
                 read.note(Issue(pool.origin, f"{path}.port", codes.UNKNOWN_PORT, message, help, section="backends"))
             elif (
-                service is not None
-                and service.endpoints
+                service.endpoints
                 and (member.tags or member.meta)
                 and not any(is_chosen(member, one) for one in service.endpoints)
             ):
                 message = f"no instance of {ref} has all of these tags and meta"
                 read.note(Issue(pool.origin, path, codes.UNKNOWN_SERVICE, message, "", False, "backends"))
+
+
+def _unheard(pool: Pool, member: PoolMember, meanwhile: str) -> Issue:
+    """The source of a service has not spoken of it."""
+    assert member.service is not None
+    path = f"members[{member.index}].{member.service.source.partition('/')[0]}.service"
+    message = f"nothing has been heard of service {member.service} yet; {meanwhile}"
+    help = "controlplane sources says whether it can be read"
+    return Issue(pool.origin, path, codes.UNKNOWN_SERVICE, message, help, False, "backends")
 
 
 def _leads_elsewhere(member: PoolMember, service: Service) -> bool:
@@ -174,7 +196,6 @@ class Endpoints:
     """The endpoint lane: services in, load assignments out. `pools` are handed over by the configuration lane."""
 
     tables: EndpointTables
-    _waiting: dict[ResourceKey, Pool] = field(default_factory=dict)
     _waiting_for: dict[ServiceRef, dict[ResourceKey, None]] = field(default_factory=dict)
 
     def put(self, ref: ServiceRef, service: Service) -> None:
@@ -240,7 +261,7 @@ class Endpoints:
             if pool is None:
                 self.tables.graph.delete(self.tables.pools, key)
             elif before is not None and not self._is_known(pool) and key in self.tables.assignments.rows:
-                self._waiting[key] = pool
+                self.tables.graph.set(self.tables.waiting, key, pool)
                 for ref in pool.services:
                     self._waiting_for.setdefault(ref, {})[key] = None
             else:
@@ -266,14 +287,16 @@ class Endpoints:
 
     def _admit(self, ref: ServiceRef) -> None:
         """Pools that waited for a service replace the former ones when all is known."""
-        for key, pool in [(key, self._waiting[key]) for key in self._waiting_for[ref]]:
+        for key, pool in [(key, self.tables.waiting.rows[key]) for key in self._waiting_for[ref]]:
             if self._is_known(pool):
                 self._stop_waiting(key)
                 self.tables.graph.set(self.tables.pools, key, pool)
 
     def _stop_waiting(self, key: ResourceKey) -> None:
-        pool = self._waiting.pop(key, None)
-        for ref in pool.services if pool is not None else ():
+        if (pool := self.tables.waiting.rows.get(key)) is None:
+            return
+        self.tables.graph.delete(self.tables.waiting, key)
+        for ref in pool.services:
             del self._waiting_for[ref][key]
             if not self._waiting_for[ref]:
                 del self._waiting_for[ref]

@@ -269,3 +269,28 @@ def test_a_source_that_is_not_configured_is_named_with_those_that_are() -> None:
     assert said.path == "spec.backends[a].members[0].kubernetes.cluster"
     assert said.message == 'no cluster "eur" is configured'
     assert said.help == 'did you mean "eu"?'
+
+
+def said(compiler: Compiler, *members: dict[str, Any]) -> list[str]:
+    """What is wrong with a backend of these members, after a commit of both lanes."""
+    compiler.put(OBJECT, document([{"name": "b", "members": list(members)}]))
+    return [one.message for found in compiler.commit_now().issues.values() for one in found]
+
+
+def test_what_waits_for_a_service_says_so() -> None:
+    """Whoever leads a backend elsewhere, and sees nothing change, wants to know for what it waits."""
+    eu, us = ({"kubernetes": {"cluster": one, "service": "shop/a", "port": 8080}} for one in ("eu", "us"))
+    static = {"static": {"address": "10.9.0.1", "port": 80}}
+    compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
+    unheard = "nothing has been heard of service kubernetes/{}: shop/a yet; "
+    assert said(compiler, eu) == [unheard.format("eu") + "it has no endpoints until then"]
+    known = service({"endpoints": [{"address": "10.0.0.1", "ports": {"http": 80}}], "ports": {"http": 8080}})
+    compiler.endpoints.put(SERVICES[0], known)
+    compiler.endpoints.commit()
+    assert said(compiler, eu) == []
+    assert said(compiler, static, us) == [
+        unheard.format("us") + "what was in force of this backend before stays until then"
+    ]
+    compiler.endpoints.put(service_ref("kubernetes/us", "shop/a"), known)
+    compiler.endpoints.commit()
+    assert said(compiler, static, us) == []
