@@ -160,6 +160,8 @@ class ControlPlane:
         )
         self._listening = Listening(configuration, self._running(), self._server, self._trust)
         observe(self._metrics, self._compiler, self.intake, self._memory, self._trust)
+        for name, writer in self._reports.writers.items():
+            self._metrics.watch_status(name, partial(getattr, writer, "leads"))
 
     async def run(self, started: Callable[[Addresses], None] = lambda _: None) -> None:
         """Serve until SIGTERM or SIGINT, then drain. `started` is called once everything listens."""

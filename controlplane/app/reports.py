@@ -42,6 +42,11 @@ class Writer(Protocol):
     def touch(self, refs: Iterable[ObjectRef]) -> None:
         """Something about these may be otherwise now."""
 
+    @property
+    def leads(self) -> bool:
+        """Whether it is this process that writes."""
+        ...
+
     async def run(self) -> None:
         """Write until cancelled."""
 

@@ -108,10 +108,11 @@ class Writer:
         self._written: dict[ObjectRef, _Written] = {}
         self._underway: set[ObjectRef] = set()
         self._wake = asyncio.Event()
-        self._lease: Lease
+        self._lease: Lease | None = None
         self.writes = 0
         """How many were made."""
-        self._reasons: dict[str, str | None] = {}
+        self._reasons: dict[ObjectRef | None, str] = {}  # why not; None: the lease
+        self._told: str | None = None
 
     def touch(self, refs: Iterable[ObjectRef]) -> None:
         """Something about these may be otherwise now."""
@@ -137,11 +138,16 @@ class Writer:
             return True
         return _decoded(seen.status) == written.answered
 
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self._lease is not None and self._lease.holds
+
     async def run(self) -> None:
         """Write until cancelled."""
         async with Client(self._access) as client:
             self._lease = Lease(
-                client, self._namespace, "controlplane-status", self._identity, self._led, partial(self._fail, "lease")
+                client, self._namespace, "controlplane-status", self._identity, self._led, partial(self._fail, None)
             )
             lease = asyncio.create_task(self._lease.run())
             try:
@@ -153,14 +159,24 @@ class Writer:
     def _led(self) -> None:
         """This process writes from now on: whatever others wrote is compared with what is known here."""
         self._written.clear()
-        if self._lease.holds:
+        for ref in [ref for ref in self._reasons if ref is not None]:
+            self._fail(ref, None)
+        if self.leads:
             self.touch(self._resources.refs())
 
-    def _fail(self, what: str, reason: str | None) -> None:
-        """What cannot be done, the lease or a write; what can be is told with None."""
-        if reason != self._reasons.get(what):
+    def _fail(self, what: ObjectRef | None, reason: str | None) -> None:
+        """What cannot be written, or why the lease (None) cannot be had; what can be is told with None.
+
+        The first reason is told as long as it holds, so that what becomes of others is no news.
+        """
+        if reason is None:
+            self._reasons.pop(what, None)
+        else:
             self._reasons[what] = reason
-            self._failed(next(filter(None, self._reasons.values()), None))
+        first = next(iter(self._reasons.values()), None)
+        if first != self._told:
+            self._told = first
+            self._failed(first)
 
     async def _write_what_is_due(self, client: Client) -> None:
         while True:
@@ -170,7 +186,7 @@ class Writer:
             if due:
                 for ref in due:
                     del self._due[ref]
-                if self._lease.holds:
+                if self.leads:
                     await self._write_all(client, due)
                 continue
             wait = min(self._due.values(), default=now + 3600) - now
@@ -189,7 +205,7 @@ class Writer:
                     await self._write(client, ref)
                 except Exception as error:  # whatever a cluster says, it must not end the process
                     log.exception("status not written", object=str(ref))
-                    self._fail("write", f"{type(error).__name__}: {error}")
+                    self._fail(ref, f"{type(error).__name__}: {error}")
                     self._due[ref] = time.monotonic() + RETRY_SECONDS
 
         async with asyncio.TaskGroup() as group:
@@ -200,6 +216,7 @@ class Writer:
         seen = self._resources.seen(ref)
         if seen is None:
             self._written.pop(ref, None)
+            self._fail(ref, None)
             return
         standing = self._standing(ref, seen)
         if standing is None:
@@ -213,11 +230,12 @@ class Writer:
         if waits(made):
             self._due[ref] = time.monotonic() + INTERVAL_SECONDS  # nobody says when they have it
         if made == before:
+            self._fail(ref, None)
             return
         if written is not None and (made, before) == (written.asked, written.answered):
             return  # the API server makes something else of it, and would again
         # This process may have stood still for long: somebody else writes by now.
-        if not self._lease.holds:
+        if not self.leads:
             return
         version = written.resource_version if written is not None and ahead else seen.resource_version
         self._underway.add(ref)
@@ -229,7 +247,7 @@ class Writer:
         finally:
             self._underway.discard(ref)
         self.writes += 1
-        self._fail("write", None)
+        self._fail(ref, None)
         now = time.monotonic()
         self._written[ref] = _Written(seen.uid, answer.metadata.resource_version, made, _decoded(answer.status), now)
         self.noticed(ref)  # what the watch told meanwhile
@@ -241,7 +259,7 @@ class Writer:
             self._due[ref] = time.monotonic() + AGAIN_SECONDS
             return
         if refused.trouble is not Trouble.NOT_FOUND:
-            self._fail("write", str(refused))
+            self._fail(ref, str(refused))
         self._due[ref] = time.monotonic() + max(RETRY_SECONDS, refused.retry_after)
 
 

@@ -130,8 +130,18 @@ class Metrics:
                 ("mishaps", "mishaps", "How often the file was removed, replaced or damaged, and was written anew."),
             )
         }
+        self._status_writer = Gauge(
+            "controlplane_status_writer",
+            "1 while this process is the one that writes the status of a cluster's specs.",
+            ["source"],
+            registry=registry,
+        )
         build = Gauge("controlplane_build_info", "The version, as a label.", ["version"], registry=registry)
         build.labels(__version__).set(1)
+
+    def watch_status(self, source: str, leads: Callable[[], bool]) -> None:
+        """Show whether this process writes the status of a cluster's specs."""
+        self._status_writer.labels(source).set_function(leads)
 
     def watch_state(self, status: Callable[[], object]) -> None:
         """Show how the state on disk is; `status` gives an object with the fields `is_kept`, `pending`, `mishaps`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -300,3 +301,50 @@ def test_who_does_not_lead_any_more_sends_nothing(api: Api, tmp_path: Path) -> N
 def _lost(writer: Writer, seen: Seen) -> Standing:
     writer._lease._until = float("-inf")
     return Standing(seen.generation, (), Proxies(1, 1))
+
+
+def test_one_object_that_cannot_be_written_is_told_once_whatever_becomes_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A namespace without the right: each write of another object said that all was well, and each refusal that it was not."""
+    reasons: list[str | None] = []
+    versions = itertools.count(1)
+    forbidden = True
+
+    async def send(_: Client, method: str, path: str, *more: Any) -> bytes:
+        if method == "PATCH" and path.endswith("/a/status") and forbidden:
+            raise Refused(Trouble.DENIED, "forbidden")
+        return json.dumps({"metadata": {"resourceVersion": str(next(versions))}}).encode()
+
+    async def get(*_: Any) -> bytes:
+        return b'{"metadata": {}, "spec": {}}'
+
+    monkeypatch.setattr(Client, "send", send)
+    monkeypatch.setattr(Client, "get", get)
+    for name in ("RETRY_SECONDS", "GATHER_SECONDS", "INTERVAL_SECONDS"):
+        monkeypatch.setattr(f"controlplane.status.writer.{name}", 0.01)
+    generations = itertools.count(1)
+
+    async def scenario() -> None:
+        nonlocal forbidden
+        writer = Writer(
+            Access(tmp_path / "kubeconfig"),
+            Cluster(),
+            lambda *_: Standing(next(generations), (), Proxies()),
+            reasons.append,
+            namespace="controlplane",
+            identity="me",
+        )
+        assert not writer.leads
+        running = asyncio.create_task(writer.run())
+        for count in range(1, 6):
+            await met(lambda count=count: writer.writes >= count)
+            writer.touch([B])
+        assert writer.leads
+        assert reasons == ["Denied: forbidden"]
+        forbidden = False
+        await met(lambda: reasons == ["Denied: forbidden", None])
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
