@@ -172,8 +172,11 @@ class Ledger:
             self._aside = ""  # it is another one's now
             return opening.open_held(self.file, self._fleet, holder)
         if self._aside:
-            opening.put_aside(self.file, self._aside)
+            self._open_key()  # it may have gone with the folder
+            made = [row for ref, one in self._kept.items() if (row := rows.row(ref, one, self._sealer)) is not None]
+            rebuilt = opening.rebuild(self.file, made, self._max_bytes, self._fleet, self._aside)
             self._aside = ""
+            return rebuilt, []
         return opening.open_file(self.file, self._max_bytes, self._fleet)
 
     def _holder(self) -> str | None:
@@ -247,8 +250,6 @@ class Ledger:
             return False
         self._close(reading)
         self._database = opened
-        with suppress(OSError):
-            self._open_key()  # it may have gone with the folder
         scan = opened.scan()
         if scan.damage or scan.dropped:
             problems.append(self._rebuild(opened, scan))
@@ -265,15 +266,14 @@ class Ledger:
         return used.lost() if holder is None else f"another process took the folder over ({holder})"
 
     def _lose(self, used: Database, lost: str, aside: str) -> dict[Ref, Change]:
-        """The file is none any more, and makes room for a new one: everything that was kept, to be written into that."""
+        """The file is none any more, and is made anew of what was kept; all of that, for when another has it by then."""
         self.mishaps += 1
         self.last_mishap = lost
         log.warning("state written anew", path=str(self.file), reason=lost)
         self._close(used)
         self._database = opening.nothing(self.file, lost)
         self._aside = aside
-        kept, self._kept = self._kept, {}
-        return kept
+        return self._kept
 
     def _apply(self, used: Database, wanted: dict[Ref, Row]) -> set[Ref]:
         """Write rows, as many as can be; those that were. Raises sqlite3.Error when the file is damaged."""

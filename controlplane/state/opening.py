@@ -102,13 +102,13 @@ def nothing(file: Path, refused: str) -> Database:
     return Database(file, connect(":memory:"), writable=False, refused=refused)
 
 
-def rebuild(file: Path, rows: Sequence[Row], max_bytes: int, fleet: str = "") -> Database:
-    """Put a damaged (closed) file aside and make a clean one of these rows."""
+def rebuild(file: Path, rows: Sequence[Row], max_bytes: int, fleet: str = "", aside: str = DAMAGED) -> Database:
+    """Put a (closed) file aside, or what is in its place, and make a clean one of these rows."""
     fresh = _rebuilt(file)
     _remove(fresh)
     with closing(_open_writable(fresh, max_bytes, fleet)) as database:
         database.apply(rows)
-    put_aside(file)
+    put_aside(file, aside)
     fresh.rename(file)
     return _open_writable(file, max_bytes, fleet)
 

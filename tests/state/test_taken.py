@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -196,6 +197,31 @@ def test_a_folder_that_cannot_be_made_again_is_tried_until_it_can(tmp_path: Path
     again = State.open(folder)
     assert again.load().objects == documents | {ref("a"): stored("1")}
     again.close()
+
+
+KILLED = """
+import os, pathlib, sys
+from controlplane.state import opening
+from controlplane.state.content import StateChanges
+from controlplane.state.store import State
+
+state = State.open(pathlib.Path(sys.argv[1]))
+state.load()
+(pathlib.Path(sys.argv[1]) / "state.sqlite").unlink()
+opening.put_aside = lambda *_: os.kill(os.getpid(), 9)
+state.write(StateChanges(seen={"files": 1234.5}))
+state.flush(90)
+"""
+
+
+def test_a_kill_while_it_is_written_anew_loses_nothing(tmp_path: Path) -> None:
+    documents, secrets = fill(tmp_path)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, timeout=PATIENCE, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    state = State.open(tmp_path)
+    loaded = state.load()
+    assert (loaded.objects, loaded.secrets) == (documents, secrets)
+    state.close()
 
 
 def test_its_own_writing_is_nobody_elses(tmp_path: Path) -> None:
