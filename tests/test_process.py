@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from controlplane.app import process
+from controlplane.app.look import Running
+from controlplane.app.standing import standing
 from controlplane.config import Configuration
 
 
@@ -36,3 +39,21 @@ def test_a_start_that_goes_wrong_ends_the_process(tmp_path: Path, monkeypatch: p
 
     with pytest.raises(RuntimeError, match="unforeseen"):
         asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_ready_says_of_which_source_it_serves_what_was_before() -> None:
+    """One that hangs has not failed; what is served of it is as old."""
+    sources = standing(["files", "kubernetes/eu", "secrets"], {}, 100.0, 100.0)
+    fleet = SimpleNamespace(ready=False, draining=False)
+    nothing: Any = None
+    intake: Any = SimpleNamespace(sources=sources)
+    running = Running({}, intake, nothing, nothing, cast(Any, fleet), *[nothing] * 5, lambda: 0.0)
+    sources["files"].has_synced(100.0)
+    sources["secrets"].has_failed("no such folder", 100.0)
+    waits = "kubernetes/eu (it has not answered yet), secrets (no such folder)"
+    assert running.ready() == (False, f"not ready: waiting for {waits}")
+    fleet.ready = True
+    assert running.ready() == (True, f"ready; serving the last known good state of: {waits}")
+    sources["kubernetes/eu"].has_synced(100.0)
+    sources["secrets"].has_synced(100.0)
+    assert running.ready() == (True, "ready")

@@ -231,6 +231,12 @@ def test_a_failure_is_no_reason_not_to_wait_for_what_can_be_read() -> None:
     assert plane.gateways == {"platform/other", "shop/edge"}
 
 
+def test_others_make_the_word_of_a_silent_source_no_younger() -> None:
+    plane = Restarted(EDGE, clock=lambda: 100.0)
+    plane.files_are_read()
+    assert (plane.intake.sources["files"].spoke, plane.intake.sources[CLUSTER].spoke) == (100.0, 0.0)
+
+
 def test_what_this_version_cannot_use_of_the_last_good_state_is_said_until_its_source_speaks() -> None:
     """After a downgrade, with the source down, less is served than before: nobody may have to find out by requests."""
     plane = Restarted(EDGE, OTHER)

@@ -253,7 +253,7 @@ class Intake:
     def flush(self, event_time: float) -> None:
         """A batch ends."""
         for status in self.sources.values():
-            if status.failure is None:
+            if status.works():
                 status.spoke = self._clock()
         self._judge_removals()
         self.services.ask()

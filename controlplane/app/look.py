@@ -55,13 +55,12 @@ class Running:
 
     def ready(self) -> tuple[bool, str]:
         """Ready after the first complete compile; says so when what is served comes from the state."""
-        failed = [f"{status.name} ({status.failure})" for status in self.intake.sources.values() if status.failure]
+        troubles = [(status, status.trouble) for status in self.intake.sources.values()]
+        failed = [f"{status.name} ({trouble})" for status, trouble in troubles if trouble]
         if self.fleet.draining:
             return False, "not ready: ending"
         if not self.fleet.ready:
-            waiting = [status.name for status in self.intake.sources.values() if not status.answered]
-            waiting += failed
-            return False, "not ready: waiting for " + (", ".join(waiting) or "the first compile")
+            return False, "not ready: waiting for " + (", ".join(failed) or "the first compile")
         return True, "ready; serving the last known good state of: " + ", ".join(failed) if failed else "ready"
 
     def metrics(self) -> tuple[bytes, str]:
@@ -75,7 +74,10 @@ class Running:
             {
                 "name": gateway,
                 "selector": dict(row.labels),
-                "version": self._view(gateway).version(),
+                "version": (version := self._view(gateway).version()),
+                "since": since.isoformat(timespec="seconds")
+                if (since := self.rollcall.since(gateway, version))
+                else None,
                 "resources": {
                     _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
                 },

@@ -52,6 +52,8 @@ class Memory:
         self._secrets: dict[SecretRef, Secret | None] = {}
         self._services: dict[ServiceRef, Service | None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.served_before = loaded.served
+        """What was served last, by view, and since when."""
         self._served = {name: served.version for name, served in loaded.served.items()}
 
     @classmethod

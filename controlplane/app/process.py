@@ -137,7 +137,8 @@ class ControlPlane:
             self.intake.register, self._store, self._server.holds, self._metrics, self._compiler.in_force
         )
         self._fleet.explain = self._refusals.held
-        self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals)
+        served = dict(self._memory.served_before)
+        self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals, served)
         self._reports = Reports(self.intake.register, self._loop, self._store, self._server)
         self._fleet.moved = self._reports.fleet_moved
         if clusters := configuration.sources.kubernetes:
@@ -228,7 +229,7 @@ class ControlPlane:
         self._fleet.ready = True
         self._metrics.ready.set(1)
         self._publishing.forget_secrets()
-        failed = [status.name for status in self.intake.sources.values() if status.failure]
+        failed = [status.name for status in self.intake.sources.values() if status.trouble]
         log.info("ready", gateways=len(self._compiler.tables.gateways.rows), last_known_good_of=failed or None)
         self._server.changed()
 
@@ -243,6 +244,7 @@ class ControlPlane:
                 written = self._store.sequence
                 gateways = self._compiler.tables.gateways.rows
                 self._memory.served({name: self._store.view(parts_of((name,))).version() for name in gateways})
+                self._rollcall.forget(gateways)
 
     async def _watch_ages(self) -> None:
         """What was held long enough is believed; endpoints of a source that is lost are kept as long as specs say."""

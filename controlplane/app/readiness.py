@@ -23,7 +23,8 @@ async def first_commit(intake: Intake, loop: CommitLoop, startup: Startup) -> No
         answered.clear()
         left = deadline - time.monotonic()
         if left <= 0 and startup.on_deadline == "serve-last-known-good" and intake.has_objects:
-            log.warning("startup deadline passed; serving the last known good state")
+            silent = sorted(name for name in intake.waited_for if not intake.has_all(name))
+            log.warning("startup deadline passed; serving the last known good state", of=silent)
             break
         try:
             # Not everything that a source catches up with is said: that one thing cannot be read is no news.

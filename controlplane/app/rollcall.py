@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any, TypeGuard
@@ -17,6 +18,7 @@ from controlplane.app.refusals import Refusals
 from controlplane.compile.offline import as_dict
 from controlplane.names import Family, GatewayName, part_of, part_of_gateway, parts_of
 from controlplane.snapshot.store import Store
+from controlplane.state.content import Served
 from controlplane.xds import types
 from controlplane.xds.observer import State, StreamStatus, TypeStatus
 from controlplane.xds.server import XdsServer
@@ -59,6 +61,8 @@ class Rollcall:
     server: XdsServer
     fleet: Fleet
     refusals: Refusals
+    served: dict[str, Served] = field(default_factory=dict)
+    """By gateway: the version that is served, and since when; at first what the process before this one served."""
     _published: OrderedDict[str, tuple[GatewayName, int]] = field(default_factory=OrderedDict)
 
     def published(self, parts: Iterable[Hashable], sequence: int) -> None:
@@ -69,6 +73,18 @@ class Rollcall:
             self._published[version] = (gateway, sequence)
             if len(self._published) > REMEMBERED_VERSIONS:
                 self._published.popitem(last=False)
+            if (before := self.served.get(gateway)) is None or before.version != version:
+                self.served[gateway] = Served(version, datetime.now(UTC))
+
+    def since(self, gateway: GatewayName, version: str) -> datetime | None:
+        """Since when this version of a gateway is served, also by processes before this one."""
+        served = self.served.get(gateway)
+        return served.at if served is not None and served.version == version else None
+
+    def forget(self, gateways: Iterable[GatewayName]) -> None:
+        """There are no others than these."""
+        for gateway in self.served.keys() - set(gateways):
+            del self.served[gateway]
 
     def rows(self, now: float) -> list[dict[str, Any]]:
         """One row for each proxy and type, by node and in push order; one for each proxy that is gone."""

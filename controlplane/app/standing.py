@@ -27,6 +27,11 @@ class SourceStatus:
         return self.synced and self.failure is None
 
     @property
+    def trouble(self) -> str | None:
+        """Why what is known of it may be old; None when it works."""
+        return None if self.works() else self.failure or "it has not answered yet"
+
+    @property
     def answered(self) -> bool:
         """It said everything once, or said that it cannot."""
         return self.synced or self.failure is not None

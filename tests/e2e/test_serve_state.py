@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,9 @@ def test_a_folder_that_is_removed_while_it_runs_is_written_anew(plane: Plane) ->
     assert said["reason"] == "state.sqlite was removed"
     assert "controlplane_state_mishaps 1.0" in plane.get("/metrics")[1]
     plane.kill()
+    killed = datetime.now(UTC)
     shutil.rmtree(plane.specs)
     plane.start().ready()
     assert plane.version() == version
+    (found,) = plane.json("/v1/gateways")["gateways"]
+    assert datetime.fromisoformat(found["since"]) <= killed, "it is served since then, not since the restart"
