@@ -7,6 +7,9 @@ PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 pyth
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
 JOBS ?= 2
 BIN := .venv/bin
+# What surroundings may say of other environments: modules of others in the way, packages installed elsewhere.
+unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
+export PIP_USER := 0
 READY := .venv/.ready
 EXPORT := $(BIN)/uv export --quiet --frozen --no-header --no-emit-project --all-extras --all-groups
 

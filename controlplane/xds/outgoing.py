@@ -338,7 +338,12 @@ class Outgoing(ABC):
         return data
 
     def _wanted(self, now: float) -> Wanted:
-        return Wanted(self._tick, now + 2 * self._timing.phase)
+        return Wanted(self._tick, now + self._bound)
+
+    @property
+    def _bound(self) -> float:
+        """Seconds that what is wanted waits at most."""
+        return 2 * self._timing.phase
 
     def _settle(self) -> None:
         if not self._types:

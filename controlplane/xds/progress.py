@@ -301,10 +301,11 @@ class Progress:
         if not self.gone:
             self.removals.nothing()
 
-    def status(self, unanswered: float | None = None) -> TypeStatus:
+    def status(self, bound: float, unanswered: float | None = None) -> TypeStatus:
         """Where the stream stands with this type, for people.
 
-        `unanswered`: when the oldest response of the stream went out that lacks its ACK; what waits, waits for that.
+        `unanswered`: when the oldest response of the stream went out that lacks its ACK; what waits, waits for that. Where
+        there is none, it waits since it was wanted: `bound` seconds before the cap of its lane.
         """
         since = self.since
         nack = self.refusal or next(reversed(self.complaints.values()), None)
@@ -314,7 +315,12 @@ class Progress:
             state = State.NOT_SENT
         elif self.changed or self.gone or not all(push.heartbeat for push in self.in_flight):
             state = State.PENDING
-            since = self.in_flight[0].sent if self.in_flight else unanswered or since
+            if self.in_flight:
+                since = self.in_flight[0].sent
+            elif unanswered is not None:
+                since = unanswered
+            elif (cap := min(lane.cap for lane in (self.additions, self.late, self.removals) if lane)) < inf:
+                since = cap - bound
         else:
             state = State.SYNCED
         return TypeStatus(

@@ -235,4 +235,4 @@ class Session(Outgoing):
         """Where the stream stands, type by type in push order."""
         every = self._order.of_additions
         unanswered = min((progress.in_flight[0].sent for progress in every if progress.in_flight), default=None)
-        return tuple(progress.status(unanswered) for progress in every)
+        return tuple(progress.status(self._bound, unanswered) for progress in every)

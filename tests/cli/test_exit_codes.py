@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -148,7 +149,7 @@ def test_the_table_is_printed_and_complete(run: Run) -> None:
 
 
 def test_a_reader_that_goes_away_is_not_an_internal_error(run: Run, specs: Path, tmp_path: Path) -> None:
-    command = f'{sys.executable} -m controlplane schema | head -c 1; echo " ${{PIPESTATUS[0]}}"'
+    command = f'{shlex.quote(sys.executable)} -m controlplane schema | head -c 1; echo " ${{PIPESTATUS[0]}}"'
     result = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )

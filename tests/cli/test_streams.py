@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ FORMATS = ("text", "json", "github", "sarif")
 
 def shell(line: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """One line of bash, in which `cp` is the command."""
-    script = f'cp() {{ {sys.executable} -m controlplane "$@"; }}\n{line}'
+    script = f'cp() {{ {shlex.quote(sys.executable)} -m controlplane "$@"; }}\n{line}'
     return subprocess.run(
         ["bash", "-c", script], cwd=folder, env=os.environ | variables, capture_output=True, check=False, timeout=60
     )

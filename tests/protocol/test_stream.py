@@ -286,6 +286,21 @@ def test_the_status_tells_where_a_stream_stands() -> None:
     assert status.sent_version == client.store.view(["gateway"]).version(CDS)
 
 
+def test_what_waits_behind_a_refusal_waits_since_it_was_wanted() -> None:
+    """Not since the ACK before: a change of this moment would be called stale."""
+    client = Delta(resource(CDS, "a"), resource(LDS, "l"))
+    client.send(CDS)
+    client.take(CDS, ["a"])
+    client.send(LDS)
+    client.take(LDS, ["l"])
+    client.now = 100.0
+    client.publish(resource(CDS, "a", "bad"), resource(LDS, "l", "to a"))
+    client.nack(client.expect(CDS))
+    client.now = 101.0
+    status = client.status(LDS)
+    assert (status.state, status.since) == ("pending", 100.0)
+
+
 def test_what_a_node_says_of_itself() -> None:
     client = Delta()
     text = {
