@@ -25,7 +25,6 @@ from controlplane.sources.base import SpecObject
 from controlplane.spec.codes import Code
 from controlplane.spec.rows import Element
 from controlplane.status.standing import Proxies, Standing
-from controlplane.xds.observer import State
 from controlplane.xds.server import XdsServer
 
 COUNTED_SECONDS = 0.1
@@ -203,7 +202,7 @@ class Reports:
     def _count(self) -> None:
         nodes: dict[tuple[GatewayName, str], tuple[int, bool]] = {}  # a proxy may have several streams
         for stream in self._server.nodes():
-            refuses = any(one.state is State.NACK for one in stream.types)
+            refuses = any(one.lacks for one in stream.types)
             for gateway in gateways_of(stream):
                 node = GatewayName(gateway), stream.node.id
                 settled, refused = nodes.get(node, (stream.settled, False))

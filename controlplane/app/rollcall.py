@@ -39,6 +39,7 @@ class Word(StrEnum):
     PENDING = "pending"
     STALE = "stale"
     NACK = "nack"
+    HELD = "held"
     IGNORED = "ignored"
     GONE = "gone"
 
@@ -49,7 +50,7 @@ def word(status: TypeStatus, now: float) -> Word:
         case State.NACK:
             return Word.NACK
         case State.SYNCED:
-            return Word.SYNCED
+            return Word.HELD if status.held else Word.SYNCED
     return Word.STALE if now - status.since >= STALE_SECONDS else Word.PENDING
 
 
@@ -88,10 +89,7 @@ class Rollcall:
 
     def rows(self, now: float) -> list[dict[str, Any]]:
         """One row for each proxy and type, by node and in push order; one for each proxy that is gone."""
-        places = {
-            (held.resource.type_url, held.resource.name): self.refusals.of(held.resource)
-            for held in self.refusals.current()
-        }
+        holds = {(held.resource.type_url, held.resource.name): held for held in self.refusals.current()}
         found = []
         for streams in self._nodes().values():
             about = _about(streams)
@@ -101,9 +99,10 @@ class Rollcall:
                 for one in stream.types:
                     row = {**about, "type": types.short_name(one.type_url), "state": str(word(one, now))}
                     row |= {"ageSeconds": round(now - one.since, 3), "names": one.names, "wildcard": one.wildcard}
-                    row["detail"] = one.nack.detail if one.nack else None
-                    problems = [each for name in one.held for each in places.get((one.type_url, name), ())]
-                    row["at"] = [str(each.place) for each in problems if each.place]
+                    held = [holds[key] for name in one.held if (key := (one.type_url, name)) in holds]
+                    row["detail"] = one.nack.detail if one.nack else next((each.detail for each in held), None)
+                    problems = [problem for each in held for problem in self.refusals.of(each.resource)]
+                    row["at"] = [str(problem.place) for problem in problems if problem.place]
                     found.append((streams[0].node.id, types.push_rank(one.type_url), row))
             connected = min(stream.connected for stream in streams)
             for url in self.store.view(streams[0].parts or ()).types() - asked:
@@ -151,7 +150,7 @@ class Rollcall:
             if gateway is not None and not any(gateway in gateways_of(stream) for stream in streams):
                 continue
             concerned += 1
-            if any(one.state is State.NACK for stream in streams for one in stream.types):
+            if any(one.lacks for stream in streams for one in stream.types):
                 refused.append(node)
             elif all(stream.settled >= (sequence or 0) for stream in streams):
                 acknowledged += 1

@@ -15,7 +15,7 @@ from controlplane.cli.options import duration, examples, output, speaking
 from controlplane.cli.terminal import Paint, Terminal
 
 TYPES = ("cds", "eds", "sds", "lds", "ecds", "rds", "srds", "vhds", "rtds")
-STATES = ("synced", "pending", "stale", "nack", "ignored", "gone")
+STATES = ("synced", "pending", "stale", "nack", "held", "ignored", "gone")
 POLL_SECONDS = 0.25
 ONE_LINE = 100
 """Characters of a proxy's message in a table; all of it is in the other formats."""
@@ -70,7 +70,8 @@ def status(
     """One row for each proxy and type: its state, and for how long.
 
     synced: it has everything. pending: a response lacks its ACK. stale: for more than 5 s. nack: it refused something that
-    is held back now. ignored: there are resources of this type that it has not asked for. gone: it has left within the hour.
+    is held back now. held: others refused something, which is held back from this one, too. ignored: there are resources
+    of this type that it has not asked for. gone: it has left within the hour.
     """
     wanted = _types(types)
     answer = ask(admin, "/v1/nodes/status")
@@ -154,7 +155,7 @@ def wait(terminal: Terminal, version: str, percent: float, timeout: str, admin: 
 
     VERSION is a gateway's, as /v1/gateways shows it (its first characters will do), or the sequence number of a publication.
     Later versions count: who has them has had this one. Exit code 0: acknowledged; 75: not in time; 79: so many proxies
-    refused something that it cannot be reached; 69: no control plane answers.
+    lack something that was refused that it cannot be reached; 69: no control plane answers.
     """
     deadline = time.monotonic() + duration(timeout).total_seconds()
     answer: dict[str, Any] | None = None
@@ -199,7 +200,7 @@ def _why(answer: dict[str, Any], percent: float) -> tuple[str, str]:
     missing = [visible(node) for node in answer["refusedBy"] + answer["waitingFor"]]
     said = f"{_share(answer)} have acknowledged {version}, {percent:g} % are needed"
     if answer["refused"]:
-        said += f"; {answer['refused']} refused something"
+        said += f"; something was refused by, or is held back from, {answer['refused']}"
     return f"{said}: {', '.join(missing[:8])}{', …' if len(missing) > 8 else ''}", "controlplane fleet status"
 
 

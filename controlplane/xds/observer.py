@@ -62,6 +62,11 @@ class TypeStatus:
     nack: Refusal | None
     held: Mapping[str, str | None]
 
+    @property
+    def lacks(self) -> bool:
+        """Whether the client is without something, as long as nothing changes, because it or others refused it."""
+        return self.state is State.NACK or bool(self.held)
+
 
 @dataclass(frozen=True, slots=True)
 class StreamStatus:

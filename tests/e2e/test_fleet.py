@@ -88,6 +88,15 @@ def test_status_get_and_wait(plane: Plane) -> None:
     assert json.loads(refused.stdout)["refusedBy"] == ["envoy-1"]
     assert version(plane) != before
 
+    plane.envoy("envoy-3").ready()
+    until(lambda: rows(plane, "--state", "held"), "the listener is held back from who comes later")
+    (spared,) = rows(plane, "--state", "held")
+    assert (spared["node"], spared["type"], spared["at"]) == ("envoy-3", "lds", row["at"])
+    assert "cannot bind" in spared["detail"]
+    lacking = fleet(plane, "wait", version(plane), "--percent", "50", "--timeout", "90s", "-o", "json")
+    assert lacking.returncode == 79, "nobody serves the listener, whoever refused it"
+    assert json.loads(lacking.stdout)["refusedBy"] == ["envoy-1", "envoy-3"]
+
     plane.write(gateway(listeners=[good], backends=[static("web", free_port())], routes=[respond("web", "/", "fixed")]))
     until(lambda: answers(port, "fixed"), "the edit arrives")
     sequence = plane.json("/v1/nodes/status")["sequence"]
