@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from controlplane.cli.exit import Exit, Failure
 from controlplane.cli.options import DIRECTORY, examples, speaking
 from controlplane.cli.terminal import Terminal
+
+if TYPE_CHECKING:  # loads cryptography
+    from controlplane.pki.denial import Entry
 
 _OF_A_STATE_FOLDER = ("ca", "state.sqlite", "denied")
 """One of them is in every state folder. Elsewhere a control plane would never read who is denied."""
@@ -47,16 +52,10 @@ def revoke(
 
     if listing and (nodes or serials or reason or lift or dry_run):
         raise click.UsageError("--list only prints; nothing but --state goes with it")
-    try:
-        wanted = [denial.entry(denial.Kind.NODE, name, reason) for name in nodes]
-        wanted += [denial.entry(denial.Kind.SERIAL, name, reason) for name in serials]
-    except ConfigurationError as error:
-        raise click.UsageError(str(error)) from error
+    wanted = _wanted(nodes, serials, reason)
     if not wanted and not listing:
         raise click.UsageError("whom? say --node-id ID or --serial HEX (`pki issue` and /v1/nodes print both)")
-    if not any((state / name).exists() for name in _OF_A_STATE_FOLDER):
-        what = f"{state} is no state folder of a control plane" if state.is_dir() else f"no state folder {state}"
-        raise Failure(Exit.FAILED, what, "serve and bootstrap make one; say which with --state")
+    _check_folder(state)
     try:
         known = denial.listed(state)
         if listing:
@@ -69,10 +68,37 @@ def revoke(
             changed = denial.lift(state, wanted) if lift else denial.add(state, wanted, datetime.now(UTC))
     except ConfigurationError as error:
         raise Failure(Exit.FAILED, str(error)) from None
+    _say(terminal, wanted, changed, lift=lift, dry_run=dry_run)
+
+
+def _wanted(nodes: Sequence[str], serials: Sequence[str], reason: str) -> list[Entry]:
+    """Whom the options name. Raises UsageError for what cannot be in the list."""
+    from controlplane.errors import ConfigurationError
+    from controlplane.pki import denial
+
+    try:
+        named = [denial.entry(denial.Kind.NODE, name, reason) for name in nodes]
+        return named + [denial.entry(denial.Kind.SERIAL, name, reason) for name in serials]
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check_folder(state: Path) -> None:
+    """Raises Failure for a folder that no control plane would read."""
+    if not any((state / name).exists() for name in _OF_A_STATE_FOLDER):
+        what = f"{state} is no state folder of a control plane" if state.is_dir() else f"no state folder {state}"
+        raise Failure(Exit.FAILED, what, "serve and bootstrap make one; say which with --state")
+
+
+def _say(terminal: Terminal, wanted: Sequence[Entry], changed: Sequence[Entry], *, lift: bool, dry_run: bool) -> None:
+    """A line for each that was named, whether or not it changed anything."""
     word = ("would lift" if dry_run else "lifted") if lift else ("would deny" if dry_run else "denied")
+    done = {(one.kind, one.name) for one in changed}
     for one in wanted:
-        done = any((one.kind, one.name) == (other.kind, other.name) for other in changed)
-        terminal.say(f"{word if done else 'not denied:' if lift else 'denied already:'} {one.kind} {one.name}")
+        if (one.kind, one.name) in done:
+            terminal.say(f"{word} {one.kind} {one.name}")
+        else:
+            terminal.say(f"{'not denied:' if lift else 'denied already:'} {one.kind} {one.name}")
     if changed and not lift and not dry_run:
         terminal.say("running control planes of this state folder end its streams within seconds")
 

@@ -138,7 +138,34 @@ def shape(
     note: Callable[[Issue], None],
 ) -> Shape:
     """How a backend is divided, given the services in it that stand for a DNS name, and what it may lead to."""
-    name = cluster_name(key)
+    pools, resolved = _levels(key, backend, externals, grant, note)
+    runs = [list(levels) for _, levels in groupby(sorted({*pools, *resolved}), key=lambda level: level[1])] or [[]]
+    parts = []
+    for run in runs:
+        is_resolved = any(resolving for _, resolving in run)
+        if len(runs) == 1 and (not is_resolved or not backend.is_discovered):
+            part = cluster_name(key)
+        else:
+            part = part_name(key, "dns" if is_resolved else "eds", run[0][0])
+        if is_resolved:
+            parts.append(Part(part, None, tuple(_dense(one for level in run for one in resolved[level]))))
+        else:
+            members = sorted((one for level in run for one in pools[level]), key=_order)
+            parts.append(Part(part, _pool(key, backend, tuple(members), grant)))
+    if len(parts) == 1:
+        return Shape(gateway, parts[0].name, tuple(parts))
+    digest = hashlib.blake2b("\0".join(part.name for part in parts).encode(), digest_size=4).hexdigest()
+    return Shape(gateway, aggregate_name(key, digest), tuple(parts))
+
+
+def _levels(
+    key: ElementKey,
+    backend: Backend,
+    externals: Mapping[ServiceRef, Service],
+    grant: Grant | None,
+    note: Callable[[Issue], None],
+) -> tuple[dict[_Level, list[PoolMember]], dict[_Level, list[Resolved]]]:
+    """Its members by level: those whose endpoints are ours to say, and those that Envoy resolves."""
     names = {member.priority for member in backend.members if member.dns}
     pools: dict[_Level, list[PoolMember]] = {}
     resolved: dict[_Level, list[Resolved]] = {}
@@ -153,34 +180,17 @@ def shape(
             if (port := _number(member, external)) is None:
                 note(unknown_port(key, index, member.service, member_port(member), external))
                 continue
-            resolved.setdefault((member.priority, True), []).append(
-                Resolved(external.external_name or "", port, member.priority, member.weight)
-            )
+            host = external.external_name or ""
         elif member.dns is not None:
-            dns = Resolved(member.dns.host, member.dns.port, member.priority, member.weight)
-            resolved.setdefault((member.priority, True), []).append(dns)
+            host, port = member.dns.host, member.dns.port
         elif member.static is not None and (member.priority in names or (names and not backend.is_discovered)):
-            address = Resolved(member.static.address, member.static.port, member.priority, member.weight)
-            resolved.setdefault((member.priority, True), []).append(address)
+            host, port = member.static.address, member.static.port
         else:
             pools.setdefault((member.priority, False), []).append(_pool_member(member, index))
-    runs = [list(levels) for _, levels in groupby(sorted({*pools, *resolved}), key=lambda level: level[1])] or [[]]
-    parts = []
-    for run in runs:
-        is_resolved = any(resolving for _, resolving in run)
-        if len(runs) == 1 and (not is_resolved or not backend.is_discovered):
-            part = name
-        else:
-            part = part_name(key, "dns" if is_resolved else "eds", run[0][0])
-        if is_resolved:
-            parts.append(Part(part, None, tuple(_dense(one for level in run for one in resolved[level]))))
-        else:
-            members = sorted((one for level in run for one in pools[level]), key=_order)
-            parts.append(Part(part, _pool(key, backend, tuple(members), grant)))
-    if len(parts) == 1:
-        return Shape(gateway, parts[0].name, tuple(parts))
-    digest = hashlib.blake2b("\0".join(part.name for part in parts).encode(), digest_size=4).hexdigest()
-    return Shape(gateway, aggregate_name(key, digest), tuple(parts))
+            continue
+        found = Resolved(host, port, member.priority, member.weight)
+        resolved.setdefault((member.priority, True), []).append(found)
+    return pools, resolved
 
 
 def _pool(key: ElementKey, backend: Backend, members: tuple[PoolMember, ...], grant: Grant | None) -> Pool:
