@@ -20,7 +20,6 @@ from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import difference, isolation, types, virtual_hosts
-from controlplane.xds.again import altered
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.difference import Wanted
 from controlplane.xds.heartbeats import Heartbeats, lives
@@ -30,6 +29,7 @@ from controlplane.xds.nodes import Node
 from controlplane.xds.observer import Observer, SilentObserver, Variant
 from controlplane.xds.order import Order
 from controlplane.xds.progress import Progress, Push
+from controlplane.xds.resending import altered
 from controlplane.xds.warming import Warming, warming
 from controlplane.xds.wire import Draft, Encoder
 

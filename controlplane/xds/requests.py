@@ -22,9 +22,9 @@ from google.rpc import status_pb2
 
 from controlplane.resources import delimited
 from controlplane.xds.bounds import Limits
-from controlplane.xds.named import check_count, check_names, names_of
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.nodes import Ended, Locality, Node, Status
+from controlplane.xds.request_names import check_count, check_names, names_of
 
 MAX_NODE_BYTES = 1 << 20
 """Of a node with its metadata; an Envoy with all of its extensions has some 50 kB."""

@@ -17,11 +17,11 @@ from controlplane.xds.blame import quotable
 from controlplane.xds.difference import Wanted
 from controlplane.xds.holdings import Holding, holdings
 from controlplane.xds.isolation import took
-from controlplane.xds.named import check_names
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Refusal, TypeStatus, Variant
 from controlplane.xds.outgoing import Outgoing
 from controlplane.xds.progress import Progress, Push
+from controlplane.xds.request_names import check_names
 from controlplane.xds.requests import Request
 from controlplane.xds.returning import Returned
 
