@@ -161,7 +161,7 @@ class Reports:
         if self._loop.waits(ref):
             return None
         diagnostics = self._register.of(ref.subject)
-        stands_back = any(one.code == codes.TWIN for one in diagnostics)
+        stands_back = any(one.code == codes.NAMESAKE for one in diagnostics)
         spec = self._register.object_of(ref) if not stands_back else None
         gateway = _gateway(spec) if spec is not None else None
         is_gateway = ref.kind == GATEWAY_KIND

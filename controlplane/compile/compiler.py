@@ -13,10 +13,10 @@ from typing import Any
 from controlplane.compile.chains import given_up
 from controlplane.compile.codes import FAILED
 from controlplane.compile.endpoints import Endpoints, EndpointTables
+from controlplane.compile.namesakes import Namesakes
 from controlplane.compile.pipeline import Tables
 from controlplane.compile.proxyless.tables import Followed
 from controlplane.compile.rows import Issue, ResourceKey
-from controlplane.compile.twins import Twins
 from controlplane.errors import Diagnostic, InvalidInput, Severity
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.jwt.spec import JwtProvider
@@ -57,7 +57,7 @@ class Compiler:
 
     tables: Tables = field(default_factory=Tables)
     endpoints: Endpoints = field(default_factory=lambda: Endpoints(EndpointTables(None)))
-    declared: Twins = field(default_factory=Twins)
+    declared: Namesakes = field(default_factory=Namesakes)
     successors: dict[ObjectRef, Mapping[RowKey, Row] | None] = field(default_factory=dict)
     """What becomes of objects once they have been compiled as they were."""
     grpc: Followed | None = None

@@ -10,24 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from controlplane.compile import codes
 from controlplane.errors import Diagnostic, Severity
 
 MAX_MESSAGE, MAX_HELP, MAX_PATH = 2048, 1024, 1024
 """Characters, as in the custom resource definitions."""
 
-TWIN = "GW0226"
-"""Another source has an object of the same name, and that one counts."""
-UNKNOWN_GATEWAY = "GW0201"
-"""There is nothing that it could be part of."""
-
 _REASONS = {
-    UNKNOWN_GATEWAY: "UnknownGateway",
-    "GW0213": "Conflict",
-    "GW0211": "Conflict",
-    "GW0220": "NotGranted",
-    "GW0217": "RefusedByProxy",
-    TWIN: "Conflict",
-    "GW0299": "InternalError",
+    codes.UNKNOWN_GATEWAY: "UnknownGateway",
+    codes.CONFLICT: "Conflict",
+    codes.EQUAL_ROUTES: "Conflict",
+    codes.NOT_GRANTED: "NotGranted",
+    codes.REJECTED: "RefusedByProxy",
+    codes.NAMESAKE: "Conflict",
+    codes.FAILED: "InternalError",
 }
 
 
@@ -112,7 +108,7 @@ _CONDITIONS = ["Compiled", "Programmed"]
 
 def _rank(one: Diagnostic) -> tuple[bool, bool, str, str, str]:
     """What disables the whole object comes first, errors of syntax and schema among it; then by code and place."""
-    return one.code != TWIN, not _is_invalid(one), str(one.code), one.path, one.message
+    return one.code != codes.NAMESAKE, not _is_invalid(one), str(one.code), one.path, one.message
 
 
 def _compiled(errors: Sequence[Diagnostic], standing: Standing) -> dict[str, str]:
@@ -129,9 +125,9 @@ def _compiled(errors: Sequence[Diagnostic], standing: Standing) -> dict[str, str
 
 def _rest(worst: Diagnostic, standing: Standing) -> str:
     """What becomes of everything that the worst error is not about."""
-    if worst.code == TWIN:
+    if worst.code == codes.NAMESAKE:
         return ""
-    if worst.code == UNKNOWN_GATEWAY:
+    if worst.code == codes.UNKNOWN_GATEWAY:
         return "; nothing of it is served until there is one"
     if not _is_invalid(worst):
         return "; everything else of it is served"
@@ -150,10 +146,10 @@ _ACKNOWLEDGED = ("True", "Programmed", "every proxy connected to the replica tha
 
 def _withheld(errors: Sequence[Diagnostic], standing: Standing) -> _Said | None:
     """Why no proxy gets this generation; None when proxies do."""
-    codes = {str(one.code) for one in errors}
-    if TWIN in codes:
+    found = {str(one.code) for one in errors}
+    if codes.NAMESAKE in found:
         return "False", "Conflict", "no proxy gets it: another source has an object of its name"
-    if UNKNOWN_GATEWAY in codes:
+    if codes.UNKNOWN_GATEWAY in found:
         return "False", "UnknownGateway", "no proxy gets it: there is no such gateway"
     if standing.good == standing.generation or not any(map(_is_invalid, errors)):
         return None

@@ -127,7 +127,7 @@ def test_who_takes_the_place_of_another_is_told() -> None:
     rig.write(EU, GOOD)
     rig.write(US, GOOD)
     said = Diagnostic("GW0226", "is in kubernetes/eu too", subject=US.subject)
-    rig.register.say(("twins", US), [said])
+    rig.register.say(("namesakes", US), [said])
     assert rig.status(US)["conditions"][0]["reason"] == "Conflict"
     assert rig.status(EU)["conditions"][0]["reason"] == "Compiled"
     del rig.specs[EU]

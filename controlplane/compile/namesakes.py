@@ -2,14 +2,14 @@
 
 A document that moves from a file into a cluster, or one repository that is applied in two clusters. Names of resources
 carry no source, so two such objects would be in each other's place. Which one counts is a function of what is declared
-now, never of what came first: replicas and restarts agree. (decisions.md 1 and 3) Used by the compiler alone.
+now, never of what came first: replicas and restarts agree. (ADR 20) Used by the compiler alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
-from controlplane.compile.codes import TWIN
+from controlplane.compile.codes import NAMESAKE
 from controlplane.errors import Diagnostic
 from controlplane.names import FILES, ObjectRef
 from controlplane.spec.rows import Row, RowKey
@@ -18,7 +18,7 @@ Rows = Mapping[RowKey, Row]
 _HELP = "delete or rename one of them; what is in files or Consul comes before custom resources, the older one before the younger"
 
 
-class Twins:
+class Namesakes:
     """Every object that sources declare. The oldest claim of a name is in force: an empty one first, then by source."""
 
     def __init__(self) -> None:
@@ -65,9 +65,9 @@ class Twins:
             return
         if winner is None:
             del self._losing[ref]
-            self._noted["twins", ref] = ()
+            self._noted["namesakes", ref] = ()
             return
         self._losing[ref] = winner
         where = "a file" if winner.source == FILES else winner.source
         message = f"{ref} is in {where} too, which is used; nothing of this one is"
-        self._noted["twins", ref] = (Diagnostic(TWIN, message, "metadata.name", _HELP, subject=ref.subject),)
+        self._noted["namesakes", ref] = (Diagnostic(NAMESAKE, message, "metadata.name", _HELP, subject=ref.subject),)

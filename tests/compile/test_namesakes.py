@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controlplane.compile.compiler import Compiler
-from controlplane.compile.twins import Twins
+from controlplane.compile.namesakes import Namesakes
 from controlplane.compile.xds_types import CLUSTER, LISTENER, SCOPED_ROUTE, SECRET
 from controlplane.model.secret import Secret
 from controlplane.names import Family, GatewayName, ObjectRef, SecretRef
@@ -89,7 +89,7 @@ def test_what_is_compiled_is_what_the_winners_alone_give(seed: int, steps: int) 
             assert lived.compiler.resources(view) == fresh.compiler.resources(view)
         assert lived.published == fresh.published
         assert told(lived) == {ref.subject for ref in objects} - {ref.subject for ref in winners(objects)}
-        assert {key: found for key, found in lived.issues.items() if key[0] != "twins"} == fresh.issues
+        assert {key: found for key, found in lived.issues.items() if key[0] != "namesakes"} == fresh.issues
     for ref in list(objects):
         lived.compiler.remove(ref)
     lived.commit()
@@ -140,7 +140,7 @@ def test_the_next_takes_the_place_in_the_commit_that_removes_the_first() -> None
         (part, url, name): one for part, found in commit.publication.items() for url, name, one in found
     }.items() <= (before.items())  # it says the same
     assert (both, Family.ENVOY) in set(lived.compiler.views())
-    assert commit.issues["twins", second[0]] == ()
+    assert commit.issues["namesakes", second[0]] == ()
 
 
 def test_one_that_stands_back_changes_nothing() -> None:
@@ -185,21 +185,21 @@ def test_what_was_before_a_start_is_compiled_first() -> None:
 
 @given(st.permutations([FILES, EU, US]), st.permutations([FILES, EU, US]))
 def test_who_counts_is_no_matter_of_order(arrivals: list[str], departures: list[str]) -> None:
-    twins, there = Twins(), set[str]()
+    namesakes, there = Namesakes(), set[str]()
     for source, arrives in [*((one, True) for one in arrivals), *((one, False) for one in departures)]:
         ref, said = gateway(source, CLAIMS[source][0])
-        twins.put(ref, said if arrives else None)
+        namesakes.put(ref, said if arrives else None)
         (there.add if arrives else there.discard)(source)
         first = min(there, key=lambda one: CLAIMS[one][0], default=None)
-        assert twins.in_force(ref) == (ref._replace(source=first) if first else None)
+        assert namesakes.in_force(ref) == (ref._replace(source=first) if first else None)
 
 
 def test_equal_ages_are_decided_by_the_source() -> None:
     """Files and Consul say no age."""
-    twins = Twins()
+    namesakes = Namesakes()
     for source in ("files", "consul/dc1"):
-        twins.put(*gateway(source, ""))
-    first = twins.in_force(gateway("files", "")[0])
+        namesakes.put(*gateway(source, ""))
+    first = namesakes.in_force(gateway("files", "")[0])
     assert first is not None
     assert first.source == "consul/dc1"
 
