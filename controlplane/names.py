@@ -116,7 +116,7 @@ View = tuple[GatewayName, ...]
 
 
 class Family(StrEnum):
-    """The kinds of client: what a node gets for its gateways. (decisions.md 4, 16)"""
+    """The kinds of client: what a node gets for its gateways. (ADR 12)"""
 
     ENVOY = "envoy"
     GRPC = "grpc"

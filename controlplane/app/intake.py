@@ -1,6 +1,6 @@
 """What sources say becomes edits of the compiler; what was in force before fills the gaps they leave.
 
-Implements `Sink`. A lost certificate keeps the previous pair (decisions.md 2); keys of issuers are gone at once, since
+Implements `Sink`. A lost certificate keeps the previous pair; keys of issuers are gone at once, since
 authentication fails closed. Sources' ages and failures are kept here for whoever asks.
 """
 

@@ -1,7 +1,7 @@
 """Claims: which gateway has a host in a listener group, and whose declarations of it count.
 
 A host of a group belongs to one gateway among those that a proxy may see together: the one with the oldest claim, then
-the first by name. Gateways whose selectors exclude each other never meet, so they may both have it. (decisions.md 4)
+the first by name. Gateways whose selectors exclude each other never meet, so they may both have it. (ADR 6)
 
 Whoever was granted only some paths of a host takes these, and no others: a host that nobody declares as a whole is *open*.
 What its routes do not take goes on to the wildcard that covers it, as if the host were not there. (ADR 9)

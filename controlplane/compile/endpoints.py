@@ -5,7 +5,7 @@
 
 Its commits take as long as the pools that are concerned, and end before anything else runs. Pools are what the
 configuration lane hands over. What is not known yet is no row: a load assignment of which nothing is known is not
-made, and a pool that asks for unknown services does not replace one that works. (decisions.md 8, R4)
+made, and a pool that asks for unknown services does not replace one that works. (ADR 18 and 21)
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ MAX_FLOATING = 64
 """Floating matches of a host that are copied into each of its segments.
 
 Beyond that, copies would multiply without bound: 1,000 segments would hold more than 64,000 routes. Such a host has one
-shard alone, its fallback with all routes: the same answers, at the cost of one plain table. (decisions.md 18)
+shard alone, its fallback with all routes: the same answers, at the cost of one plain table.
 """
 
 

@@ -1,8 +1,8 @@
 """Envoy listeners: ports, TLS by SNI, and the HTTP connection manager with hardened edge defaults.
 
 A listener's bytes change with its port, its TLS set or the chain itself, and with nothing else: whatever changes in
-daily work comes by SRDS, SDS and ECDS, so that open connections live on. The defaults are those of security.md,
-section 4; no spec can loosen them.
+daily work comes by SRDS, SDS and ECDS, so that open connections live on. The defaults are those of
+docs/security.md; no spec can loosen them.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def segment(path: PathMatch) -> str | None:
 
 
 def order(match: Match, claim: str, route: ElementKey, number: int) -> Order:
-    """The precedence of a match. (gatewayspec.md, semantics 7)"""
+    """The precedence of a match. (docs/specs.md, match)"""
     path = match.path
     if path.exact is not None:
         kind, specificity = 0, 0

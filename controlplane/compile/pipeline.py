@@ -90,7 +90,7 @@ class Tables:
         self.externals: Input[ServiceRef, Service] = Input("externals")  # services that stand for a DNS name
         # What nodes ask for: the sets of gateways that they see.
         self.views: Input[View, bool] = Input("views")
-        # What history adds: requirements that routes on some proxy may still name. (decisions.md 1)
+        # What history adds: requirements that routes on some proxy may still name. (ADR 7)
         self.kept_requirements: Input[tuple[GatewayName, str], bool] = Input("kept_requirements")
         # The providers of these that are in no spec any more, by full name, and the selectors of gateways that are gone.
         self.kept_providers: Input[str, tuple[JwtProvider, str | None]] = Input("kept_providers")

@@ -1,7 +1,7 @@
 """Where a route is reachable: listeners and hosts become the scopes of route shards.
 
 A host with a certificate is served by HTTPS alone, and its plain HTTP requests are redirected, unless the route names
-its listeners. (decisions.md 20)
+its listeners. (docs/specs.md, "Which routes are on which listener")
 """
 
 from __future__ import annotations

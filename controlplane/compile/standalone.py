@@ -1,7 +1,7 @@
 """A configuration of one Envoy that needs no control plane: `compile --static`.
 
 It holds everything in one file: scopes, filter configurations and load assignments inline. Certificates are referred to
-as files of the secrets folder; their bytes are never printed. (decisions.md 26)
+as files of the secrets folder; their bytes are never printed.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ CIPHERS = (
     "ECDHE-ECDSA-CHACHA20-POLY1305",
     "ECDHE-RSA-CHACHA20-POLY1305",
 )
-"""TLS 1.2 only with forward secrecy and authenticated encryption. (security.md, section 4)"""
+"""TLS 1.2 only with forward secrecy and authenticated encryption. (docs/security.md)"""
 
 SYSTEM_TRUST = "/etc/ssl/certs/ca-certificates.crt"
 """The public authorities on a proxy, for backends that name no `ca`. No spec can name another file."""

@@ -3,7 +3,7 @@
 `manifests/crds/` holds what this module gives (`controlplane schema --crd`). The API server refuses most mistakes with them;
 what only the parser or the compiler can see is in the status. Structural schemas have no references and no
 `additionalProperties: false`: unknown fields are kept, and reported by the parser. There are no defaults: written into
-an object, they would look as if somebody had said them. (decisions.md 22)
+an object, they would look as if somebody had said them.
 """
 
 from __future__ import annotations

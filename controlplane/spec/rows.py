@@ -61,7 +61,7 @@ def rows(ref: ObjectRef, document: Document, claim: str = "") -> dict[RowKey, Ro
     """Every row of a document. The gateway's own row has the empty element name.
 
     `claim` decides between documents that want the same: the smaller keeps it. Custom resources say when they were
-    created and their uid; files say nothing, and their names decide. (decisions.md 1)
+    created and their uid; files say nothing, and their names decide. (ADR 9)
     """
     found: dict[RowKey, Row] = {}
     if isinstance(document, GatewaySpec):

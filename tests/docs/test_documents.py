@@ -136,3 +136,20 @@ def test_links_lead_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
             slugs = {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, f"{page.name}: {target}#{anchor}"
+
+
+def test_the_code_refers_to_pages_that_are_there() -> None:
+    """A reason that stands on a page nobody can find is none."""
+    decisions = {int(page.name[:4]) for page in (ROOT / "docs" / "adr").glob("[0-9]*.md")}
+    for file in (ROOT / "controlplane").rglob("*.py"):
+        text = file.read_text()
+        pages = [page for page in re.findall(r"(?<![\w/.-])[a-z/-]+\.md\b", text) if not (ROOT / page).exists()]
+        numbers = [number for number in re.findall(r"\bADR (\d+)", text) if int(number) not in decisions]
+        assert not pages + numbers, file
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_name_modules_that_are_there(page: Path) -> None:
+    for name in re.findall(r"\b\w[\w/.-]*\.py\b", page.read_text()):
+        found = [ROOT / name, *(ROOT / "controlplane").rglob(name), *(ROOT / "tests").rglob(name)]
+        assert any(file.exists() for file in found), name

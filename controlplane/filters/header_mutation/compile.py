@@ -20,7 +20,7 @@ NAME = "envoy.filters.http.header_mutation"
 IDENTITY_NAME = "gatewayspec.identity_headers"
 
 CLIENT_ADDRESS = ("x-real-ip",)
-"""Envoy itself vouches for x-forwarded-for alone. (security.md, section 4: drop client `x-real-ip`)"""
+"""Envoy itself vouches for x-forwarded-for alone. (docs/security.md)"""
 
 _SET = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _ADD = base_pb2.HeaderValueOption.APPEND_IF_EXISTS_OR_ADD
