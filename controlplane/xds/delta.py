@@ -84,14 +84,16 @@ class DeltaSession(Session):
             for name in {one.name for push in progress.in_flight for one in push.listing.resources}:
                 if progress.subscription.covers(name):
                     difference.note(progress, self.view, name, difference.UNKNOWN, self._wanted(now))
+            progress.relax()
 
     def _unsubscribe(self, progress: Progress, request: DeltaRequest, now: float) -> None:
         subscription, names = progress.subscription, request.unsubscribe
         if WILDCARD in names:
             subscription.named_once = True  # said by name, so that "no names" does not bring it back
             subscription.wildcard = progress.whole = progress.finish = False
-            if self.view is not None:
-                subscription.look(self.view)
+        if self.view is not None and (WILDCARD in names or self.view.aliases(progress.kind.url)):
+            subscription.look(self.view)  # what was covered without its aliases may be reached by one of them
+        if WILDCARD in names:
             progress.forget(progress.noted)
         names = frozenset(name for name in names if name in subscription.names)
         if not names:
@@ -104,7 +106,8 @@ class DeltaSession(Session):
         progress.ask(frozenset(name for name in reached if subscription.covers(name)))
         if subscription.wildcard and not subscription.enumerates:
             for name in reached:  # never listed, whether it exists or not
-                difference.drop(progress, name, self._wanted(now))
+                if not subscription.covers(name):
+                    difference.drop(progress, name, self._wanted(now))
 
     def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         assert self.view is not None

@@ -35,7 +35,7 @@ def note(progress: Progress, view: Substituted, name: str, before: str, wanted: 
     held = progress.changed.get(name)
     if progress.whole:
         # All there is will be sent; of the rest the client may hold what it was sent before.
-        held = UNKNOWN if progress.sent_nonce else ""
+        held = UNKNOWN if progress.sent_nonce or progress.resumed else ""
     elif held is None:
         # What is asked for and not answered yet is held by nobody knows whom.
         held = progress.gone.get(name, UNKNOWN if name in progress.asked else before)
@@ -66,15 +66,20 @@ def touched(progress: Progress, view: Substituted, before: Collection[tuple[str,
     if len(before) >= MANY and progress.in_step and not view.substitutes(progress.kind.url):
         _many_touched(progress, view, before, wanted)
         return
+    others = {}
     for name, version in before:
         if subscription.plainly(name):
             note(progress, view, name, version, wanted)
-            continue
-        covered, covers = subscription.changed(name, view.get(progress.kind.url, name), view)
-        if covers:
-            note(progress, view, name, version if covered else "", wanted)
-        elif covered:
-            lost(progress, view, name, version, wanted)
+        else:
+            others[name] = version
+    if others:
+        covered = {name for name in others if subscription.covers(name)}
+        subscription.relink(others, view)
+        for name, version in others.items():
+            if subscription.covers(name):
+                note(progress, view, name, version if name in covered else "", wanted)
+            elif name in covered:
+                lost(progress, view, name, version, wanted)
     progress.relax()
 
 
@@ -124,7 +129,7 @@ def switched(progress: Progress, old: Substituted, view: Substituted, wanted: Wa
 def resumed(progress: Progress, view: Substituted, had: Returned, unsure: Collection[str], wanted: Wanted) -> None:
     """The client comes back with `had`: note what differs, but leave `unsure` names to be answered."""
     url, subscription = progress.kind.url, progress.subscription
-    progress.whole = False
+    progress.whole, progress.resumed = False, True
     view.prove(url, had)
     versions = view.versions(url)
     for name in had.missing.union(had.other):

@@ -143,7 +143,7 @@ class Progress:
 
     __slots__ = (
         "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace", "in_flight",
-        "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "returning", "sent",
+        "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "resumed", "returning", "sent",
         "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "unsure", "whole",
     )  # fmt: skip
 
@@ -157,6 +157,7 @@ class Progress:
         self.whole = False  # everything is to be answered
         self.finish = False  # one answer is due, even an empty one
         self.initial: Sequence[bytes] = ()  # versions of a resume that no view was there to compare with
+        self.resumed = False  # the client came back with versions
         self.grace = 0.0
         self.beats: Heartbeats | None = None  # of resources with a TTL, which most streams never see
         self.large = False  # a response was too large for some clients, which was told
@@ -285,6 +286,8 @@ class Progress:
         if self.gone:
             for name in (*listing.absent, *(one.name for one in listing.resources)):
                 self.gone.pop(name, None)
+            if not self.gone:
+                self.removals.nothing()
         if not self.changed:
             self.changed = {}  # one that was large keeps its memory
         if self.postponed:

@@ -100,6 +100,18 @@ class Session(Outgoing):
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} versions on one stream")
         if progress.whole:
             progress.additions.want(self._tick, now + self._timing.answer)
+        if progress.refusal is not None or progress.complaints:
+            self._gave_up(progress)
+
+    def _gave_up(self, progress: Progress) -> None:
+        """What it refused and does not want any more is no complaint."""
+        covers = progress.subscription.covers
+        progress.complaints = {name: one for name, one in progress.complaints.items() if covers(name)}
+        refused = progress.refusal.names if progress.refusal is not None else ()
+        if refused and not progress.in_flight and not any(map(covers, refused)):
+            progress.refusal, progress.refused_new = None, frozenset()
+            self._order.mended(progress)
+            self._settle()
 
     # -- what a stream lacks -------------------------------------------------------------------------------------
 
@@ -201,8 +213,8 @@ class Session(Outgoing):
 
     def _refused(self, progress: Progress, push: Push, error: str, now: float) -> None:
         detail = quotable(error, progress.kind.url, self._limits.detail_characters)
-        names = (*(one.name for one in push.listing.resources), *push.listing.absent)[: self._limits.reported_names]
-        progress.refusal = Refusal(push.nonce, push.version, names, detail, now)
+        names = tuple(one.name for one in push.listing.resources) or tuple(push.listing.absent)
+        progress.refusal = Refusal(push.nonce, push.version, names[: self._limits.reported_names], detail, now)
         progress.refused_new |= push.created
         if progress.beats is not None:
             progress.beats.refused([one.name for one in push.listing.resources])

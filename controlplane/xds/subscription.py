@@ -8,7 +8,8 @@ than its own is noted here; a stream that uses neither aliases nor collections p
 
 from __future__ import annotations
 
-from controlplane.resources import Resource
+from collections.abc import Collection
+
 from controlplane.snapshot.store import View
 from controlplane.xds.nameset import NOTHING, NameSet
 from controlplane.xds.types import ResourceType
@@ -95,20 +96,20 @@ class Subscription:
             found |= vacant
         return frozenset(found)
 
-    def changed(self, name: str, resource: Resource | None, view: View) -> tuple[bool, bool]:
-        """What stands under this name has changed: whether it was covered before, and whether it is now."""
-        before = self.covers(name)
-        if self._targets:
-            for alias in list(self._aliases.get(name, ())):
+    def relink(self, names: Collection[str], view: View) -> None:
+        """What stands under these names has changed, all at once: an alias may have moved from one of them to another."""
+        moving: set[str] = set()
+        for name in names if self._targets else ():
+            moving.update((name, *self._aliases.get(name, ())))
+        moving &= self._targets.keys()
+        for name in names if view.aliases(self._kind.url) else ():
+            if (resource := view.get(self._kind.url, name)) is not None:
+                moving.update(alias for alias in other_names(resource) if alias in self.names)
+        for alias in moving:
+            target = self._targets.get(alias)
+            if target is None or target in names or alias in names:  # else another one has it, of which nothing is said
                 self._unlink(alias)
                 self._link(alias, view)
-            if name in self._targets:  # its own name from now on
-                self._unlink(name)
-        if resource is not None:
-            for alias in other_names(resource):
-                if alias in self.names and alias not in self._targets:
-                    self._link(alias, view)
-        return before, self.covers(name)
 
     def _settle(self, names: frozenset[str], view: View | None) -> None:
         if self._kind.enumerable and (added := collections(names)):
@@ -126,7 +127,8 @@ class Subscription:
             self._loose = True
 
     def _unlink(self, alias: str) -> None:
-        name = self._targets.pop(alias)
+        if (name := self._targets.pop(alias, None)) is None:
+            return
         self._aliases[name].discard(alias)
         if not self._aliases[name]:
             del self._aliases[name]

@@ -127,6 +127,23 @@ def test_resubscribing_a_name_is_always_answered() -> None:
     client.take(EDS, removed=["gone"])
 
 
+def test_who_comes_back_and_asks_for_the_wildcard_again_hears_of_what_went_before_the_answer() -> None:
+    client = Delta(resource(CDS, "a"), resource(LDS, "k"), resource(LDS, "l"))
+    client.send(CDS)
+    client.take(CDS, ["a"])
+    client.publish(resource(CDS, "a", "2"))
+    changed = client.expect_names(CDS, ["a"])  # before its ACK listeners do not change
+    client.send(LDS, ["*"], initial={"k": "old", "l": "old"})
+    client.send(LDS, ["*"])
+    client.publish(removed(LDS, "l"))
+    client.ack(changed)
+    answer = client.take(LDS, ["k"])
+    assert list(answer.removed_resources) == []
+    client.advance(1)  # for the requests of the other types
+    client.take(LDS, removed=["l"])
+    client.expect_nothing()
+
+
 def test_resubscribing_the_wildcard_is_answered_in_full() -> None:
     client = Delta(resource(CDS, "a"))
     client.send(CDS, ["*"])

@@ -156,6 +156,31 @@ def test_an_edit_that_was_refused_and_taken_back_leaves_nothing_behind() -> None
     client.take(CDS, [], ["y"])
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "wants", "gives_up"),
+    [(Delta, {}, {"unsubscribe": ["b"]}), (Sotw, {"names": ["a", "b"]}, {"names": ["a"]})],
+)
+def test_who_gives_up_what_it_refused_complains_of_nothing(
+    kind: Any, wants: Any, gives_up: Any, together: bool
+) -> None:
+    """With the refusal or later: nothing will be sent that it could acknowledge."""
+    client = kind(resource(EDS, "a"), resource(EDS, "b"))
+    client.send(EDS, ["a", "b"])
+    client.ack(client.expect(EDS), **wants)
+    client.publish(resource(EDS, "b", "bad"))
+    bad = client.expect(EDS)
+    if together:
+        client.send(EDS, nonce=bad.nonce, error="no", **gives_up)
+    else:
+        client.nack(bad, **wants)
+        assert client.status(EDS).state is State.NACK
+        client.send(EDS, nonce=bad.nonce, **gives_up)
+    client.expect_nothing()
+    assert client.status(EDS).state is State.SYNCED
+    assert client.session.settled == client.store.sequence
+
+
 def test_a_full_set_is_refused_for_what_one_before_it_brought() -> None:
     """State of the world: the first answer was bad, and the next, which repeats it, went out before the client said so."""
     fleet = Fleet(resource(CDS, "x", "bad"), resource(CDS, "y", "1"))

@@ -7,7 +7,7 @@ import pytest
 from controlplane.xds import subscription
 from controlplane.xds.nodes import Ended
 from controlplane.xdstp import collection_of
-from tests.protocol.dialogue import CDS, EDS, LDS, RDS, SDS, VHDS, Delta, Sotw, removed, resource
+from tests.protocol.dialogue import CDS, EDS, LDS, RDS, RTDS, SDS, VHDS, Delta, Sotw, removed, resource
 
 # -- aliases ---------------------------------------------------------------------------------------------------------
 
@@ -42,6 +42,18 @@ def test_del_13_name_and_alias_together_are_one_resource() -> None:
     client.expect_nothing()
 
 
+def test_del_13_a_name_that_is_given_up_may_be_reached_by_an_alias_that_came_later() -> None:
+    client = Delta(resource(EDS, "a"))
+    client.send(EDS, ["a", "also"])
+    client.take(EDS, ["a"], removed=["also"])
+    client.publish(resource(EDS, "a", "2", aliases=("also",)))
+    client.take(EDS, ["a"])
+    client.send(EDS, unsubscribe=["a"])
+    client.take(EDS, ["a"])
+    client.publish(resource(EDS, "a", "3", aliases=("also",)))
+    client.take(EDS, ["a"])
+
+
 def test_del_13_an_alias_that_nobody_has_is_absent_until_somebody_has_it() -> None:
     client = Delta(resource(EDS, "a"))
     client.send(EDS, ["also"])
@@ -56,13 +68,31 @@ def test_del_13_an_alias_that_nobody_has_is_absent_until_somebody_has_it() -> No
     client.take(EDS, ["b"])
 
 
-def test_an_alias_that_moves_brings_one_and_takes_the_other() -> None:
+@pytest.mark.parametrize("first", ["loses", "gains"])
+def test_an_alias_that_moves_brings_one_and_takes_the_other(first: str) -> None:
+    """In whatever order they are published."""
     client = Delta(resource(EDS, "a", aliases=("x",)), resource(EDS, "b"))
     client.send(EDS, ["x"])
     client.take(EDS, ["a"])
-    client.publish(resource(EDS, "a"), resource(EDS, "b", aliases=("x",)))
+    loses, gains = resource(EDS, "a"), resource(EDS, "b", aliases=("x",))
+    client.publish(*((loses, gains) if first == "loses" else (gains, loses)))
     client.take(EDS, ["b"])
     client.take(EDS, removed=["a"])
+    client.expect_nothing()
+
+
+def test_an_alias_that_was_lost_and_made_up_for_by_the_wildcard_holds_up_no_removal() -> None:
+    client = Delta(resource(EDS, "a", aliases=("x",)), resource(RTDS, "t"))
+    client.send(RTDS, ["t"])
+    client.take(RTDS, ["t"])
+    client.send(EDS, ["x"])
+    answer = client.expect_names(EDS, ["a"])
+    client.publish(resource(EDS, "a"))  # goes when the answer is acknowledged
+    client.send(EDS, ["*"])
+    client.ack(answer)
+    client.take(EDS, ["a"])
+    client.publish(removed(RTDS, "t"))
+    client.take(RTDS, removed=["t"])
     client.expect_nothing()
 
 
@@ -123,6 +153,26 @@ def test_ond_05_an_unknown_host_is_answered_without_content_so_that_the_request_
     client.take(VHDS, ["rc/unknown"])
     client.publish(removed(VHDS, "rc/unknown"))
     client.take(VHDS, removed=["rc/unknown"])  # gone is gone: nobody waits for it
+
+
+def test_ond_05_a_host_that_is_asked_for_while_it_goes_holds_up_nothing_that_goes_later() -> None:
+    client = Delta(resource(CDS, "a"), resource(CDS, "b"), resource(RDS, "r"), resource(VHDS, "r/h"))
+    client.send(CDS)
+    client.take(CDS, ["a", "b"])
+    client.send(RDS, ["r"])
+    client.take(RDS, ["r"])
+    client.send(VHDS, ["r/h"])
+    client.take(VHDS, ["r/h"])
+    client.publish(resource(CDS, "b", "2"), removed(VHDS, "r/h"))
+    changed = client.expect_names(CDS, ["b"])  # the host goes when this is acknowledged
+    client.send(VHDS, ["r/h"])
+    absent = client.expect(VHDS)
+    assert not absent.resources[0].HasField("resource")
+    client.ack(absent)
+    client.ack(changed)
+    client.publish(removed(CDS, "a"))
+    client.take(CDS, removed=["a"])
+    client.expect_nothing()
 
 
 def test_ond_06_hosts_are_sent_again_after_their_route_configuration() -> None:
