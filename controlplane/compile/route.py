@@ -49,7 +49,7 @@ from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.match import Match, PathMatch
-from controlplane.spec.route import Route
+from controlplane.spec.route import Retry, Route
 
 DISABLED_BODY = "this route is not configured correctly\n"
 """What a route with errors answers, with 503."""
@@ -267,12 +267,29 @@ def _effective(problems: Problems, route: Route, settings: Settings, https_port:
             request = ceiling
         else:
             idle = ceiling
+    _check_retry(problems, route, request, attempts or 0)
     most = guardrails.retry.attempts
     if most is not None and (attempts or 0) > most:
         if route.retry.attempts is not None:
             problems.warning(codes.GUARDRAIL, "retry.attempts", f"cut to {most} by the guardrails")
         attempts = most
     return _Effective(request, idle, attempts or 0, https_port)
+
+
+def _check_retry(problems: Problems, route: Route, request: timedelta, attempts: int) -> None:
+    """What is said of retries has an effect."""
+    said = route.retry
+    if not attempts and said.attempts is None and said != Retry():
+        problems.warning(
+            codes.IMPOSSIBLE, "retry", "nothing is retried: neither the route nor the defaults say attempts",
+            "say retry.attempts: 1",
+        )  # fmt: skip
+    if attempts and said.per_try_timeout is not None and timedelta(0) < request <= said.per_try_timeout:
+        problems.warning(
+            codes.IMPOSSIBLE, "retry.perTryTimeout",
+            f"a try has no limit of its own: the request has ended by then ({format_duration(request)})",
+            "a shorter perTryTimeout, or a longer timeouts.request",
+        )  # fmt: skip
 
 
 def _act(

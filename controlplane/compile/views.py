@@ -52,7 +52,7 @@ def listeners_of(
 def _ports(
     read: Read, tables: Tables, view: View
 ) -> Iterator[tuple[Port, list[tuple[ElementKey, Listener, GatewayName]]]]:
-    """The listeners of the gateways by port. The first gateway on a port decides its protocol and client address."""
+    """The listeners of the gateways by port. The first gateway on a port decides its protocol, client address and redirect."""
     ports: dict[Port, list[tuple[ElementKey, Listener, GatewayName]]] = {}
     for key, spec, gateway in listeners_of(read, tables, view):
         if (taken := _overlapping(ports, spec, gateway)) is not None:
@@ -89,6 +89,10 @@ def _ports(
                     )
                 )
                 continue
+            if spec.redirect not in (None, first.redirect):
+                message = f"{where}, which redirects {'elsewhere' if first.redirect else 'nothing'}"
+                help = "say the same, or use another port"
+                read.note(Issue(key, "redirect", codes.CONFLICT, message, help, section="listeners"))
         sharing.append((key, spec, gateway))
     yield from sorted(ports.items())
 

@@ -180,7 +180,13 @@ class QueryMatch(OneOf):
     present: Flag | None = None
 
 
-Method = Annotated[str, Field(pattern=r"^[A-Z]{1,32}$")]
+def _with_a_path(method: str) -> str:
+    if method == "CONNECT":
+        raise ValueError("a CONNECT request has no path that a route could match: it is never proxied")
+    return method
+
+
+Method = Annotated[str, Field(pattern=r"^[A-Z]{1,32}$"), AfterValidator(_with_a_path)]
 
 
 class Match(Written):

@@ -65,6 +65,16 @@ def test_the_older_gateway_decides_the_protocol() -> None:
     assert port.served() == ({"b": ["x.test"]}, [("a", "protocol")])
 
 
+def test_the_older_gateway_decides_about_a_redirect() -> None:
+    """The other one is told: what it says has no effect."""
+    port = Port()
+    port.put("a", [], ["x.test"], redirect={"port": 443})
+    port.put("b", [], ["y.test"], redirect={"port": 8443})
+    assert port.served()[1] == [("b", "redirect")]
+    port.put("b", [], ["y.test"], redirect={"port": 443})
+    assert port.served()[1] == []
+
+
 def test_a_narrower_certificate_does_not_take_a_host_that_an_older_gateway_declares() -> None:
     port = Port()
     port.put("a", ["*.test"], ["x.test", "*.y.test"])

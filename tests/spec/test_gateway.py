@@ -69,6 +69,25 @@ def test_a_wildcard_of_a_host_may_go_with_credentials() -> None:
     assert said(ORIGINS, '{origins: ["https://*.example.com", "https://*.internal"], credentials: true}') == []
 
 
+@pytest.mark.parametrize(
+    ("cors", "words"),
+    [
+        ('{origins: ["https://a.test:443"]}', 'cors.origins[0]: browsers leave out the port that a scheme has by itself: write "https://a.test"'),
+        ('{origins: ["http://*.a.test:80"]}', 'write "http://*.a.test"'),
+        ('{origins: ["https://a.test"], maxAge: 1s500ms}', "cors.maxAge: maxAge is in whole seconds"),
+    ],
+)  # fmt: skip
+def test_what_browsers_never_say_or_understand(cors: str, words: str) -> None:
+    (message,) = said(ORIGINS, cors)
+    assert words in message
+
+
+def test_an_origin_on_another_port_than_that_of_its_scheme() -> None:
+    assert (
+        said(ORIGINS, '{origins: ["https://a.test:80", "http://a.test:443", "https://a.test:8443"], maxAge: 0s}') == []
+    )
+
+
 def test_a_backend_is_asked_for_by_one_name() -> None:
     (message,) = said("port: 8080}}]\n", 'port: 8080}}]\n      tls: {sni: "*.internal"}\n')
     assert ": spec.backends[web].tls.sni: one host is needed here" in message

@@ -78,6 +78,11 @@ def test_headers_that_no_request_has(header: str, words: str) -> None:
     assert message.startswith("f.yaml:15:")
 
 
+def test_a_method_that_no_route_sees() -> None:
+    (message,) = said("- path: {prefix: /}\n          methods: [GET, CONNECT]")
+    assert message.startswith("f.yaml:15:26: spec.routes[root].match[0].methods[1]: a CONNECT request has no path")
+
+
 @pytest.mark.parametrize(
     "condition",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,8 +11,6 @@ from pydantic import AfterValidator, Field, model_validator
 from controlplane.model import regex
 from controlplane.model.characters import characters
 from controlplane.model.written import Duration, FieldError, Flag, HeaderName, Regex, Written
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 
 
 def _origin(text: str) -> str:
@@ -21,6 +20,8 @@ def _origin(text: str) -> str:
         raise ValueError(
             'an origin is scheme and host such as "https://shop.example.com", "https://*.example.com" or "*"'
         )
+    if usual := re.fullmatch("(https://.*):443|(http://.*):80", text):
+        raise ValueError(f'browsers leave out the port that a scheme has by itself: write "{usual[1] or usual[2]}"')
     return text
 
 
@@ -46,6 +47,12 @@ def _takes_anybody(pattern: str) -> bool:
 Origin = Annotated[str, AfterValidator(_origin)]
 
 
+def _whole_seconds(value: timedelta) -> timedelta:
+    if value.microseconds:
+        raise ValueError("maxAge is in whole seconds: browsers are told no others")
+    return value
+
+
 class Cors(Written):
     """Which other origins a browser may call a route from."""
 
@@ -55,7 +62,7 @@ class Cors(Written):
     headers: tuple[HeaderName, ...] = ()
     expose_headers: tuple[HeaderName, ...] = ()
     credentials: Flag = False
-    max_age: Duration | None = None
+    max_age: Annotated[Duration, AfterValidator(_whole_seconds)] | None = None
 
     @model_validator(mode="after")
     def _safe(self) -> Cors:
