@@ -200,7 +200,7 @@ class Services:
         path = f"/v1/health/service/{quote(job.name, safe='')}"
         if job.ask is Ask.PROBE and wanted.index:
             answer = await self._client.read(path, _NOTHING, consistency=Consistency.LEADER, share=_PROBE_SHARE)
-            if answer.index != wanted.index:
+            if answer.index != wanted.index or answer.hidden:  # a rule that takes nodes away moves no index
                 self._queue.add(job.name, Ask.READ, job.at, wanted.not_before)
             return
         sure = job.name in self._confirming and not self._doubt

@@ -211,6 +211,24 @@ def test_an_empty_list_of_one_who_may_not_see_is_no_truth(answer: dict[str, str]
     asyncio.run(hidden(answer))
 
 
+async def quietly_hidden() -> None:
+    async with serving() as (fake, _, sink):
+        fake.index += 1
+        await fake.wake()
+        await fake.until(lambda: "filter" in fake.queries[-1])  # what there was to read has been
+        index = {"X-Consul-Index": str(fake.indexes["web"]), "X-Consul-Results-Filtered-By-ACLs": "true"}
+        fake.instead["/v1/health/service/"] = lambda _: status(200, "[]", **index)
+        fake.index += 1
+        await fake.wake()
+        await sink.until(lambda: "rules hide web" in sink.reason)
+        assert sink.calls == []
+
+
+def test_a_rule_that_hides_a_node_is_said_before_anything_changes() -> None:
+    """The list of services is the same, and no index moves: what cannot be seen would not be missed."""
+    asyncio.run(quietly_hidden())
+
+
 async def went_back() -> None:
     async with serving() as (fake, source, sink):
         fake.index = 2
