@@ -78,14 +78,11 @@ class Ledger:
 
     def open(self) -> None:
         """Whatever its condition: what cannot be used is said in `load`, and stays in `degraded`."""
-        folder = self.file.parent
         try:
             self._database, self._problems = self._open()
             if self._database.refused:
                 self._passing = f"not written: {self._database.refused}"
                 self._problems.append(self._refusal(self._database.refused))
-            elif not self._database.writable:
-                self.give_up(f"{folder} is read-only: nothing is kept")
         except Unusable as error:
             self.give_up(str(error))
         except (OSError, sqlite3.Error) as error:
@@ -245,11 +242,15 @@ class Ledger:
             self._degrade(str(error))
             return False
         if not opened.writable:
-            self._degrade(opened.refused or "read-only")
+            self._degrade(opened.refused)
             self._close(opened)
             return False
         self._close(reading)
         self._database = opened
+        if self._sealer is None:  # there was no room for a key, perhaps
+            with suppress(OSError):
+                self._open_key()
+                self._permanent = None
         scan = opened.scan()
         if scan.damage or scan.dropped:
             problems.append(self._rebuild(opened, scan))

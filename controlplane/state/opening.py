@@ -251,7 +251,7 @@ def _reading(file: Path, connection: sqlite3.Connection, fleet: str) -> Database
     except BaseException:
         connection.close()
         raise
-    return Database(file, connection, writable=False)
+    return Database(file, connection, writable=False, refused=f"{file.parent} is read-only")
 
 
 def _remove(file: Path) -> None:

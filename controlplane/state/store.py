@@ -114,7 +114,7 @@ class State:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(timeout)
-        if self._thread.is_alive():
+        if self._thread.is_alive() or self._pending:
             log.warning("state not written before exit", path=str(self._ledger.file), pending=self.status().pending)
 
     def status(self) -> Status:

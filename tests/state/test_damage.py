@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from controlplane.state import database, opening, owner
+from controlplane.state import database, ledger, opening, owner
 from controlplane.state.content import StateChanges
 from controlplane.state.store import State
 from tests.state.kept import fill, objects, ref, secret, secret_ref, stored
@@ -150,7 +151,7 @@ def test_one_damaged_row_is_dropped_by_name_and_the_rest_stays(tmp_path: Path) -
 
 KILLED_IN_REBUILD = """
 import os, pathlib, sys
-from controlplane.state import database, opening, owner
+from controlplane.state import database, ledger, opening, owner
 from controlplane.state.store import State
 
 real, left = pathlib.Path.rename, [int(sys.argv[2])]
@@ -387,8 +388,9 @@ state = State.open(Path(sys.argv[1]))
 loaded = state.load()
 state.write(StateChanges({ObjectRef("files", "RouteSpec", "shop", "new"): StoredObject("x", "f", 1)}))
 state.flush(90)
-print(json.dumps([len(loaded.objects), len(loaded.secrets), loaded.problems, state.status().degraded]))
+degraded = state.status().degraded
 state.close()
+print(json.dumps([len(loaded.objects), len(loaded.secrets), loaded.problems, degraded]))
 """
 
 
@@ -422,8 +424,9 @@ def test_a_read_only_folder_is_read(open_folder: Path, clean: bool) -> None:
     assert found.returncode == 0, found.stderr
     documents, secrets, problems, degraded = json.loads(found.stdout.splitlines()[-1])
     assert (documents, secrets) == ((40, 40) if clean else (60, 60))
-    assert problems == [degraded]
-    assert "read-only" in degraded
+    (problem,) = problems
+    assert f"cannot be written now ({folder} is read-only): what it holds is used" in problem
+    assert degraded == f"not written: {folder} is read-only"
 
 
 # -- not to be written at the start ------------------------------------------------------------------------------------
@@ -632,3 +635,36 @@ def test_without_a_key_secrets_are_not_written_and_the_rest_is(tmp_path: Path) -
     assert "secrets are not kept" in (state.status().degraded or "")
     assert state.status().rows == 1
     state.close()
+
+
+def test_a_folder_that_was_full_at_the_start_keeps_secrets_too_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room for the file there is none for a new key either."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(opening, "_open_writable", full)
+        patched.setattr(ledger, "own_key", full)
+        state = State.open(tmp_path, retry_after=3600)
+        state.load()
+        state.write(StateChanges(objects(a="1").objects, {secret_ref("s"): secret()}))
+        assert not state.flush(PATIENCE)
+        assert "secrets are not kept" in (state.status().degraded or "")
+    assert state.flush(PATIENCE)
+    assert state.status().degraded is None
+    state.close()
+    again = State.open(tmp_path)
+    assert again.load().secrets == {secret_ref("s"): secret()}
+    again.close()
+
+
+def test_what_is_not_written_at_the_end_is_said(tmp_path: Path) -> None:
+    state = State.open(tmp_path, max_bytes=100_000, retry_after=3600)
+    state.write(StateChanges({ref("giant"): stored("x" * 1_000_000)}))
+    with capture_logs() as said:
+        state.close(PATIENCE)
+    assert said[-1]["event"] == "state not written before exit"
+    assert said[-1]["pending"] == 1
