@@ -10,7 +10,7 @@ from controlplane.cli.admin import admin, ask
 from controlplane.cli.exit import Exit
 from controlplane.cli.fleet import age, table
 from controlplane.cli.options import examples, output, speaking
-from controlplane.cli.terminal import Terminal
+from controlplane.cli.terminal import Paint, Terminal
 
 
 @click.command(
@@ -35,6 +35,8 @@ def command(terminal: Terminal, admin: str, output_format: str) -> int:
     if output_format == "table":
         header = ("SOURCE", "STATE", "AGE", "OBJECTS", "SERVICES", "ENDPOINTS", "HELD", "FAILURE")
         terminal.data(table(header, [_cells(one) for one in sources], terminal, painted=1))
+        if degraded := answer["state"]["degraded"]:
+            terminal.problem(f"{terminal.paint('warning', Paint.WARNING)}: the state on disk: {degraded}")
     else:
         from controlplane.cli.documents import structured
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.plane import Plane, gateway, respond
-from tests.support.waiting import until
+from tests.e2e.plane import COMMAND, Plane, gateway, respond
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -35,6 +36,11 @@ def test_a_second_process_serves_says_who_has_the_folder_and_takes_over_when_it_
         assert f"another process writes it (pid {plane.child.pid} on " in said["problem"]
         state = second.json("/v1/sources")["state"]
         assert f"pid {plane.child.pid}" in state["degraded"]
+        command = [*COMMAND, "sources", "--admin", second.admin]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        assert (
+            f"warning: the state on disk: not written: another process writes it (pid {plane.child.pid}" in told.stderr
+        )
         assert "controlplane_state_kept 0.0" in second.get("/metrics")[1]
         assert "controlplane_state_kept 1.0" in plane.get("/metrics")[1]
         plane.write(gateway(routes=[respond("main", "/", "edited")]))
