@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from controlplane.admin.server import Look, application
+from controlplane.app.rollcall import Word
 from controlplane.cli.documents import read
 from controlplane.cli.main import run
 from controlplane.cli.offline import compiled
@@ -111,6 +112,13 @@ def test_the_table_of_metrics_has_all_of_them() -> None:
     }
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert set(re.findall(r"^\| `((?:controlplane|process)_\w+)` \| (\w+)", page, re.MULTILINE)) == there
+
+
+def test_the_table_of_the_fleet_has_every_state() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (table,) = re.findall(r"^\| state \| \|\n\|---\|---\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    named = [word for cell in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for word in cell.split(", ")]
+    assert sorted(named) == sorted(Word)
 
 
 def test_the_map_of_the_architecture_has_every_package_and_module() -> None:
