@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +40,7 @@ from controlplane.sources.reading import (
     scan,
     unreadable,
 )
-from controlplane.sources.watching import Wake, folder_identity, wakes
+from controlplane.sources.watching import Wake, folder_identity, wakes_and_dues
 from controlplane.spec.codes import Code
 from controlplane.spec.parse import MAX_FILE, decode, parse_piece, split
 
@@ -63,9 +63,6 @@ _LARGE = 256 * 1024
 REPLACED_SECONDS = 5.0
 """For how long a folder that took the place of another is not believed to have lost what the other declared."""
 _GENERATION_TRIES = 5
-
-_TURNS = 4
-"""Turns of the event loop in which what the kernel has told already becomes a wake: it counts before what time says."""
 
 _NOW = math.inf
 """Since when a file is missing that this look missed: since the end of the look."""
@@ -107,28 +104,15 @@ class FileSource:
 
     async def run(self, sink: Sink) -> None:
         """Push everything, then what changes, until cancelled."""
-        async with aclosing(wakes(self._root, look_again=self._look_again)) as stream:
-            upcoming = asyncio.ensure_future(anext(stream))
-            try:
-                while True:
-                    await asyncio.wait({upcoming}, timeout=self._until_due())
-                    for _ in range(_TURNS):
-                        if not upcoming.done():
-                            await asyncio.sleep(0)
-                    wake = Wake(time.monotonic())
-                    if upcoming.done():
-                        wake = upcoming.result()
-                        upcoming = asyncio.ensure_future(anext(stream))
-                    try:
-                        await self._refresh(wake, sink)
-                    except Exception:  # no input may end the source (R7); everything is compared again soon
-                        log.exception("reading specs failed", root=self._root)
-                        for file in self._files.values():
-                            file.signature = None
-            finally:
-                upcoming.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await upcoming
+        look = wakes_and_dues(self._root, look_again=self._look_again, until_due=self._until_due)
+        async with aclosing(look) as stream:
+            async for wake in stream:
+                try:
+                    await self._refresh(wake, sink)
+                except Exception:  # no input may end the source (R7); everything is compared again soon
+                    log.exception("reading specs failed", root=self._root)
+                    for file in self._files.values():
+                        file.signature = None
 
     def _until_due(self) -> float | None:
         if not self._due:

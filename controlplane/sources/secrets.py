@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from controlplane.model.secret import Secret
 from controlplane.names import SecretRef
 from controlplane.sources.base import Sink
 from controlplane.sources.reading import GENERATION, Signature, is_being_written, is_gone, read_regular
-from controlplane.sources.watching import Wake, wakes
+from controlplane.sources.watching import Wake, wakes_and_dues
 from controlplane.spec.codes import Code
 
 log = structlog.get_logger(__name__)
@@ -87,24 +87,14 @@ class SecretSource:
 
     async def run(self, sink: Sink) -> None:
         """Push everything, then what changes, until cancelled."""
-        async with aclosing(wakes(self._root, look_again=self._look_again)) as stream:
-            upcoming = asyncio.ensure_future(anext(stream))
-            try:
-                while True:
-                    await asyncio.wait({upcoming}, timeout=self._until_due())
-                    wake = Wake(time.monotonic())
-                    if upcoming.done():
-                        wake = upcoming.result()
-                        upcoming = asyncio.ensure_future(anext(stream))
-                    try:
-                        await self._refresh(wake, sink)
-                    except Exception:  # no input may end the source (R7); everything is compared again soon
-                        log.exception("reading secrets failed", root=self._root)
-                        self._known = {ref: _Read(None, read.secret) for ref, read in self._known.items()}
-            finally:
-                upcoming.cancel()
-                with suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await upcoming
+        look = wakes_and_dues(self._root, look_again=self._look_again, until_due=self._until_due)
+        async with aclosing(look) as stream:
+            async for wake in stream:
+                try:
+                    await self._refresh(wake, sink)
+                except Exception:  # no input may end the source (R7); everything is compared again soon
+                    log.exception("reading secrets failed", root=self._root)
+                    self._known = {ref: _Read(None, read.secret) for ref, read in self._known.items()}
 
     def _until_due(self) -> float | None:
         return max(0.0, min(self._due.values())[0] - time.monotonic()) if self._due else None

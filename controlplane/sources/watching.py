@@ -20,6 +20,9 @@ LOOK_AGAIN_SECONDS = 1.0
 EVERYTHING_SECONDS = 10.0
 """How often everything is compared, for what no event tells: a lost event, a network file system, targets of symlinks."""
 
+_TURNS = 4
+"""Turns of the event loop in which what the kernel has told already becomes a wake: it counts before what time says."""
+
 Paths = dict[str, frozenset[Change]]
 Changes = Callable[[str, float], AsyncGenerator[Paths, None]]
 """How paths under a folder changed, given the folder and how long to wait. The first item says: the watch is set up."""
@@ -96,6 +99,32 @@ async def wakes(
                     yield wake
         if folder_identity(root) == identity:
             await asyncio.sleep(look_again)  # it cannot be watched: look from time to time
+
+
+async def wakes_and_dues(
+    root: str, *, look_again: float, until_due: Callable[[], float | None]
+) -> AsyncGenerator[Wake, None]:
+    """Wakes for ever, and one without paths when something that was put off is due.
+
+    `until_due` is asked before each: seconds, None when nothing was put off.
+    """
+    async with aclosing(wakes(root, look_again=look_again)) as stream:
+        upcoming = asyncio.ensure_future(anext(stream))
+        try:
+            while True:
+                await asyncio.wait({upcoming}, timeout=until_due())
+                for _ in range(_TURNS):
+                    if not upcoming.done():
+                        await asyncio.sleep(0)
+                wake = Wake(time.monotonic())
+                if upcoming.done():
+                    wake = upcoming.result()
+                    upcoming = asyncio.ensure_future(anext(stream))
+                yield wake
+        finally:
+            upcoming.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration):
+                await upcoming
 
 
 async def _watched(
