@@ -65,7 +65,7 @@ class Sink(Protocol):
     def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
         """The source, or a part of it, cannot be read; what it said last stays in force.
 
-        `endpoints`: what it knows of services is out of reach, too. Whoever keeps them for a time only counts from then.
+        `endpoints`: nothing is read of services, either. Whoever keeps them for a time only counts from then.
         At the start this is said when each part has been read or has failed: others wait no longer for what is not said yet.
         """
 

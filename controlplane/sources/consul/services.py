@@ -71,6 +71,7 @@ class Services:
         self._by_node: dict[str, set[str]] = {}
         self._confirming: set[str] = set()
         self._hidden: set[str] = set()
+        self._heard: set[str] = set()  # whose last answer is believed
         self._failing: dict[str, tuple[int, str]] = {}  # how often in a row, and why
         self._queue = Queue()
         self._doubt = False
@@ -91,8 +92,8 @@ class Services:
 
     @property
     def lost(self) -> bool:
-        """Whether there are some, and none can be read."""
-        return bool(self._wanted) and self._wanted.keys() <= self._hidden | self._failing.keys()
+        """Whether there is none that is read: none was yet, or none can be any more."""
+        return not self._heard
 
     def want(self, refs: Collection[ServiceRef]) -> None:
         """These, too."""
@@ -109,6 +110,7 @@ class Services:
             del self._wanted[name]
             self._queue.drop(name)
             self._confirming.discard(name)
+            self._heard.discard(name)
             self._see(name)
             self._say_unusable(name, ())
             self._failed(name, None)
@@ -183,6 +185,7 @@ class Services:
         if failure is None:
             self._failing.pop(name, None)
         else:
+            self._heard.discard(name)
             times, _ = self._failing.get(name, (0, ""))
             self._failing[name] = (max(times + 1, 2) if failure.denied else times + 1, str(failure))
         self._trouble("services", next((why for times, why in self._failing.values() if times > 1), None))
@@ -221,8 +224,10 @@ class Services:
         exists = bool(found.nodes)
         self._see(job.name, hidden=answer.hidden or (answer.unproven and not exists))
         if job.name in self._hidden:
+            self._heard.discard(job.name)
             self._queue.add(job.name, Ask.READ, job.at, time.monotonic() + DENIED_SECONDS)
             return
+        self._heard.add(job.name)
         wanted.index = answer.index
         service = found.service if exists else None
         if self._doubt and wanted.believed is not None:

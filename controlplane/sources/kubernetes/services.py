@@ -54,8 +54,10 @@ class ServiceWatch:
 
     @property
     def lost(self) -> bool:
-        """Whether there is no namespace left whose services can be read."""
-        return all(map(self._fails, self._scopes))
+        """Whether there is no namespace whose services are read: none was yet, or none can be any more."""
+        return not any(
+            all(one.health.listed and one.health.trouble is None for one in pair) for pair in self._reflectors.values()
+        )
 
     def _fails(self, scope: str | None) -> bool:
         return any(self._watches.fails(named(plural, scope)) for plural in ("services", "endpointslices"))

@@ -17,6 +17,7 @@ from controlplane.sources.kubernetes.source import KubernetesSource, Watched
 from tests.sources.kubernetes.relay import relayed
 from tests.sources.kubernetes.rig import addresses, eventually, ref, watching
 from tests.support.kubernetes import Kubernetes, kubernetes
+from tests.support.ports import free_port
 
 HERE = Watched(region="here")
 SLICES = "endpointslices"
@@ -307,6 +308,20 @@ def test_a_cluster_that_has_not_answered_has_not_said_everything(
                 assert sink.state == "starting"
                 nodes.set()
                 await sink.until(lambda: sink.state == "synced" and web_ref in sink.services)
+
+    asyncio.run(scenario())
+
+
+def test_a_cluster_that_is_away_at_the_start_has_been_lost_since_it_was_heard(
+    tmp_path: Path, cluster: Kubernetes
+) -> None:
+    """How long its endpoints are kept is counted from then, though nobody has asked for services when it first fails."""
+
+    async def scenario() -> None:
+        kubeconfig = cluster.kubeconfig(tmp_path / "kubeconfig", server=f"http://127.0.0.1:{free_port()}")
+        async with watching(kubeconfig, watched=Watched(specs=True), ready=False) as (sink, _):
+            await sink.until(lambda: sink.state == "failed")
+            assert sink.endpoints_fail
 
     asyncio.run(scenario())
 
