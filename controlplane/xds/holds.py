@@ -17,7 +17,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substituted, Substitutes
-from controlplane.xds.dependents import Dependents, needs
+from controlplane.xds.dependents import Dependents, Lost
 from controlplane.xds.nodes import Node
 
 Family = tuple[str, str]
@@ -30,6 +30,9 @@ CREDIBLE_REFUSALS = 16
 REMEMBERED_CASES = 1024
 NODE_CASES = 256
 """Of one node. What it refuses beyond that is held back from nobody, and it gets nothing of that type until it changes."""
+
+Key = tuple[str, str, str]
+"""Type URL, name and version of a resource."""
 
 Shown = Mapping[str, Substitutes]
 """By type URL: what is shown instead of what is there."""
@@ -78,9 +81,11 @@ class Holds:
         """Grows with every hold that begins or is narrowed."""
         self._changed = changed
         self._takers = takers
-        self._cases: OrderedDict[tuple[str, str, str], Case] = OrderedDict()
+        self._cases: OrderedDict[Key, Case] = OrderedDict()
         self._refusals: dict[str, int] = {}
         self._dependents = Dependents()
+        self._spared_at = -1
+        self._spared: dict[tuple[Family, str], frozenset[Key]] = {}
         self._computed_at = (-1, -1)
         self._computed: dict[Hashable, Shown] = {}
 
@@ -133,7 +138,7 @@ class Holds:
         """What is held back now or would be if it came back, the oldest first."""
         for case in self._cases.values():
             everywhere = len(case.nodes) >= SEVERAL_NODES
-            families = tuple(sorted(who for who in case.families if self._spared(case, who, "")))
+            families = tuple(sorted(who for who in case.families if self._spares(case, who, "")))
             yield Held(case.resource, case.detail, tuple(sorted(case.nodes)), families, everywhere)
 
     def _make_room(self, view: View) -> bool:
@@ -151,7 +156,7 @@ class Holds:
                 del self._refusals[node]
         return True
 
-    def _spared(self, case: Case, who: Family, node: str) -> bool:
+    def _spares(self, case: Case, who: Family, node: str) -> bool:
         if node in case.nodes:
             return True
         if len(case.nodes) >= SEVERAL_NODES:
@@ -161,19 +166,30 @@ class Holds:
 
     def _substitutes(self, who: Family, node: str, view: View) -> Shown:
         """The same object for all who are shown the same, until the store or a hold changes."""
-        if not self._cases:
+        if not (spared := self._spared_by(who, node)):
             return _NOTHING
         if self._computed_at != (view.sequence, self.edition):
             self._computed_at = (view.sequence, self.edition)
             self._computed = {}
-        node = node if node in self._refusals else ""  # others differ by their family alone
-        if (shown := self._computed.get((view.parts, who, node))) is None:
-            shown = self._computed[view.parts, who, node] = self._compute(who, node, view)
+        if (shown := self._computed.get((view.parts, spared))) is None:
+            shown = self._computed[view.parts, spared] = self._compute(spared, view)
         return shown
 
-    def _compute(self, who: Family, node: str, view: View) -> Shown:
+    def _spared_by(self, who: Family, node: str) -> frozenset[Key]:
+        """The cases of which this node is spared. A fleet may refuse a bad edit to the last node, all of them the same."""
+        if self._spared_at != self.edition:
+            self._spared_at = self.edition
+            self._spared = {}
+        node = node if node in self._refusals else ""  # others differ by their family alone
+        if (spared := self._spared.get((who, node))) is None:
+            spared = self._spared[who, node] = frozenset(
+                key for key, case in self._cases.items() if self._spares(case, who, node)
+            )
+        return spared
+
+    def _compute(self, spared: frozenset[Key], view: View) -> Shown:
         found: dict[str, dict[str, Resource | None]] = {}
-        absent: list[tuple[str, str]] = []
+        absent: dict[str, set[str]] = {}
         shown: list[Resource] = []
 
         def hold(current: Resource) -> None:
@@ -181,33 +197,30 @@ class Holds:
             if name in found.get(url, NO_SUBSTITUTES):
                 return
             good = view.good(url, name)
-            if good is not None and (good.version == current.version or self._is_refused(good, who, node)):
+            if good is not None and (good.version == current.version or (url, name, good.version) in spared):
                 good = None
             found.setdefault(url, {})[name] = good
             if good is None:
-                absent.append((url, name))
+                absent.setdefault(url, set()).add(name)
             else:
                 shown.append(good)
 
-        for (url, name, version), case in self._cases.items():
+        for url, name, version in self._cases:
             current = view.get(url, name)
-            if current is not None and current.version == version and self._spared(case, who, node):
+            if (url, name, version) in spared and current is not None and current.version == version:
                 hold(current)
         # What would name something that is not there is held too, and then what names that.
         while absent:
-            for url, names in self._dependents.of(view, *absent.pop()).items():
-                for name in sorted(names):
-                    if (current := view.get(url, name)) is not None:
-                        hold(current)
+            type_url, names = absent.popitem()
+            for url, name in self._dependents.of(view, type_url, frozenset(names)):
+                if (current := view.get(url, name)) is not None:
+                    hold(current)
         # What is shown may name what went in the same edit: a route its cluster, and that its load assignment.
+        lost = Lost(view)
         while shown:
-            for one in needs(shown.pop(), view):
+            for one in lost.needed_by(shown.pop()):
                 of_type = found.setdefault(one.type_url, {})
-                if one.name not in of_type and not self._is_refused(one, who, node):
+                if one.name not in of_type and (one.type_url, one.name, one.version) not in spared:
                     of_type[one.name] = one
                     shown.append(one)
         return found
-
-    def _is_refused(self, good: Resource, who: Family, node: str) -> bool:
-        case = self._cases.get((good.type_url, good.name, good.version))
-        return case is not None and self._spared(case, who, node)

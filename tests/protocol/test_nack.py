@@ -16,6 +16,7 @@ from tests.protocol.dialogue import (
     LDS,
     PART,
     RDS,
+    RTDS,
     SRDS,
     Change,
     Delta,
@@ -25,6 +26,7 @@ from tests.protocol.dialogue import (
     removed,
     resource,
 )
+from tests.support.work import instructions
 
 BAD = b"bad"
 
@@ -432,6 +434,77 @@ def test_what_names_a_new_cluster_that_is_refused_is_held_with_it() -> None:
         each.take(SRDS, ["a", "b"])
         each.advance(1000)
         each.expect_nothing()
+
+
+def test_what_names_something_that_is_held_is_followed_through_its_edits() -> None:
+    fleet = Fleet(resource(CDS, "old"), scope("a", "old"), scope("b", "old"))
+    client = fleet.join()
+    for url, names in ((CDS, ["old"]), (SRDS, ["a", "b"])):
+        client.send(url)
+        client.take(url, names)
+    for refused in ("one", "two"):  # one after the other: what looks for the first looks for both then
+        fleet.publish(resource(CDS, refused))
+        client.nack(client.expect_names(CDS, [refused]))
+        fleet.settle()
+    fleet.publish(scope("a", "one"), scope("b", "two"))
+    client.advance(5)
+    client.expect_nothing()
+    fleet.publish(scope("a", "old", "again"))
+    client.advance(5)
+    client.take(SRDS, ["a"])  # names it no more
+    fleet.publish(scope("b", "old", "again"))
+    client.advance(5)
+    client.take(SRDS, ["b"])
+    client.expect_nothing()
+
+
+def cost_of_a_publication(others: int, *, lost: int = 0) -> int:
+    """Of anything, while 20 clusters that 300 scopes name are refused, or 20 in an edit that removed many."""
+    clusters = [f"shop/cluster-{number:04}" for number in range(20)]
+    gone = [f"shop/gone-{number:04}" for number in range(lost)]
+    fleet = Fleet(*(resource(CDS, name) for name in [*(clusters if lost else ()), *gone, "good"]))
+    client = fleet.join()
+    for url in (CDS, SRDS):
+        client.send(url)
+        client.ack(client.expect(url))
+    fleet.publish(
+        *(resource(CDS, name, "bad") for name in clusters),
+        *(removed(CDS, name) for name in gone),
+        *(scope(f"{number}", clusters[number % 20]) for number in range(300)),
+        *(scope(f"other-{number}", "good") for number in range(others)),
+    )
+    client.nack(
+        client.expect_names(CDS, clusters), "Error adding/updating cluster(s) " + ": no, ".join([*clusters, ""])
+    )
+    fleet.settle()
+    client.advance(400)
+    while client.inbox:
+        client.ack(client.inbox.popleft())
+    return instructions(lambda: fleet.publish(resource(RTDS, "r")))
+
+
+def test_what_one_proxy_refuses_makes_no_publication_dearer_by_what_there_is() -> None:
+    """It did, by two seconds each with 20,000 scopes: everything was looked through once more for each name."""
+    assert cost_of_a_publication(2_000) <= cost_of_a_publication(500) * 1.05
+
+
+def test_what_one_proxy_refuses_makes_no_publication_dearer_by_each_of_what_was_lost() -> None:
+    one, many = (cost_of_a_publication(0, lost=lost) for lost in (50, 450))
+    assert many - one <= 400 * 60  # that they are gone is looked up once, and not for each of 20
+
+
+def test_a_fleet_that_refuses_the_same_is_told_what_it_is_shown_in_one_go() -> None:
+    fleet = Fleet(resource(CDS, "a"))
+    nodes = [fleet.join(node=f"n{number}") for number in range(10)]
+    for node in nodes:
+        node.send(CDS)
+        node.take(CDS, ["a"])
+    fleet.publish(resource(CDS, "a", "bad"))
+    for node in nodes:
+        node.nack(node.expect_names(CDS, ["a"]))
+    fleet.settle()
+    shown = [node.session.view.substitutes(CDS) for node in nodes]
+    assert all(one is shown[0] for one in shown)
 
 
 def test_a_client_that_resumes_keeps_what_nothing_good_is_known_of() -> None:
