@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -16,7 +16,7 @@ from controlplane.app.lane import EndpointLane
 from controlplane.app.loop import CommitLoop, Edit
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
-from controlplane.app.sources import may_declare
+from controlplane.app.sources import may_declare, unknown_at_start
 from controlplane.app.standing import SourceStatus
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.endpoints import Endpoints, EndpointTables
@@ -229,6 +229,38 @@ def test_a_failure_is_no_reason_not_to_wait_for_what_can_be_read() -> None:
     plane.cluster.caught_up = True
     plane.say()
     assert plane.gateways == {"platform/other", "shop/edge"}
+
+
+def test_a_start_waits_for_a_source_that_failed_when_nothing_is_remembered_of_it() -> None:
+    """A new replica, and a cluster that refuses connections for a moment: its gateways must not be taken from proxies."""
+    plane = Restarted()
+    plane.intake.sources[CLUSTER].remembered = False
+    plane.say(fails)
+    plane.files_are_read()
+    assert plane.intake.missing() == [CLUSTER]
+    assert "nothing is known of what it declares" in (plane.intake.sources[CLUSTER].trouble or "")
+    plane.say(lambda intake: intake.put(spec(EDGE)))
+    assert plane.intake.missing() == [], "it has said something, and failed in part"
+    plane = Restarted(EDGE)
+    plane.say(fails)
+    plane.files_are_read()
+    assert plane.intake.missing() == [], "what it said is served"
+
+
+def test_what_is_unknown_at_the_start_has_specs_and_was_never_read() -> None:
+    sources: dict[str, Any] = {
+        "files": [{"path": "specs"}],
+        "kubernetes": [{"name": "eu", "specs": True}, {"name": "us", "specs": True}, {"name": "endpoints"}],
+        "consul": [{"name": "dc", "address": "http://127.0.0.1:1", "specs": "gateways"}],
+    }
+    configuration = Configuration.model_validate({"sources": sources})
+
+    def unknown(texts: Collection[ObjectRef], seen: Collection[str]) -> set[str]:
+        memory: Any = SimpleNamespace(texts=dict.fromkeys(texts, ""), seen=dict.fromkeys(seen, 0.0))
+        return set(unknown_at_start(configuration, memory))
+
+    assert unknown((), ()) == {"files", "kubernetes/eu", "kubernetes/us", "consul/dc"}
+    assert unknown((EDGE,), ("files", "consul/dc")) == {"kubernetes/us"}
 
 
 def test_others_make_the_word_of_a_silent_source_no_younger() -> None:

@@ -105,6 +105,7 @@ class Intake:
 
     def put(self, spec: SpecObject) -> None:
         """An object as it is now."""
+        self.sources[spec.ref.source].remembered = True
         self._gone.pop(spec.ref, None)
         if spec.ref in self._guard.held:
             self._guard.back(spec.ref)
@@ -338,6 +339,10 @@ class Intake:
         if ref in self._unusable:
             self._unusable.discard(ref)
             self.register.say(("stored", ref), ())
+
+    def missing(self) -> list[str]:
+        """The sources that the start waits for still: without what they declare, less would be served than before."""
+        return sorted(name for name in self.waited_for if not self.has_all(name) or self.sources[name].is_unknown)
 
     def has_all(self, source: str) -> bool:
         """Whether a source has said all that is wanted of it, as far as it can."""

@@ -37,7 +37,7 @@ from controlplane.app.reports import Reports
 from controlplane.app.requirements import Requirements
 from controlplane.app.rollcall import Rollcall
 from controlplane.app.services import Services
-from controlplane.app.sources import discoveries, make_sources, may_declare, waited_for
+from controlplane.app.sources import discoveries, make_sources, may_declare, unknown_at_start, waited_for
 from controlplane.app.standing import stale, standing
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
@@ -93,7 +93,9 @@ class ControlPlane:
         )
         names = [source.name for source in self._sources]
         self.intake = Intake(
-            standing(names, self._memory.seen, time.monotonic(), time.time()),
+            standing(
+                names, self._memory.seen, time.monotonic(), time.time(), unknown_at_start(configuration, self._memory)
+            ),
             keep=self._memory.keep,
             keep_secret=self._memory.keep_secret,
             services=services,

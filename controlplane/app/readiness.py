@@ -19,12 +19,12 @@ async def first_commit(intake: Intake, loop: CommitLoop, startup: Startup) -> No
     answered = asyncio.Event()
     intake.changed = answered.set
     deadline = time.monotonic() + startup.deadline.total_seconds()
-    while not all(map(intake.has_all, intake.waited_for)):
+    while missing := intake.missing():
         answered.clear()
         left = deadline - time.monotonic()
         if left <= 0 and startup.on_deadline == "serve-last-known-good" and intake.has_objects:
-            silent = sorted(name for name in intake.waited_for if not intake.has_all(name))
-            log.warning("startup deadline passed; serving the last known good state", of=silent)
+            unknown = [name for name in missing if intake.sources[name].is_unknown]
+            log.warning("startup deadline passed; serving the last known good state", of=missing, nothing_of=unknown)
             break
         try:
             # Not everything that a source catches up with is said: that one thing cannot be read is no news.

@@ -56,6 +56,15 @@ def may_declare(configuration: Configuration, ref: ObjectRef) -> bool:
     )
 
 
+def unknown_at_start(configuration: Configuration, memory: Memory) -> frozenset[str]:
+    """The sources with specs that no process before this one has read: what they declare, nobody here knows."""
+    sources = configuration.sources
+    declaring = {"files"} if sources.files else set()
+    declaring |= {kubernetes_source(cluster.name) for cluster in sources.kubernetes if cluster.specs}
+    declaring |= {consul_source(one.name) for one in sources.consul if one.specs is not None}
+    return frozenset(declaring - memory.seen.keys() - {ref.source for ref in memory.texts})
+
+
 def waited_for(configuration: Configuration, names: Iterable[str]) -> frozenset[str]:
     """The sources that the start waits for. Raises ConfigurationError for a name that is none."""
     known, wanted = frozenset(names), configuration.startup.wait_for

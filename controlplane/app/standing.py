@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -21,6 +21,8 @@ class SourceStatus:
     endpoints_lost: float | None = None
     synced: bool = False
     failure: str | None = None
+    remembered: bool = True
+    """Whether something of what it declares is known, from before this process started or since; or it declares nothing."""
 
     def works(self) -> bool:
         """It said everything, and can be read."""
@@ -29,7 +31,15 @@ class SourceStatus:
     @property
     def trouble(self) -> str | None:
         """Why what is known of it may be old; None when it works."""
-        return None if self.works() else self.failure or "it has not answered yet"
+        if self.works():
+            return None
+        why = self.failure or "it has not answered yet"
+        return f"{why}; nothing is known of what it declares" if self.is_unknown else why
+
+    @property
+    def is_unknown(self) -> bool:
+        """Nobody here knows what it declares: without it, less may be served than before."""
+        return not (self.synced or self.remembered)
 
     @property
     def answered(self) -> bool:
@@ -56,10 +66,18 @@ class SourceStatus:
             self.endpoints_lost = at
 
 
-def standing(names: Iterable[str], seen: Mapping[str, float], at: float, now: float) -> dict[str, SourceStatus]:
-    """All sources at the start. `seen` is when the services of each could be read last, `now` the same clock (seconds of the epoch)."""
+def standing(
+    names: Iterable[str], seen: Mapping[str, float], at: float, now: float, unknown: Collection[str] = ()
+) -> dict[str, SourceStatus]:
+    """All sources at the start. `seen` is when the services of each could be read last, `now` the same clock (seconds of the epoch).
+
+    `unknown` are those that declare specs of which nothing is remembered.
+    """
     ages = {name: max(0.0, now - seen.get(name, now)) for name in names}
-    return {name: SourceStatus(name, at - age, at - age, at - age) for name, age in ages.items()}
+    return {
+        name: SourceStatus(name, at - age, at - age, at - age, remembered=name not in unknown)
+        for name, age in ages.items()
+    }
 
 
 def stale(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.plane import Plane, answers, gateway
+from tests.e2e.plane import Plane, answers, gateway, respond
 from tests.support.certificates import authority, write_secret
 from tests.support.ports import free_port
 from tests.support.waiting import until
@@ -94,6 +94,30 @@ def test_specs_that_cannot_be_read_and_nothing_remembered(plane: Plane, specs: s
     plane.write(gateway())
     until(lambda: plane.get("/readyz") == (200, "ready\n"), "it is ready")
     assert plane.gateways() == ["platform/edge"]
+
+
+def test_a_source_of_which_nothing_is_known_is_waited_for_until_the_deadline(tmp_path: Path) -> None:
+    """Ready at once, a new replica would take what that source declares from every proxy that comes to it."""
+    configuration = tmp_path / "controlplane.yaml"
+    consul = f"sources: {{consul: [{{name: dc, address: 'http://127.0.0.1:{free_port()}', specs: gateways}}]}}\n"
+    configuration.write_text(consul)
+    unknown = "consul/dc (cannot connect"
+    with Plane(tmp_path, "--config", str(configuration)) as plane:
+        plane.write(gateway())
+        plane.start().listening()
+        until(lambda: plane.said("published"), "the specs of the folder are compiled")
+        plane.write(gateway(routes=[respond("main", "/", "edited")]))
+        until(lambda: len(plane.said("published")) > 1, "as they change")
+        status, reason = plane.get("/readyz")
+        assert (status, plane.said("ready")) == (503, [])
+        assert unknown in reason
+        assert "nothing is known of what it declares" in reason
+        plane.kill()
+        configuration.write_text(f"{consul}startup: {{deadline: 1s}}\n")
+        plane.start().ready()
+        (said,) = plane.said("startup deadline passed; serving the last known good state")
+        assert said["nothing_of"] == ["consul/dc"]
+        assert "nothing is known of what it declares" in plane.get("/readyz")[1]
 
 
 def test_an_empty_folder_of_specs_is_ready(plane: Plane) -> None:
