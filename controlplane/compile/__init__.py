@@ -1,1 +1,14 @@
-"""Pure functions from rows to Envoy resources, and the tables that wire them. Read `pipeline.py` first."""
+"""Pure functions from rows to Envoy resources, and the tables that wire them.
+
+Read `pipeline` first. `compiler` is what the process calls, `offline` and `standalone` what commands call.
+
+    rows  codes  xds_types                            what lies between specs and resources; what can be wrong
+    namesakes  claims  ownership  grants              who has a name, a host, a path; what a namespace was granted
+    route  routes  references  match  action          one route: what it refers to, takes and does
+    placement  hosts  shard                           where it is reachable, and the shards that come of that
+    listener  chains  tls  views  access_log          listeners, and what the gateways of one proxy share
+    secrets  certificates  providers                  certificates and key sets, and whether they can be used
+    backends  cluster  pool  endpoints  assignment    clusters, and the lane of their endpoints
+    checks  provenance                                Envoy's own rules; from a resource back to its spec
+    proxyless                                         the same rows for gRPC without a proxy
+"""
