@@ -69,8 +69,43 @@ def _position(root: _Spot, path: Path, of_key: bool) -> Position:
     return found
 
 
+class _Frame:
+    """A mapping or list that is being read, and its spot when something in it is wanted."""
+
+    __slots__ = ("index", "is_mapping", "key", "reads_value", "spot")
+
+    def __init__(self, spot: _Spot | None, *, is_mapping: bool) -> None:
+        self.spot = spot
+        self.is_mapping = is_mapping
+        self.index = 0
+        self.reads_value = False
+        self.key: _Spot | None = None  # of the value that comes next
+
+    def take(self, name: str, mark: Position, *, is_container: bool) -> _Spot | None:
+        """The spot of what comes next, an element, a key (which has none below it) or a value; `name` is its text."""
+        children = self.spot.children if self.spot is not None else {}
+        if not self.is_mapping:
+            spot = children.get(self.index)
+            self.index += 1
+            if spot is not None:
+                spot.value = mark
+            return spot
+        self.reads_value = not self.reads_value
+        if self.reads_value:
+            self.key = children.get(name)
+            if self.key is not None and self.key.key is not None:
+                self.key = None  # a key that stands twice: the first one counts
+            if self.key is not None:
+                self.key.key = mark
+            return None
+        if self.key is not None and not is_container:
+            self.key.value = mark
+        return self.key
+
+
 def _walk(parser: Any, root: _Spot) -> None:
-    frames: list[list[Any]] = []  # [is mapping, pending key, index, spot or None]
+    """Give the spots below `root` their positions, in one reading."""
+    frames: list[_Frame] = []
     while (event := parser.get_event()) is not None:
         kind = type(event)
         if kind is MappingEndEvent or kind is SequenceEndEvent:
@@ -80,34 +115,13 @@ def _walk(parser: Any, root: _Spot) -> None:
         if not is_container and kind is not ScalarEvent and kind is not AliasEvent:
             continue
         mark: Position = (event.start_mark.line, event.start_mark.column)
-        spot: _Spot | None = None
-        if not frames:
-            spot = root
-            root.value = root.value or mark
+        spot: _Spot | None = root
+        if frames:
+            spot = frames[-1].take(event.value if kind is ScalarEvent else "", mark, is_container=is_container)
         else:
-            frame = frames[-1]
-            around: _Spot | None = frame[3]
-            if not frame[0]:
-                spot = around.children.get(frame[2]) if around else None
-                frame[2] += 1
-                if spot:
-                    spot.value = mark
-            elif frame[1] is None:
-                key = event.value if kind is ScalarEvent else ""
-                spot = around.children.get(key) if around else None
-                if spot and spot.key:
-                    spot = None  # a key that stands twice: the first one counts
-                if spot:
-                    spot.key = mark
-                frame[1] = (spot,)
-                spot = None
-            else:
-                (spot,) = frame[1]
-                frame[1] = None
-                if spot and not is_container:
-                    spot.value = mark
+            root.value = root.value or mark
         if is_container:
-            frames.append([kind is MappingStartEvent, None, 0, spot])
+            frames.append(_Frame(spot, is_mapping=kind is MappingStartEvent))
 
 
 def shown(path: Path, data: Any) -> str:
