@@ -87,6 +87,51 @@ def test_a_node_whose_gateways_are_all_gone_sees_nothing_as_long_as_it_is_connec
     run(check)
 
 
+NORTH, SOUTH, EAST = map(GatewayName, ("shop/north", "shop/south", "shop/east"))
+EDGES: dict[GatewayName, Labels] = dict.fromkeys((NORTH, SOUTH), (("role", "edge"),))
+EDGES[EAST] = (("role", "edge"), ("zone", "east"))
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"role": "edge", "zone": "east"}, {"role": "edge", "zone": "west"}, {"role": "edge"}]
+)
+def test_what_is_proven_selects_and_what_a_node_says_narrows_it(said: dict[str, str]) -> None:
+    def check(rig: Rig) -> None:
+        rig.select(EDGES)
+        all_of_them = said.get("zone", "" if said else "east") == "east"
+        expected = (EAST, NORTH, SOUTH) if all_of_them else (NORTH, SOUTH)
+        assert rig.fleet.gateways({"role": "edge", "zone": "east"}, said) == expected
+        assert rig.fleet.gateways({"role": "core"}, said) == ()
+
+    run(check)
+
+
+def test_what_a_node_has_narrowed_is_wanted_when_gateways_change() -> None:
+    """Its view must be there in the publication that takes away the one before, or it loses its listeners."""
+
+    def check(rig: Rig) -> None:
+        rig.select(EDGES)
+        rig.fleet.gateways({"role": "edge", "zone": "east"}, {"role": "edge"})
+        more = {**EDGES, EDGE: ROLE[EDGE]}
+        assert rig.fleet.wanted(more) == {((EDGE, NORTH, SOUTH), Family.ENVOY)}
+
+    run(check)
+
+
+def test_what_nodes_see_is_wanted_though_gateways_change_again_before_anybody_has_looked() -> None:
+    def check(rig: Rig) -> None:
+        rig.select({**EDGES, EDGE: ROLE[EDGE]})
+        rig.connect(1)
+        rig.select(EDGES)
+        less = {SOUTH: EDGES[SOUTH], NORTH: EDGES[NORTH]}
+        assert rig.fleet.wanted(less) == {((NORTH, SOUTH), Family.ENVOY)}
+        rig.select(less)
+        rig.select(EDGES)
+        assert rig.fleet.wanted(EDGES) == set(), "nobody has these labels any more"
+
+    run(check)
+
+
 def test_a_node_that_is_denied_between_its_view_and_its_stream_leaves_nothing() -> None:
     def check(rig: Rig) -> None:
         node = Node("n-edge", labels={"role": "edge"})

@@ -74,7 +74,7 @@ class Fleet:
         self._demand = demand
         self._selectors: dict[GatewayName, Labels] = {}
         self._compiled: set[tuple[View, Family]] = set()
-        self._selected: dict[Labels, View] = {}
+        self._selected: dict[Labels, View | None] = {}  # None: nobody has asked since the gateways changed
         self._connected: dict[str, set[int]] = {}
         self._had_a_view: set[str] = set()  # nodes that are connected
         self._reached: dict[int, int] = {}  # by stream of a node that had a view: what it has come to
@@ -102,26 +102,25 @@ class Fleet:
 
     def gateways(self, proven: Mapping[str, str], said: Mapping[str, str]) -> View:
         """The gateways whose selectors match what is proven, and what the node says when it says anything."""
-        key = tuple(sorted(proven.items()))
+        key = tuple(sorted(label for label in proven.items() if not said or said.get(label[0]) == label[1]))
         if (view := self._selected.get(key)) is None:
             if len(self._selected) > CACHED:
                 self._selected.clear()
-            view = self._selected[key] = _selected(self._selectors, proven)
-        if said and said != proven:
-            view = tuple(name for name in view if _matches(self._selectors[name], said))
+            view = self._selected[key] = _selected(self._selectors, key)
         return view
 
     def select(self, selectors: Mapping[GatewayName, Labels], compiled: set[tuple[View, Family]]) -> None:
         """The gateways there are, and the views that are compiled."""
         if selectors != self._selectors:
             self._selectors = dict(selectors)
-            self._selected.clear()
+            # They may change again before anybody has looked, and are wanted by the same labels then.
+            self._selected = {labels: None for labels, view in self._selected.items() if view is not None}
         self._compiled = compiled
 
     def wanted(self, selectors: Mapping[GatewayName, Labels]) -> set[tuple[View, Family]]:
         """The views that the nodes of now would have with other gateways."""
         families = {family for _, family in self._compiled}
-        views = {_selected(selectors, dict(proven)) for proven in self._selected}
+        views = {_selected(selectors, labels) for labels in self._selected}
         return {(view, family) for view in views if view for family in families}
 
     def _labels(self, node: Node, peer: Peer) -> Mapping[str, str]:
@@ -245,9 +244,6 @@ def _label(type_url: str) -> str:
     return type_url if types.is_known(type_url) else "other"
 
 
-def _selected(selectors: Mapping[GatewayName, Labels], labels: Mapping[str, str]) -> View:
-    return tuple(sorted(name for name, selector in selectors.items() if _matches(selector, labels)))
-
-
-def _matches(selector: Labels, labels: Mapping[str, str]) -> bool:
-    return all(labels.get(key) == value for key, value in selector)
+def _selected(selectors: Mapping[GatewayName, Labels], labels: Labels) -> View:
+    there = frozenset(labels)
+    return tuple(sorted(name for name, selector in selectors.items() if there.issuperset(selector)))
