@@ -62,6 +62,9 @@ class Surroundings(Protocol):
     def removed_headers(self, gateway: GatewayName, name: str) -> set[str]:
         """The headers whose tokens a JWT provider takes away."""
 
+    def removed_parameters(self, gateway: GatewayName, name: str) -> list[str]:
+        """The query parameters whose tokens a JWT provider takes away."""
+
     def known(self, kind: str, gateway: GatewayName) -> list[str]:
         """The names of a kind (for a message)."""
 
@@ -96,6 +99,8 @@ class Resolved:
     """What its policies say to the filters that take one word of a route: by the field of `Policy`."""
     limits: dict[str, LocalLimit] = field(default_factory=dict)
     requirement: str | None = None
+    token_parameters: list[str] = field(default_factory=list)
+    """Query parameters that tokens are taken out of."""
 
 
 def route_name(key: ElementKey) -> str:
@@ -129,6 +134,7 @@ def resolve(around: Surroundings, problems: Problems, key: ElementKey, gateway: 
     if route.auth is not None:
         providers = _providers(around, problems, gateway, route.auth)
         resolved.requirement = jwt.requirement_name(gateway, route.auth)
+        resolved.token_parameters = [one for name in providers for one in around.removed_parameters(gateway, name)]
     for index, name in enumerate(route.use):
         policy = around.policy(gateway, name)
         if policy is None:

@@ -45,6 +45,7 @@ from controlplane.filters.header_mutation.spec import HeaderChanges
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.local_ratelimit.spec import LocalLimit
+from controlplane.filters.query_token import compile as query_token
 from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
@@ -228,7 +229,7 @@ def _preflight(place: Order, where: str | None, match: Match, resolved: Resolved
     message.match.CopyFrom(preflight_match(match))
     message.route.CopyFrom(forward(dict.fromkeys(sorted(resolved.clusters)[:1], 1)))
     message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
-    message.typed_per_filter_config[chain.JWT].CopyFrom(_authentication(resolved))
+    _authenticate(message.typed_per_filter_config, resolved)
     # A sibling that asks for certain methods stands before one that asks for any.
     place = place._replace(no_methods=False, headers=-2 - bool(match.methods))
     asked = signature(match.model_copy(update={"headers": ()}))._replace(preflight=True)
@@ -315,13 +316,15 @@ def _act(
             rewrite_path(message.route, route.transform.request.path, match.path)
 
 
-def _authentication(resolved: Resolved) -> Any:
-    return jwt.per_route(resolved.requirement) if resolved.requirement else jwt.public()
+def _authenticate(configs: Any, resolved: Resolved) -> None:
+    configs[chain.JWT].CopyFrom(jwt.per_route(resolved.requirement) if resolved.requirement else jwt.public())
+    if resolved.token_parameters:
+        configs[query_token.NAME].CopyFrom(query_token.per_route(resolved.token_parameters))
 
 
 def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits: bool) -> None:
     """What each filter shall do on this route."""
-    configs[chain.JWT].CopyFrom(_authentication(resolved))
+    _authenticate(configs, resolved)
     if "cors" in resolved.policies:
         configs[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
     if resolved.limits and not shared_limits:

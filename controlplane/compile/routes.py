@@ -94,6 +94,11 @@ class _Surroundings:
             return set()
         return set(provider.token_headers()) - {"cookie"}
 
+    def removed_parameters(self, gateway: GatewayName, name: str) -> list[str]:
+        found = self._own(self._tables.providers_by_name, gateway, name)
+        provider = found[1].part if found else None
+        return provider.token_parameters() if isinstance(provider, JwtProvider) and not provider.forward else []
+
     def known(self, kind: str, gateway: GatewayName) -> list[str]:
         index = {
             "listener": self._tables.listeners_by_gateway,

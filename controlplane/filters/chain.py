@@ -10,6 +10,7 @@ from controlplane.filters.cors import compile as cors
 from controlplane.filters.header_mutation import compile as header_mutation
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
+from controlplane.filters.query_token import compile as query_token
 from controlplane.filters.router import compile as router
 from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.filters.stages import Stage
@@ -60,7 +61,9 @@ def _filters() -> tuple[HttpFilter, ...]:
             per_listener=True,
         ),
         HttpFilter(cors.NAME, Stage.CORS, config=cors.filter_config),
+        HttpFilter(query_token.NAME, Stage.BEFORE_AUTHENTICATION, config=query_token.filter_config),
         HttpFilter(jwt.NAME, Stage.AUTHENTICATION, delivered=JWT, type_urls=(authn,)),
+        HttpFilter(query_token.NAME, Stage.AFTER_AUTHENTICATION, config=query_token.filter_config),
         HttpFilter(local_ratelimit.NAME, Stage.RATE_LIMIT, delivered=ROUTE_LIMITS, type_urls=(limits,)),
         HttpFilter(header_mutation.NAME, Stage.TRANSFORMATION, config=header_mutation.filter_config),
         HttpFilter(router.NAME, Stage.ROUTER, config=router.filter_config),

@@ -18,7 +18,11 @@ class Stage(IntEnum):
     """Limits that must hold before any expensive work."""
     CORS = 30
     """Preflight requests carry no credentials: they are answered before authentication."""
+    BEFORE_AUTHENTICATION = 38
+    """Notes what authentication changes beyond what it should."""
     AUTHENTICATION = 40
+    AFTER_AUTHENTICATION = 42
+    """Puts that right."""
     AUTHORISATION = 50
     RATE_LIMIT = 60
     TRANSFORMATION = 70

@@ -237,6 +237,33 @@ def test_places_of_a_token(edge: Edge, backends: Backends) -> None:
     assert edge.request(f"/api?access_token={good}").status == 200
 
 
+@pytest.mark.parametrize(
+    ("sent", "seen"),
+    [
+        ("z=1%262&a=%20b&{}", "?z=1%262&a=%20b"),  # neither another parameter nor a space
+        ("{}&z=%3Fx&a=%23&z=%C3%A9+", "?z=%3Fx&a=%23&z=%C3%A9+"),
+        ("flag&{}&{}&empty=&&=x", "?flag&empty=&=x"),
+        ("{}", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    ("host", "path", "name"),
+    [
+        ("shop.example.com", "/places", "jwt"),
+        ("shop.example.com", "/api/x", "access_token"),
+        ("SHOP.example.com", "/api/x", "access%5Ftoken"),  # another spelling, which finds its route late
+        ("shop.example.com", "/x.secret", "access_token"),  # a floating route
+        ("a.wild.example.com", "/any", "access_token"),
+    ],
+)
+def test_the_rest_of_a_query_is_left_as_it_was(
+    edge: Edge, backends: Backends, host: str, path: str, name: str, sent: str, seen: str
+) -> None:
+    """Envoy's filter writes the query anew where it takes a token out of it: sorted, and decoded."""
+    answer = edge.request(f"{path}?{sent.replace('{}', f'{name}={token()}')}", host)
+    assert (answer.status, answer.seen_path) == (200, path + seen)
+
+
 def test_answers_and_redirects_are_protected_too(edge: Edge) -> None:
     assert [edge.request(path).status for path in ("/answer", "/away")] == [401, 401]
     assert edge.request("/answer", headers=bearer(token())).body == b"secret"

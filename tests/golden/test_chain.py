@@ -23,7 +23,9 @@ ORDER = [
     "gatewayspec/listener-limits/0.0.0.0:8080",
     # Browsers ask without credentials.
     "envoy.filters.http.cors",
+    "gatewayspec/query-token",
     "gatewayspec/jwt",
+    "gatewayspec/query-token",
     # Limits of routes count those who may call.
     "gatewayspec/route-limits",
     "envoy.filters.http.header_mutation",

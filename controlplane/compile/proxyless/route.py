@@ -28,6 +28,7 @@ from controlplane.filters.envoy import duration, serialised
 from controlplane.filters.header_mutation import compile as header_mutation
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
+from controlplane.filters.query_token import compile as query_token
 from controlplane.model import regex
 from controlplane.resources import delimited
 
@@ -295,7 +296,7 @@ def _filters(configs: Mapping[str, Any]) -> Iterator[Reason]:
             yield _LIMITS
         elif name == header_mutation.NAME:
             yield Reason("transform", "gRPC changes no header")
-        elif name != cors.NAME:  # which is for browsers
+        elif name not in {cors.NAME, query_token.NAME}:  # which are for browsers, and part of authentication
             yield Reason("", f"gRPC has no filter {name}")
     if chain.JWT not in configs:
         yield Reason("auth", "nothing says that it is public")

@@ -154,6 +154,10 @@ class JwtProvider(Written):
             return ["authorization"]
         return [place.header or "cookie" for place in self.from_ if place.query is None]
 
+    def token_parameters(self) -> list[str]:
+        """The query parameters that the token may stand in."""
+        return [place.query for place in self.from_ if place.query] if self.from_ else ["access_token"]
+
     @model_validator(mode="after")
     def _each_claim_has_a_header(self) -> JwtProvider:
         said: set[str] = set()

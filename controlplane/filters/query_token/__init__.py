@@ -1,0 +1,1 @@
+"""Tokens in queries: what is left of a query when one was taken out of it."""
