@@ -299,6 +299,14 @@ def _listener_limits(
             message = f'policy "{name}" is not for listeners: only rateLimit is'
             read.note(Issue(key, f"use[{index}]", codes.IMPOSSIBLE, message, section="listeners"))
         else:
+            claims = read.get(tables.identity_headers, gateway) or frozenset()
+            counted = {(limit.key or "").removeprefix("header:") for limit in policy.rate_limit.local}
+            for header in sorted(counted & claims):
+                message = f'"{header}" is set by a JWT provider after a listener has counted: all share one bucket'
+                help = "use the policy on routes, which count after authentication"
+                read.note(
+                    Issue(key, f"use[{index}]", codes.IMPOSSIBLE, message, help, error=False, section="listeners")
+                )
             identity = f"{key.object.full_name}/{key.element}/{name}"
             found |= {f"{identity}/{number}": limit for number, limit in enumerate(policy.rate_limit.local)}
     return found

@@ -88,6 +88,12 @@ def test_an_origin_on_another_port_than_that_of_its_scheme() -> None:
     )
 
 
+def test_nobody_is_counted_by_a_header_that_is_removed() -> None:
+    (message,) = said("key: clientIP", 'key: "header:X-Real-IP"')
+    assert '.local[0].key: "x-real-ip" is removed from every request' in message
+    assert "clientIP" in message
+
+
 def test_a_backend_is_asked_for_by_one_name() -> None:
     (message,) = said("port: 8080}}]\n", 'port: 8080}}]\n      tls: {sni: "*.internal"}\n')
     assert ": spec.backends[web].tls.sni: one host is needed here" in message

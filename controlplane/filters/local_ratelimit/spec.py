@@ -28,7 +28,13 @@ def _key(text: str) -> str:
     if text == "clientIP":
         return text
     if text.startswith("header:"):
-        return "header:" + seen_header_name(text.removeprefix("header:"))
+        name = seen_header_name(text.removeprefix("header:"))
+        if name == "x-real-ip":
+            raise ValueError(
+                '"x-real-ip" is removed from every request before it is counted, since any client can say it: use '
+                "clientIP, with clientIP.trustedHops of the listener behind a load balancer"
+            )
+        return f"header:{name}"
     raise ValueError('a key is "clientIP" or "header:<name>"')
 
 
