@@ -89,7 +89,7 @@ def jwks_cluster(name: str, provider: JwtProvider, namespace: tuple[str, str]) -
         address, is_name = str(ipaddress.ip_address(host)), False
     except ValueError:
         address, is_name = host, True
-    tls = BackendTls.model_construct(sni=host if is_name else None, ca=provider.jwks.ca, san_match=(host,))
+    tls = BackendTls.model_construct(sni=host if is_name else None, ca=provider.jwks.ca, san_match=(address,))
     backend = Backend.model_construct(name=name, members=(), tls=tls if scheme == "https" else None)
     message = _base(name, CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT)
     endpoints = [endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[_named(address, port, 1)])]

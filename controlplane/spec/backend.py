@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from controlplane.filters.jwt.spec import SecretKey
-from controlplane.model.written import Name, OneHost, Percent, PositiveDuration, Written
-from controlplane.spec.listener import NotEmpty, SecretName
+from controlplane.model.written import FieldError, Name, OneHost, Percent, PositiveDuration, Written
+from controlplane.spec.listener import SecretName
 from controlplane.spec.member import Dns, Member, Static
 
 __all__ = ["Backend", "BackendProtocol", "BackendTls", "Dns", "Failover", "LoadBalancer", "Member", "Static"]
@@ -27,6 +29,25 @@ Alpn = Annotated[str, Field(pattern=r"^[!-~]{1,255}$", examples=["istio"])]
 """The name of a protocol in a TLS handshake."""
 
 
+def _certified_name(text: str) -> str:
+    """A name of a certificate, as Envoy reads it there. Raises ValueError for one that no certificate has."""
+    if "://" in text:
+        return text
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        pass
+    if not text or re.search(r"[^!-~]|[*/@:]", text.removeprefix("*.")):
+        raise ValueError(
+            'a name is that of a host such as "orders.internal" or "*.internal", an address, or a URI such as '
+            '"spiffe://cluster.local/ns/shop/sa/orders"'
+        )
+    return text.lower()
+
+
+CertifiedName = Annotated[str, AfterValidator(_certified_name)]
+
+
 class BackendTls(Written):
     """TLS to the backend. Its certificate is always verified: chain and name.
 
@@ -37,7 +58,7 @@ class BackendTls(Written):
     sni: OneHost | None = None
     ca: SecretKey | None = None
     client_certificate: SecretName | None = None
-    san_match: tuple[NotEmpty, ...] = ()
+    san_match: tuple[CertifiedName, ...] = ()
     alpn: Annotated[tuple[Alpn, ...], Field(max_length=8)] = ()
 
     @model_validator(mode="after")
@@ -130,4 +151,9 @@ class Backend(Written):
             raise ValueError("tls to an address needs sni or sanMatch: there is no name to verify")
         if self.on_source_lost is not None and not self.is_discovered:
             raise ValueError("onSourceLost is for kubernetes and consul members, and there is none")
+        if self.failover.within and not self.is_discovered:
+            raise FieldError(
+                ("failover", "within"),
+                "only kubernetes and consul members have a zone and a region, and there is none: give the others priorities",
+            )
         return self

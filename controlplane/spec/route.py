@@ -183,6 +183,8 @@ class Route(OneOf):
     def _complete(self) -> Route:
         if self.to is None and (self.websocket or (self.transform and self.transform.request != RequestTransform())):
             raise ValueError("websocket and transform.request need a backend (to)")
+        if self.websocket and all(match.methods and "GET" not in match.methods for match in self.match):
+            raise FieldError(("websocket",), "a WebSocket begins with a GET, which no match of this route takes")
         for field in ("retry", "timeouts"):
             if self.to is None and getattr(self, field) != type(getattr(self, field))():
                 raise FieldError((field,), "retry and timeouts are for a backend (to); remove them, or name one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.spec.backend import BackendTls
 from controlplane.spec.parse import parse_text
 from tests.spec.documents import GATEWAY
 
@@ -92,6 +93,25 @@ def test_nobody_is_counted_by_a_header_that_is_removed() -> None:
     (message,) = said("key: clientIP", 'key: "header:X-Real-IP"')
     assert '.local[0].key: "x-real-ip" is removed from every request' in message
     assert "clientIP" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["*", "a b", "*.*.internal", "a.*.internal", "orders.internal:443", "user@internal", ""]
+)
+def test_a_name_that_no_certificate_has(name: str) -> None:
+    (message,) = said("port: 8080}}]\n", f'port: 8080}}}}]\n      tls: {{sni: web.internal, sanMatch: ["{name}"]}}\n')
+    assert ": spec.backends[web].tls.sanMatch[0]: a name is that of a host" in message
+
+
+def test_names_of_certificates_are_written_as_envoy_reads_them() -> None:
+    names = ("spiffe://cluster.local/ns/Shop", "*.Internal", "a_b.internal", "2001:DB8:0::1", "192.0.2.1")
+    wanted = ("spiffe://cluster.local/ns/Shop", "*.internal", "a_b.internal", "2001:db8::1", "192.0.2.1")
+    assert BackendTls.model_validate({"sanMatch": names}).san_match == wanted
+
+
+def test_only_discovered_members_are_near_or_far() -> None:
+    (message,) = said("port: 8080}}]\n", "port: 8080}}]\n      failover: {within: [zone]}\n")
+    assert ": spec.backends[web].failover.within: only kubernetes and consul members have a zone" in message
 
 
 def test_a_backend_is_asked_for_by_one_name() -> None:

@@ -53,6 +53,17 @@ def test_an_answer_without_a_body_may_have_any_other_status(status: int) -> None
     assert said(f"respond: {{status: {status}}}") == []
 
 
+def test_a_web_socket_begins_with_a_get() -> None:
+    def of(match: str) -> list[str]:
+        text = routes("a").replace("- path: {prefix: /}", match).replace(TO, f"      websocket: true\n{TO}")
+        return [str(diagnostic) for parsed in parse_text(text, "f.yaml") for diagnostic in parsed.diagnostics]
+
+    post, get = "{path: {prefix: /}, methods: [POST]}", "{path: {prefix: /ws}, methods: [GET]}"
+    assert of(f"- {get}\n        - {post}") == []
+    (message,) = of(f"- {post}")
+    assert "spec.routes[root].websocket: a WebSocket begins with a GET" in message
+
+
 def test_a_name_that_stands_twice_is_shown_where_it_does() -> None:
     text = routes("a").replace(
         "  routes:\n", '    - {name: web, members: [{static: {address: "::1", port: 1}}]}\n  routes:\n'
