@@ -15,7 +15,7 @@ from envoy.type.matcher.v3 import regex_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
 
 from controlplane.filters.envoy import duration, packed
-from controlplane.spec.match import PathMatch
+from controlplane.spec.match import Match, PathMatch
 from controlplane.spec.rewrite import PathChange
 from controlplane.spec.route import Redirect, Retry
 
@@ -73,6 +73,20 @@ def redirect(spec: Redirect, match: PathMatch, https_port: int | None) -> Any:
     elif spec.path and spec.path.replace_prefix:
         _replace_prefix(message, spec.path.replace_prefix, match)
     return message
+
+
+def asks_again(spec: Redirect, match: Match) -> bool:
+    """Whether a client that follows comes with a request that the match takes again, if it comes to the same place."""
+    if match.headers or (match.query and spec.strip_query):
+        return False
+    if spec.code in {301, 302, 303} and match.methods and "GET" not in match.methods:
+        return False
+    path = match.path
+    if spec.path is None:
+        return True
+    if path.exact is not None:
+        return path.exact in (spec.path.replace_full, spec.path.replace_prefix)
+    return path.prefix is not None and path.prefix.rstrip("/") == (spec.path.replace_prefix or "?").rstrip("/")
 
 
 def forward(clusters: Mapping[str, int]) -> Any:

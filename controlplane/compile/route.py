@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from controlplane.compile import codes
 from controlplane.compile.action import (
+    asks_again,
     direct_response,
     forward,
     redirect,
@@ -35,6 +36,7 @@ from controlplane.compile.rows import (
     CompiledRoute,
     Entry,
     Order,
+    Placement,
     Settings,
 )
 from controlplane.errors import InvalidInput
@@ -49,8 +51,9 @@ from controlplane.filters.query_token import compile as query_token
 from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
+from controlplane.spec.listener import Protocol
 from controlplane.spec.match import Match, PathMatch
-from controlplane.spec.route import Retry, Route
+from controlplane.spec.route import Redirect, Retry, Route
 
 DISABLED_BODY = "this route is not configured correctly\n"
 """What a route with errors answers, with 503."""
@@ -90,6 +93,8 @@ def compiled_route(
     resolved = resolve(around, problems, key, gateway, route) if failure is None else Resolved()
     _check_matches(around, problems, gateway, route)
     _check_headers(around, problems, gateway, route)
+    if route.redirect is not None:
+        _check_redirect(problems, route, route.redirect, found, chains)
     copies = len(found) * len(route.match) > 1 or any(segment(match.path) is None for match in route.match)
     shared_limits = bool(resolved.limits) and copies
     entries = tuple(
@@ -149,6 +154,27 @@ def _check_headers(around: Surroundings, problems: Problems, gateway: GatewayNam
                 f'"{name}" is set by a JWT provider: backends take it for the claim of a verified token',
                 "use another header",
             )  # fmt: skip
+
+
+def _check_redirect(
+    problems: Problems, route: Route, said: Redirect, placed: tuple[Placement, ...], chains: tuple[Chain, ...]
+) -> None:
+    """A redirect does not lead to itself: a client would go round until it gives up."""
+    served = {place.group for place in placed if place.serves and not place.redirect}
+    to_same_host = said.host is None or said.host in route.hosts
+    if not to_same_host or not any(asks_again(said, match) for match in route.match):
+        return
+    port = redirect(said, route.match[0].path, https_port(chains, route.hosts)).port_redirect
+    for way_in in chains:
+        scheme = "https" if way_in.protocol is Protocol.HTTPS else "http"
+        back = said.scheme in (None, scheme) and way_in.port == (port or (443 if scheme == "https" else 80))
+        if back and way_in.group in served:
+            where = f'listener "{way_in.listener.element}" to "{said.host or route.hosts[0]}"'
+            problems.warning(
+                codes.IMPOSSIBLE, "redirect", f"leads from {where} and back to this route, without end",
+                "say another host, path or scheme; what has a certificate is redirected to HTTPS without a route",
+            )  # fmt: skip
+            return
 
 
 def _entries(
