@@ -65,10 +65,10 @@ def test_bodies_are_not_made_before_they_are_written(monkeypatch: pytest.MonkeyP
     found = Running.snapshot(running, gateway, "cds", True)
     assert found is not None
     entries = [found["resources"]["cds"][0]]
-    holding = SimpleNamespace(name="web", resource=resource, state="synced")
+    item = SimpleNamespace(name="web", resource=resource, state="synced")
     node = SimpleNamespace(node=SimpleNamespace(id="edge-1"))
-    asked: Any = SimpleNamespace(nodes=lambda: [node], holdings=lambda *_: [holding])
-    has = Rollcall(cast(Any, None), asked, cast(Any, None), cast(Any, None)).holdings("edge-1", "cluster", bodies=True)
+    asked: Any = SimpleNamespace(nodes=lambda: [node], inventory=lambda *_: [item])
+    has = Rollcall(cast(Any, None), asked, cast(Any, None), cast(Any, None)).inventory("edge-1", "cluster", bodies=True)
     assert has is not None
     entries += has["resources"]
     for entry in entries:

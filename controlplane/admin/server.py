@@ -58,7 +58,7 @@ class Look(Protocol):
     def roll(self) -> dict[str, Any]:
         """One row per node and type."""
 
-    def holdings(self, node: str, kind: str, bodies: bool) -> dict[str, Any] | None:
+    def inventory(self, node: str, kind: str, bodies: bool) -> dict[str, Any] | None:
         """What a node has of a type; None when there is no such node, LookupError when there is no such type."""
 
     def progress(self, version: str) -> dict[str, Any]:
@@ -160,10 +160,10 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     async def roll(_: web.Request) -> web.Response:
         return await _json(look.roll())
 
-    async def holdings(request: web.Request) -> web.Response:
+    async def inventory(request: web.Request) -> web.Response:
         node, kind = request.query.get("node", ""), request.query.get("type", "")
         try:
-            found = look.holdings(node, kind, request.query.get("bodies", "") in {"1", "true"})
+            found = look.inventory(node, kind, request.query.get("bodies", "") in {"1", "true"})
         except LookupError as error:
             return await _json({"error": str(error.args[0])}, 400)
         return await _json({"error": f'no node "{node}" is connected'}, 404) if found is None else await _json(found)
@@ -185,7 +185,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     app.router.add_get("/v1/gateways/{namespace}/{name}/snapshot", snapshot)
     app.router.add_get("/v1/nodes", nodes)
     app.router.add_get("/v1/nodes/status", roll)
-    app.router.add_get("/v1/nodes/resources", holdings)
+    app.router.add_get("/v1/nodes/resources", inventory)
     app.router.add_get("/v1/nodes/progress", progress)
     app.router.add_get("/v1/sources", sources)
     app.router.add_get("/v1/problems", problems)

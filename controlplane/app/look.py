@@ -140,12 +140,12 @@ class Running:
         """One row for each proxy and type."""
         return {"sequence": self.store.sequence, "rows": self.rollcall.rows(self.clock())}
 
-    def holdings(self, node: str, kind: str, bodies: bool) -> dict[str, Any] | None:
+    def inventory(self, node: str, kind: str, bodies: bool) -> dict[str, Any] | None:
         """What a proxy has of a type."""
         url = next((url for url in types.BY_SHORT_NAME.values() if kind in {url, types.short_name(url)}), None)
         if url is None:
             raise LookupError(f'no type "{kind}"; there are {", ".join(types.BY_SHORT_NAME)}')
-        return self.rollcall.holdings(node, url, bodies=bodies)
+        return self.rollcall.inventory(node, url, bodies=bodies)
 
     def progress(self, version: str) -> dict[str, Any]:
         """How far a version has come."""

@@ -121,12 +121,12 @@ class Rollcall:
             found.append((node.id, 0, row | {"detail": None, "at": []}))
         return [row for *_, row in sorted(found, key=lambda one: one[:2])]
 
-    def holdings(self, node: str, type_url: str, *, bodies: bool) -> dict[str, Any] | None:
+    def inventory(self, node: str, type_url: str, *, bodies: bool) -> dict[str, Any] | None:
         """What a connected proxy has of a type; None when there is no such proxy. Bodies are made when they are written."""
         if node not in self._nodes():
             return None
         listed = []
-        for one in self.server.holdings(node, type_url):
+        for one in self.server.inventory(node, type_url):
             entry: dict[str, Any] = {
                 "name": one.name,
                 "version": one.resource.version if one.resource else None,

@@ -8,5 +8,5 @@ Read `session` first. `nodes` and `observer` are the doors: the directory and th
     difference  returning  nameset  heartbeats              what it lacks
     outgoing  progress  order  warming  virtual_hosts       what it is sent, and when: make before break
     blame  isolation  holds  resending  dependents          what it refused, and who is spared it
-    types  wire  holdings  leftovers                        kinds of resource, bytes of responses, what people see, memory
+    types  wire  inventory  leftovers                       kinds of resource, bytes of responses, what people see, memory
 """

@@ -23,8 +23,8 @@ from controlplane.xds import types
 from controlplane.xds.admission import Admission, Crowding, identity
 from controlplane.xds.bounds import Limits, Timing
 from controlplane.xds.delta import DeltaSession
-from controlplane.xds.holdings import Holding
 from controlplane.xds.holds import Family, Holds, family
+from controlplane.xds.inventory import InventoryItem
 from controlplane.xds.leftovers import LARGE_BYTES, Leftovers
 from controlplane.xds.nodes import Denied, Directory, Ended, Node, Peer, Status
 from controlplane.xds.observer import Observer, SilentObserver, StreamStatus
@@ -104,11 +104,11 @@ class XdsServer:
             stream.outdated = True
             stream.wake()
 
-    def holdings(self, node: str, type_url: str) -> list[Holding]:
+    def inventory(self, node: str, type_url: str) -> list[InventoryItem]:
         """What a node has of a type, over all its streams."""
         sessions = (stream.session for stream in self._streams.values())
-        found = [each for one in sessions if one.node and one.node.id == node for each in one.holdings(type_url)]
-        return sorted(found, key=lambda holding: holding.name)
+        found = [each for one in sessions if one.node and one.node.id == node for each in one.inventory(type_url)]
+        return sorted(found, key=lambda item: item.name)
 
     def _takers(self, resource: Resource) -> set[Family]:
         """The kinds of clients that have taken this content over."""

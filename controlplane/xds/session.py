@@ -15,7 +15,7 @@ from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import checks, difference, isolation, types, virtual_hosts
 from controlplane.xds.blame import quotable
 from controlplane.xds.difference import Wanted
-from controlplane.xds.holdings import Holding, holdings
+from controlplane.xds.inventory import InventoryItem, inventory
 from controlplane.xds.isolation import took
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Refusal, TypeStatus, Variant
@@ -238,10 +238,10 @@ class Session(Outgoing):
 
     # -- what people see -----------------------------------------------------------------------------------------
 
-    def holdings(self, type_url: str) -> list[Holding]:
+    def inventory(self, type_url: str) -> list[InventoryItem]:
         """What the client has of a type, name by name."""
         progress = self._types.get(type_url)
-        return list(holdings(progress, self.view)) if progress is not None and self.view is not None else []
+        return list(inventory(progress, self.view)) if progress is not None and self.view is not None else []
 
     def status(self) -> tuple[TypeStatus, ...]:
         """Where the stream stands, type by type in push order."""

@@ -11,7 +11,7 @@ from controlplane.xds.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class InventoryItem:
     """A name that a client has or asked for.
 
     `state`: synced, pending (sent or to be sent), removing, absent (asked for, and there is none), or held: `resource` is
@@ -23,7 +23,7 @@ class Holding:
     resource: Resource | None
 
 
-def holdings(progress: Progress, view: Substituted) -> Iterator[Holding]:
+def inventory(progress: Progress, view: Substituted) -> Iterator[InventoryItem]:
     """Every name of this type that concerns the client, sorted."""
     url, subscription = progress.kind.url, progress.subscription
     names = (
@@ -42,4 +42,4 @@ def holdings(progress: Progress, view: Substituted) -> Iterator[Holding]:
             state = "pending"
         else:
             state = "synced" if resource is not None else "absent"
-        yield Holding(name, state, resource)
+        yield InventoryItem(name, state, resource)
