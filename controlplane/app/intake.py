@@ -323,6 +323,7 @@ class Intake:
                 self._in_force(spec)
             else:
                 self._unusable.add(ref)
+                status.remembered = False
                 self._say_unusable(ref)
 
     def _say_unusable(self, ref: ObjectRef) -> None:

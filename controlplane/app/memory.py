@@ -40,6 +40,8 @@ class Memory:
         for problem in loaded.problems:
             log.warning("state", problem=problem)
         self._found = loaded.problems[:SHOWN]
+        self.whole = loaded.whole
+        """Whether nothing of it was damaged."""
         self.texts = {ref: stored.text for ref, stored in loaded.objects.items()}
         """The text of every object that was in force."""
         self.secrets = loaded.secrets

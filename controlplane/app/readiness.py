@@ -24,7 +24,7 @@ async def first_commit(intake: Intake, loop: CommitLoop, startup: Startup) -> No
         left = deadline - time.monotonic()
         if left <= 0 and startup.on_deadline == "serve-last-known-good" and intake.has_objects:
             unknown = [name for name in missing if intake.sources[name].is_unknown]
-            log.warning("startup deadline passed; serving the last known good state", of=missing, nothing_of=unknown)
+            log.warning("startup deadline passed; serving the last known good state", of=missing, not_all_of=unknown)
             break
         try:
             # Not everything that a source catches up with is said: that one thing cannot be read is no news.

@@ -57,12 +57,15 @@ def may_declare(configuration: Configuration, ref: ObjectRef) -> bool:
 
 
 def unknown_at_start(configuration: Configuration, memory: Memory) -> frozenset[str]:
-    """The sources with specs that no process before this one has read: what they declare, nobody here knows."""
+    """The sources with specs that no process before this one has read, or of which some is damaged: what they declare, nobody
+    here knows.
+    """
     sources = configuration.sources
     declaring = {"files"} if sources.files else set()
     declaring |= {kubernetes_source(cluster.name) for cluster in sources.kubernetes if cluster.specs}
     declaring |= {consul_source(one.name) for one in sources.consul if one.specs is not None}
-    return frozenset(declaring - memory.seen.keys() - {ref.source for ref in memory.texts})
+    known = {*memory.seen, *(ref.source for ref in memory.texts)} if memory.whole else set()
+    return frozenset(declaring - known)
 
 
 def waited_for(configuration: Configuration, names: Iterable[str]) -> frozenset[str]:

@@ -22,7 +22,7 @@ class SourceStatus:
     synced: bool = False
     failure: str | None = None
     remembered: bool = True
-    """Whether something of what it declares is known, from before this process started or since; or it declares nothing."""
+    """Whether what it declares is known from before this process started, or it has said some of it; or it declares nothing."""
 
     def works(self) -> bool:
         """It said everything, and can be read."""
@@ -34,11 +34,11 @@ class SourceStatus:
         if self.works():
             return None
         why = self.failure or "it has not answered yet"
-        return f"{why}; nothing is known of what it declares" if self.is_unknown else why
+        return f"{why}; not all that it declares is known" if self.is_unknown else why
 
     @property
     def is_unknown(self) -> bool:
-        """Nobody here knows what it declares: without it, less may be served than before."""
+        """Nobody here knows all that it declares: without it, less may be served than before."""
         return not (self.synced or self.remembered)
 
     @property
@@ -71,7 +71,7 @@ def standing(
 ) -> dict[str, SourceStatus]:
     """All sources at the start. `seen` is when the services of each could be read last, `now` the same clock (seconds of the epoch).
 
-    `unknown` are those that declare specs of which nothing is remembered.
+    `unknown` are those that declare specs which are not remembered.
     """
     ages = {name: max(0.0, now - seen.get(name, now)) for name in names}
     return {

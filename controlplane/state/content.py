@@ -46,7 +46,10 @@ class StateChanges:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the previous process left, and everything that could not be read, each in a sentence."""
+    """What the previous process left, and everything that could not be read, each in a sentence.
+
+    `whole` is False when some of it was damaged.
+    """
 
     objects: dict[ObjectRef, StoredObject]
     secrets: dict[SecretRef, Secret]
@@ -54,6 +57,7 @@ class Loaded:
     problems: list[str]
     services: dict[ServiceRef, Service] = field(default_factory=dict)
     seen: dict[str, float] = field(default_factory=dict)
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

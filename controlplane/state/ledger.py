@@ -95,14 +95,13 @@ class Ledger:
 
     def load(self) -> Loaded:
         """Everything that the previous process left intact."""
-        loaded = Loaded({}, {}, {}, list(self._problems))
-        if self._database is not None:
-            scan = self._database.scan()
-            loaded.problems.extend(f"{name} is dropped: its checksum does not hold" for name in scan.dropped)
-            if scan.damage or scan.dropped:
-                loaded.problems.append(self._rebuild(self._database, scan))
-            for row in scan.rows:
-                self._take(row, loaded)
+        scan = self._database.scan() if self._database is not None else Scan([], [], "")
+        loaded = Loaded({}, {}, {}, list(self._problems), whole=not (scan.damage or scan.dropped))
+        loaded.problems.extend(f"{name} is dropped: its checksum does not hold" for name in scan.dropped)
+        if self._database is not None and not loaded.whole:
+            loaded.problems.append(self._rebuild(self._database, scan))
+        for row in scan.rows:
+            self._take(row, loaded)
         return loaded
 
     def keep(self, batch: dict[Ref, Change]) -> dict[Ref, Change]:

@@ -111,13 +111,13 @@ def test_a_source_of_which_nothing_is_known_is_waited_for_until_the_deadline(tmp
         status, reason = plane.get("/readyz")
         assert (status, plane.said("ready")) == (503, [])
         assert unknown in reason
-        assert "nothing is known of what it declares" in reason
+        assert "not all that it declares is known" in reason
         plane.kill()
         configuration.write_text(f"{consul}startup: {{deadline: 1s}}\n")
         plane.start().ready()
         (said,) = plane.said("startup deadline passed; serving the last known good state")
-        assert said["nothing_of"] == ["consul/dc"]
-        assert "nothing is known of what it declares" in plane.get("/readyz")[1]
+        assert said["not_all_of"] == ["consul/dc"]
+        assert "not all that it declares is known" in plane.get("/readyz")[1]
 
 
 def test_an_empty_folder_of_specs_is_ready(plane: Plane) -> None:

@@ -142,10 +142,12 @@ def test_one_damaged_row_is_dropped_by_name_and_the_rest_stays(tmp_path: Path) -
         "secret files/shop/tls-3 is dropped: its checksum does not hold",
     ]
     assert "rebuilt of 79 intact rows" in loaded.problems[2]
+    assert not loaded.whole
     works(state)
     state.close()
     again = State.open(tmp_path)
-    assert again.load().problems == []
+    loaded = again.load()
+    assert (loaded.problems, loaded.whole) == ([], True)
     again.close()
 
 
