@@ -43,6 +43,7 @@ class Claim:
                 return holder or "it does not say which"
             except OSError as error:
                 if error.errno not in _UNLOCKABLE:
+                    self.release()
                     raise
             since = datetime.now(UTC).isoformat(timespec="seconds")
             with suppress(OSError):  # a full disk: it is ours all the same

@@ -69,12 +69,14 @@ class Ledger:
     @property
     def keeps(self) -> bool:
         """Whether what is given is kept, now or later."""
-        return self._database is not None and (self._database.writable or self.waits)
+        used = self._database  # which the writing thread may take away meanwhile
+        return used is not None and (used.writable or bool(used.refused))
 
     @property
     def waits(self) -> bool:
         """Whether the file can be read only, and opening it again may help."""
-        return self._database is not None and bool(self._database.refused)
+        used = self._database
+        return used is not None and bool(used.refused)
 
     def open(self) -> None:
         """Whatever its condition: what cannot be used is said in `load`, and stays in `degraded`."""
