@@ -54,7 +54,12 @@ def grpc_bootstrap(
                 "server_features": ["xds_v3"],
             }
         ],
-        "node": {"id": node_id, "cluster": cluster, "metadata": {"labels": dict(sorted(labels.items()))}},
+        "node": {
+            "id": node_id,
+            "cluster": cluster,
+            "metadata": {"labels": dict(sorted(labels.items()))},
+            "locality": {},  # gRPC for Node.js takes no bootstrap without one
+        },
         "certificate_providers": {
             GRPC_PROVIDER: {"plugin_name": "file_watcher", "config": _files(folder, "node", authorities)},
             GRPC_SERVER_PROVIDER: {"plugin_name": "file_watcher", "config": _files(folder, "server", authorities)},

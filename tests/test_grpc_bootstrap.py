@@ -22,7 +22,12 @@ def test_it_names_files_and_holds_none(tmp_path: Path) -> None:
     [credentials] = server["channel_creds"]
     assert credentials["type"] == "tls"
     assert credentials["config"]["private_key_file"] == str(tmp_path / "node.key")
-    assert document["node"] == {"id": "till-1", "cluster": "tills", "metadata": {"labels": {"role": "edge"}}}
+    assert document["node"] == {
+        "id": "till-1",
+        "cluster": "tills",
+        "metadata": {"labels": {"role": "edge"}},
+        "locality": {},
+    }
     pairs = {name: one["config"]["certificate_file"] for name, one in document["certificate_providers"].items()}
     assert pairs == {"default": str(tmp_path / "node.crt"), "server": str(tmp_path / "server.crt")}
     assert "%s" in document["server_listener_resource_name_template"]

@@ -45,7 +45,9 @@ class Case:
 
     resource: Resource
     detail: str
-    nodes: set[str] = field(default_factory=set)
+    nodes: dict[str, Family] = field(
+        default_factory=dict
+    )  # as what they refused it: a node may be replaced by a newer one
     families: set[Family] = field(default_factory=set)
     accepted: set[Family] = field(default_factory=set)
 
@@ -106,7 +108,7 @@ class Holds:
             if case is None:
                 case = self._cases[key] = Case(resource, detail, accepted=set(self._takers(resource)))
                 new.append(resource)
-            case.nodes.add(node.id)
+            case.nodes[node.id] = family(node)
             case.families.add(family(node))
         self.edition += 1
         self._changed()
@@ -157,7 +159,7 @@ class Holds:
         return True
 
     def _spares(self, case: Case, who: Family, node: str) -> bool:
-        if node in case.nodes:
+        if case.nodes.get(node) == who:
             return True
         if len(case.nodes) >= SEVERAL_NODES:
             return who in case.families or who not in case.accepted

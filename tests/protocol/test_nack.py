@@ -10,6 +10,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.xds.blame import blamed, halves
 from controlplane.xds.holds import CREDIBLE_REFUSALS, NODE_CASES, Family, Holds, family
+from controlplane.xds.observer import State
 from tests.protocol.dialogue import (
     CDS,
     EDS,
@@ -22,6 +23,7 @@ from tests.protocol.dialogue import (
     Delta,
     Dialogue,
     Sotw,
+    cluster,
     eds_cluster,
     removed,
     resource,
@@ -197,6 +199,25 @@ def test_another_version_of_the_client_is_asked_itself() -> None:
     fleet.settle()
     assert bodies(new.take(SRDS, ["a"])) == [b"only for 1.40"]
     old.expect_nothing()
+
+
+def test_a_node_that_comes_back_as_another_version_is_asked_itself() -> None:
+    """A proxy that is upgraded in place takes what the former one refused."""
+    fleet = Fleet(resource(CDS, "a"))
+    former = fleet.join(version="1.39.0")
+    former.send(CDS)
+    former.take(CDS, ["a"])
+    fleet.publish(resource(CDS, "a", "new"))
+    former.nack(former.expect_names(CDS, ["a"]))
+    fleet.settle()
+    again = fleet.join(version="1.39.0")
+    again.send(CDS)
+    assert bodies(again.take(CDS, ["a"])) == [cluster("a")]
+    upgraded = fleet.join(version="1.40.0")
+    upgraded.send(CDS)
+    assert bodies(upgraded.take(CDS, ["a"])) == [cluster("a", content="new")]
+    fleet.settle()
+    assert upgraded.status(CDS).state is State.SYNCED
 
 
 def test_everybody_is_spared_after_several_nodes_refused() -> None:
