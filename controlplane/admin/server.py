@@ -64,6 +64,9 @@ class Look(Protocol):
     def progress(self, version: str) -> dict[str, Any]:
         """How many nodes have acknowledged a version; LookupError when several begin so."""
 
+    async def routes(self, route: str, spec: str) -> dict[str, Any]:
+        """Of routes with such names: where they come from, since when, and which nodes have them."""
+
     def sources(self) -> list[dict[str, Any]]:
         """One entry per source."""
 
@@ -174,6 +177,9 @@ def application(look: Look, *, public: bool = False) -> web.Application:
         except LookupError as error:
             return await _json({"error": str(error.args[0])}, 400)
 
+    async def routes(request: web.Request) -> web.Response:
+        return await _json(await look.routes(request.query.get("route", "*"), request.query.get("spec", "*")))
+
     async def sources(_: web.Request) -> web.Response:
         return await _json({"sources": look.sources(), "state": look.state()})
 
@@ -187,6 +193,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     app.router.add_get("/v1/nodes/status", roll)
     app.router.add_get("/v1/nodes/resources", inventory)
     app.router.add_get("/v1/nodes/progress", progress)
+    app.router.add_get("/v1/routes", routes)
     app.router.add_get("/v1/sources", sources)
     app.router.add_get("/v1/problems", problems)
     return app

@@ -10,12 +10,13 @@ from typing import Any
 
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
+from controlplane.app.problems import plain
 from controlplane.app.refusals import Refusals
 from controlplane.app.rollcall import Rollcall, gateways_of
+from controlplane.app.routes import Routes
 from controlplane.app.standing import SourceStatus
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
-from controlplane.errors import Diagnostic
 from controlplane.names import FILES, GATEWAY_KIND, Family, GatewayName, ObjectRef, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -39,6 +40,7 @@ class Running:
     server: XdsServer
     refusals: Refusals
     rollcall: Rollcall
+    explained: Routes
     state_status: Callable[[], dict[str, Any]]
     telemetry: Metrics
     clock: Callable[[], float]
@@ -151,6 +153,10 @@ class Running:
         """How far a version has come."""
         return self.rollcall.progress(version)
 
+    async def routes(self, route: str, spec: str) -> dict[str, Any]:
+        """Where routes come from, since when they are as they are, and which proxies have them."""
+        return await self.explained.explained(route, spec)
+
     def sources(self) -> list[dict[str, Any]]:
         """Whether each source works, how old its word is, what it delivers and what of that is held."""
         return [self._source(status) for status in self.intake.sources.values()]
@@ -179,7 +185,7 @@ class Running:
 
     async def problems(self) -> list[dict[str, Any]]:
         """Every diagnostic with its place."""
-        return [_diagnostic(one) for one in await self.intake.register.all()]
+        return [plain(one) for one in await self.intake.register.all()]
 
     def state(self) -> dict[str, Any]:
         """The state on disk."""
@@ -217,7 +223,7 @@ class Running:
             "clients": [{"name": name, "version": version} for name, version in one.families],
             "refusedBy": list(one.nodes),
             "detail": one.detail,
-            "problems": [_diagnostic(problem) for problem in self.refusals.of(one.resource)],
+            "problems": [plain(problem) for problem in self.refusals.of(one.resource)],
         }
 
     def _type(self, one: TypeStatus) -> dict[str, Any]:
@@ -241,18 +247,3 @@ class Running:
             "detail": refusal.detail,
             "sinceSeconds": round(self.clock() - refusal.at, 3),
         }
-
-
-def _diagnostic(one: Diagnostic) -> dict[str, Any]:
-    place = one.place
-    return {
-        "severity": str(one.severity),
-        "code": str(one.code),
-        "file": place.file if place else None,
-        "line": place.line if place else None,
-        "column": place.column if place else None,
-        "subject": one.subject,
-        "path": one.path,
-        "message": one.message,
-        "help": one.help,
-    }

@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -144,6 +145,22 @@ class Problems:
             )
         if len(listed) > LOGGED_AT_ONCE:
             log.warning("more problems", count=len(listed) - LOGGED_AT_ONCE)
+
+
+def plain(one: Diagnostic) -> dict[str, Any]:
+    """A diagnostic as data, for JSON."""
+    place = one.place
+    return {
+        "severity": str(one.severity),
+        "code": str(one.code),
+        "file": place.file if place else None,
+        "line": place.line if place else None,
+        "column": place.column if place else None,
+        "subject": one.subject,
+        "path": one.path,
+        "message": one.message,
+        "help": one.help,
+    }
 
 
 def _path(one: Diagnostic) -> str:

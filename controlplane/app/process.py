@@ -36,6 +36,7 @@ from controlplane.app.refusals import Refusals
 from controlplane.app.reports import Reports
 from controlplane.app.requirements import Requirements
 from controlplane.app.rollcall import Rollcall
+from controlplane.app.routes import Routes
 from controlplane.app.services import Services
 from controlplane.app.sources import discoveries, make_sources, may_declare, unknown_at_start, waited_for
 from controlplane.app.standing import stale, standing
@@ -141,6 +142,7 @@ class ControlPlane:
         self._fleet.explain = self._refusals.held
         served = dict(self._memory.served_before)
         self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals, served)
+        self._routes = Routes(self._compiler, self._store, self._server, register, time.monotonic)
         self._reports = Reports(self.intake.register, self._loop, self._store, self._server)
         self._fleet.moved = self._reports.fleet_moved
         if clusters := configuration.sources.kubernetes:
@@ -158,6 +160,7 @@ class ControlPlane:
             Requirements(self._compiler, self._loop),
             self._refusals,
             self._rollcall,
+            self._routes,
             self._reports,
             self._metrics,
         )
@@ -220,6 +223,7 @@ class ControlPlane:
             self._server,
             self._refusals,
             self._rollcall,
+            self._routes,
             self._memory.status,
             self._metrics,
             time.monotonic,

@@ -21,6 +21,7 @@ from controlplane.app.refusals import Refusals
 from controlplane.app.reports import Reports
 from controlplane.app.requirements import Requirements
 from controlplane.app.rollcall import Rollcall
+from controlplane.app.routes import Routes
 from controlplane.compile.compiler import Commit, Compiler, issues_of
 from controlplane.compile.endpoints import Touched
 from controlplane.errors import Diagnostic
@@ -49,6 +50,7 @@ class Publishing:
     requirements: Requirements
     refusals: Refusals
     rollcall: Rollcall
+    routes: Routes
     reports: Reports
     metrics: Metrics
 
@@ -72,6 +74,7 @@ class Publishing:
         if self.fleet.ready:
             self.forget_secrets()
         self.rollcall.published(commit.publication, sequence)
+        self.routes.published(commit.publication, sequence)
         self.reports.published(commit.publication, sequence)
         self.metrics.build_seconds.observe(build_seconds)
         soon = asyncio.get_running_loop().call_soon

@@ -24,6 +24,7 @@ _PAINTS = {
     "synced": Paint.GOOD,
     "nack": Paint.ERROR,
     "held": Paint.ERROR,
+    "absent": Paint.ERROR,
     "stale": Paint.WARNING,
     "gone": Paint.WARNING,
     "works": Paint.GOOD,
@@ -177,6 +178,53 @@ def wait(terminal: Terminal, version: str, percent: float, timeout: str, admin: 
         terminal.say(terminal.paint(f"{_share(answer)} have acknowledged {version}", Paint.GOOD))
         return code
     raise Failure(code, *_why(answer, percent))
+
+
+@command.command(
+    epilog=examples(
+        "controlplane fleet routes checkout",
+        'controlplane fleet routes "pay-*" --spec checkout/api',
+        "controlplane fleet routes --spec platform/edge -o json",
+    )
+)
+@click.argument("route", default="*")
+@click.option("--spec", metavar="NS/NAME", default="*", help="Only routes of such documents; * stands for anything.")
+@admin
+@output("table", "json", "yaml")
+@speaking
+def routes(terminal: Terminal, route: str, spec: str, admin: str, output_format: str) -> None:
+    """Which spec and line a route comes from, since when it is as it is, and which proxies have it.
+
+    ROUTE and --spec are what the access log of Envoy calls them; * stands for anything. AGE is that of the newest change of
+    a shard that the route stands in, or of this process. synced: all proxies of its gateway have it. pending: some have not
+    acknowledged it. held: it is held back from some, because a proxy refused it. absent: some are not offered it.
+    """
+    answer = ask(admin, "/v1/routes", route=route, spec=spec)
+    if output_format != "table":
+        _structured(terminal, answer, output_format)
+        return
+    header = ("ROUTE", "SPEC", "STATE", "AGE", "PROXIES", "AT", "DETAIL")
+    terminal.data(table(header, [_route(one) for one in answer["routes"]], terminal, painted=2))
+    more = f"; {answer['more']} more are like that, say more of the name" if answer["more"] else ""
+    terminal.say(f"{len(answer['routes'])} routes{more}")
+
+
+def _route(one: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a route. Its state is the worst that a proxy has of it."""
+    proxies = one["proxies"]
+    there = [state for state in proxies if proxies[state]["count"]]
+    ages = [shard["ageSeconds"] for shard in one["shards"]]
+    detail = [f"{problem['code']}: {problem['message']}" for problem in one["problems"]]
+    detail += [f"{state}: {', '.join(proxies[state]['nodes'][:4])}" for state in reversed(there) if state != "synced"]
+    return (
+        one["route"],
+        one["spec"].partition(" ")[2],
+        there[-1] if there else "-" if one["shards"] else "absent",
+        age(min(ages)) if ages else "-",
+        f"{proxies['synced']['count']}/{sum(of['count'] for of in proxies.values())}",
+        f"{one['file']}:{one['line']}:{one['column']}" if one["file"] else "-",
+        "; ".join(detail),
+    )
 
 
 def _verdict(answer: dict[str, Any], percent: float) -> Exit | None:

@@ -120,3 +120,49 @@ def test_a_silent_proxy_is_stale(plane: Plane) -> None:
         assert "envoy-1" in late.stderr
         until(lambda: rows(plane, "--state", "stale"), "it is stale")
     assert fleet(plane, "wait", version(plane)).returncode == 0
+
+
+def explained(plane: Plane, *arguments: str) -> dict[str, dict[str, Any]]:
+    """What `fleet routes` says of each route, by name."""
+    result = fleet(plane, "routes", *arguments, "-o", "json")
+    assert result.returncode == 0, result.stderr
+    return {one["route"]: one for one in json.loads(result.stdout)["routes"]}
+
+
+def test_a_route_is_explained(plane: Plane) -> None:
+    """From a name in the access log to the line, how long it has been so, and who has it."""
+    port = free_port()
+    file = plane.write(gateway(port=port, routes=[respond("main", "/main", "one"), respond("other", "/other", "two")]))
+    plane.start().ready()
+    assert explained(plane, "main")["main"]["proxies"]["synced"] == {"count": 0, "nodes": []}
+    envoy = plane.envoy().ready()
+    assert fleet(plane, "wait", version(plane)).returncode == 0
+    both = explained(plane, "--spec", "GatewaySpec platform/edge")
+    assert both.keys() == explained(plane, "*", "--spec", "platform/*").keys() == {"main", "other"}
+    assert not explained(plane, "main", "--spec", "platform/no*")
+    main = both["main"]
+    assert (main["spec"], main["file"], main["hosts"]) == ("GatewaySpec platform/edge", str(file), ["*"])
+    assert file.read_text().splitlines()[main["line"] - 1][main["column"] - 1 :].startswith(("- ", "hosts"))
+    assert main["proxies"]["synced"] == {"count": 1, "nodes": ["envoy-1"]}
+    assert not main["problems"]
+
+    with envoy.paused():
+        plane.write(gateway(port=port, routes=[respond("main", "/main", "edited"), respond("other", "/other", "two")]))
+        until(
+            lambda: explained(plane, "main")["main"]["proxies"]["pending"]["nodes"] == ["envoy-1"], "it is on its way"
+        )
+    until(lambda: explained(plane, "main")["main"]["proxies"]["synced"]["count"], "it has arrived")
+    changed = explained(plane)
+    assert changed["main"]["shards"] != main["shards"]
+    same = [{**one, "ageSeconds": 0} for of in (both, changed) for one in of["other"]["shards"]]
+    assert same[0] == same[1], "another route's edit says nothing of this one"
+
+    plane.write(gateway(port=port, routes=[forward("main", "/main", "nowhere"), respond("other", "/other", "two")]))
+    until(lambda: explained(plane, "main")["main"]["problems"], "something is wrong with it")
+    (problem,) = explained(plane, "main")["main"]["problems"]
+    assert (problem["code"], problem["file"]) == ("GW0202", str(file))
+    assert not explained(plane, "other")["other"]["problems"]
+    (_, row) = fleet(plane, "routes", "main").stdout.splitlines()
+    assert row.split()[:3] == ["main", "platform/edge", "synced"]
+    assert f"{file}:{main['line']}:" in row
+    assert "GW0202" in row
