@@ -304,17 +304,18 @@ class Progress:
         if not self.gone:
             self.removals.nothing()
 
-    def status(self, bound: float, unanswered: float | None = None) -> TypeStatus:
+    def status(self, bound: float, unanswered: float | None, *, returned: bool) -> TypeStatus:
         """Where the stream stands with this type, for people.
 
         `unanswered`: when the oldest response of the stream went out that lacks its ACK; what waits, waits for that. Where
-        there is none, it waits since it was wanted: `bound` seconds before the cap of its lane.
+        there is none, it waits since it was wanted: `bound` seconds before the cap of its lane. `returned`: the client came
+        back with everything, and was sent nothing.
         """
         since = self.since
         nack = self.refusal or next(reversed(self.complaints.values()), None)
         if nack is not None:
             state = State.NACK
-        elif not self.sent_version:  # a client that came back with everything is sent nothing
+        elif not self.sent_version and not returned:
             state = State.NOT_SENT
         elif self.changed or self.gone or not all(push.heartbeat for push in self.in_flight):
             state = State.PENDING

@@ -247,4 +247,13 @@ class Session(Outgoing):
         """Where the stream stands, type by type in push order."""
         every = self._order.of_additions
         unanswered = min((progress.in_flight[0].sent for progress in every if progress.in_flight), default=None)
-        return tuple(progress.status(self._bound, unanswered) for progress in every)
+        return tuple(
+            progress.status(self._bound, unanswered, returned=self._returned_whole(progress)) for progress in every
+        )
+
+    def _returned_whole(self, progress: Progress) -> bool:
+        """Whether nothing was sent because the client came back with all there is of what it asks for."""
+        if progress.sent_version or not progress.idle or self.view is None:
+            return False
+        url, asked = progress.kind.url, progress.subscription
+        return any(self.view.get(url, name) for name in (self.view.names(url) if asked.wildcard else asked.names))

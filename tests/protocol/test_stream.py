@@ -301,6 +301,22 @@ def test_what_waits_behind_a_refusal_waits_since_it_was_wanted() -> None:
     assert (status.state, status.since) == ("pending", 100.0)
 
 
+def test_who_comes_back_with_everything_is_synced() -> None:
+    """Nothing is sent then, so there is no ACK: a fleet would look stale for ever after each restart."""
+    client = Delta(resource(EDS, "x"))
+    client.send(EDS, ["x"], initial={"x": client.version(EDS, "x")})
+    client.expect_nothing()
+    assert client.status(EDS).state == "synced"
+    client.publish(resource(EDS, "x", "2"))
+    assert client.status(EDS).state == "pending"
+
+
+def test_what_nobody_has_is_not_sent() -> None:
+    client = Delta()
+    client.send(EDS, ["x"], initial={"x": "1"})
+    assert client.status(EDS).state != "synced"
+
+
 def test_what_a_node_says_of_itself() -> None:
     client = Delta()
     text = {
