@@ -12,16 +12,20 @@ from controlplane.app.memory import Memory
 from controlplane.app.standing import SourceStatus
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Compiler
+from controlplane.compile.expiry import Expiry
 from controlplane.errors import Severity
 from controlplane.telemetry.metrics import Metrics
 
 
-def observe(metrics: Metrics, compiler: Compiler, intake: Intake, memory: Memory, trust: Trust | None) -> None:
+def observe(
+    metrics: Metrics, compiler: Compiler, intake: Intake, memory: Memory, trust: Trust | None, expiry: Expiry
+) -> None:
     """Let the metrics look."""
     if trust is not None:
         metrics.watch_certificates(
             lambda: trust.seconds_left, lambda: trust.server_seconds_left, lambda: trust.authority_seconds_left
         )
+    metrics.watch_expiry(lambda: expiry.seconds_left(time.time()))
     metrics.watch_state(memory.on_disk)
     metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
     metrics.blocks.set_function(sys.getallocatedblocks)

@@ -43,6 +43,7 @@ from controlplane.app.standing import stale, standing
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
+from controlplane.compile.expiry import Expiry
 from controlplane.config import Configuration
 from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, ServiceRef, View, parts_of
@@ -142,6 +143,7 @@ class ControlPlane:
         self._fleet.explain = self._refusals.held
         served = dict(self._memory.served_before)
         self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals, served)
+        self._expiry = Expiry(self._compiler.tables)
         self._routes = Routes(self._compiler, self._store, self._server, register, time.monotonic)
         self._reports = Reports(self.intake.register, self._loop, self._store, self._server)
         self._fleet.moved = self._reports.fleet_moved
@@ -165,7 +167,7 @@ class ControlPlane:
             self._metrics,
         )
         self._listening = Listening(configuration, self._running(), self._server, self._trust)
-        observe(self._metrics, self._compiler, self.intake, self._memory, self._trust)
+        observe(self._metrics, self._compiler, self.intake, self._memory, self._trust, self._expiry)
         for name, writer in self._reports.writers.items():
             self._metrics.watch_status(name, partial(getattr, writer, "leads"))
 
@@ -258,6 +260,7 @@ class ControlPlane:
         while True:
             await asyncio.sleep(AGE_SECONDS)
             self.intake.tick()
+            self.intake.register.say("expiry", self._expiry.diagnostics(time.time()))
             now = time.monotonic()
             self._draining.tick(now)
             before, over = over, stale(self.intake.sources, self._lane.endpoints.keepings(), now)

@@ -5,11 +5,13 @@ Used by `validate` and `compile`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from controlplane.cli.documents import Input
 from controlplane.compile import codes
+from controlplane.compile.expiry import Expiry
 from controlplane.compile.offline import Compiled, compile_objects
 from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
 from controlplane.model.secret import Secret
@@ -51,7 +53,7 @@ def compiled(
         diagnostics += unreadable
     result = compile_objects({one.ref: one.rows for one in found.objects}, content, view, family)
     said: dict[str, list[Diagnostic]] = {}
-    for diagnostic in result.diagnostics:
+    for diagnostic in (*result.diagnostics, *Expiry(result.compiler.tables).diagnostics(time.time())):
         if secrets is None and diagnostic.code in _OF_SECRETS:
             if not says_what_is_left_out or diagnostic.code != codes.UNKNOWN_SECRET:
                 continue

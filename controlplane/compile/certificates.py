@@ -81,9 +81,14 @@ def _leaf_problem(leaf: x509.Certificate) -> str | None:
     return None
 
 
+def leaf_of(secret: Secret) -> x509.Certificate:
+    """The certificate of a usable pair."""
+    return x509.load_pem_x509_certificates(secret.get("tls.crt") or b"")[0]
+
+
 def untimely(secret: Secret, now: float) -> str | None:
     """Why a usable pair is of no use at this time (seconds of the epoch), or None."""
-    leaf = x509.load_pem_x509_certificates(secret.get("tls.crt") or b"")[0]
+    leaf = leaf_of(secret)
     if now >= leaf.not_valid_after_utc.timestamp():
         return f"has expired ({leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
     if now < leaf.not_valid_before_utc.timestamp():

@@ -22,6 +22,7 @@ _REASONS = {
     codes.EQUAL_ROUTES: "Conflict",
     codes.NOT_GRANTED: "NotGranted",
     codes.REJECTED: "RefusedByProxy",
+    codes.EXPIRY: "Expired",
     codes.NAMESAKE: "Conflict",
     codes.FAILED: "InternalError",
 }

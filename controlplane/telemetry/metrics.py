@@ -190,6 +190,11 @@ class Metrics:
         ):
             Gauge(f"controlplane_{name}_seconds", help, registry=self.registry).set_function(seconds_left)
 
+    def watch_expiry(self, seconds_left: Callable[[], float]) -> None:
+        """Show the time left of the certificates that gateways use."""
+        help = "Time left of the certificate of a listener, or of a client to a backend, that ends first."
+        Gauge("controlplane_gateway_certificate_seconds", help, registry=self.registry).set_function(seconds_left)
+
     def watch_source(self, source: str, age_seconds: Callable[[], float], works: Callable[[], bool]) -> None:
         """Ask for the age of this source, and whether it can be read, whenever the metrics are read."""
         self._source_age.labels(source).set_function(age_seconds)

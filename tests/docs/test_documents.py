@@ -108,6 +108,7 @@ def test_the_example_of_the_configuration_can_be_used(tmp_path: Path) -> None:
 def test_the_table_of_metrics_has_all_of_them() -> None:
     metrics = Metrics()
     metrics.watch_certificates(lambda: 0.0, lambda: 0.0, lambda: 0.0)
+    metrics.watch_expiry(lambda: 0.0)
     there = {
         (f"{one.name}_total" if one.type == "counter" else one.name, one.type) for one in metrics.registry.collect()
     }

@@ -89,6 +89,24 @@ def test_a_certificate_arrives_rotates_breaks_and_is_deleted(plane: Plane) -> No
     assert shown(port, "b.example") == other.serial
 
 
+def test_a_certificate_that_has_expired_is_told(plane: Plane) -> None:
+    """It is shown all the same, for nothing better is there: whoever looks for the reason finds the line."""
+    port = free_port()
+    file = plane.write(gateway(listeners=[https(port, "a")]))
+    authority().leaf("a.example", life=timedelta(hours=-1)).write(plane.secrets, "a")
+    plane.start().ready()
+    problem = plane.problem(lambda one: one["code"] == "GW0208", "it has expired")
+    assert (problem["severity"], problem["file"]) == ("error", str(file))
+    assert file.read_text().splitlines()[problem["line"] - 1].strip() == "secretRef: a"
+    assert plane.metric("controlplane_gateway_certificate_seconds") < 0
+    offline = controlplane("validate", str(plane.specs), "--secrets", str(plane.secrets))
+    assert offline.returncode == 1
+    assert "error[GW0208]" in offline.stderr
+    authority().leaf("a.example").write(plane.secrets, "a")
+    until(lambda: not plane.problems(), "the new one is within its time")
+    assert plane.metric("controlplane_gateway_certificate_seconds") > 0
+
+
 def plane_port_of_new_envoy(plane: Plane, port: int) -> int:
     """The same port, once a proxy that has nothing to remember serves there."""
     plane.stop_envoys()
