@@ -179,6 +179,9 @@ class Running:
                 "services": delivered.services,
                 "endpoints": delivered.endpoints,
                 "heldEndpoints": delivered.held,
+                "endpointsLostSeconds": None
+                if status.endpoints_lost is None
+                else round(now - status.endpoints_lost, 3),
                 "caughtUp": self.intake.services.caught_up(status.name),
             }
         return found

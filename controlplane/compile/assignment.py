@@ -121,7 +121,7 @@ def _alone(address: str, port: int, health: Health, weight: int) -> bytes:
 
 
 def _placed(pool: Pool, known: Known, near: Locality) -> list[_Placed]:
-    """Every endpoint once, in order.
+    """Every endpoint once, in order: of what two members say of an address in one priority, the better counts.
 
     Those that drain get no requests, and stand apart so that a level does not count as less healthy while its endpoints
     are replaced; when nothing better is left, they are used.
@@ -130,7 +130,7 @@ def _placed(pool: Pool, known: Known, near: Locality) -> list[_Placed]:
     for member in pool.members:
         for one in _of_member(pool, member, known, near):
             before = best.get((one.address, one.port))
-            if before is None or one[:2] < before[:2]:
+            if before is None or (one.rank, one.health, one.group) < (before.rank, before.health, before.group):
                 best[one.address, one.port] = one
     better = any(one.health < Health.DRAINING for one in best.values())
     return sorted(

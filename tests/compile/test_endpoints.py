@@ -197,6 +197,25 @@ def test_every_priority_has_endpoints_and_every_endpoint_stands_once() -> None:
             assert violations(message) == (), "what schema and sources let through breaks none of Envoy's rules"
 
 
+@pytest.mark.parametrize("sick", ["kubernetes/eu", "consul/dc"])
+def test_of_what_two_sources_say_of_an_address_the_better_counts(sick: str) -> None:
+    """Whatever their names: a copy of a catalog may be behind."""
+    members = [
+        {"kubernetes": {"cluster": "eu", "service": "shop/a", "port": 80}},
+        {"consul": {"datacenter": "dc", "service": "a"}},
+    ]
+    compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
+    for source, name, port in (("kubernetes/eu", "shop/a", "http"), ("consul/dc", "a", "")):
+        health = "unhealthy" if source == sick else "healthy"
+        found = [{"address": "10.0.0.1", "health": health}]
+        compiler.endpoints.put(service_ref(source, name), service({"ports": {port: 80}, "endpoints": found}))
+    compiler.put(OBJECT, document([{"name": "b", "members": members}]))
+    compiler.commit_now()
+    (resource,) = compiler.endpoints.tables.assignments.rows.values()
+    ((one,),) = [group.lb_endpoints for group in decoded(resource).endpoints]
+    assert one.health_status == 0
+
+
 def test_an_edit_that_names_an_unknown_service_leaves_what_works() -> None:
     """What is not known yet does not replace what is: an empty load assignment would answer 503."""
     compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))

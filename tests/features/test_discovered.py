@@ -240,6 +240,7 @@ def test_endpoints_are_no_older_for_another_part_of_their_source_that_cannot_be_
         shop.plane.source_becomes(EU, "the failure is shown", failure="secret shop/tls: Denied")
         until(lambda: shop.plane.source(EU)["lostSeconds"] > 2.5, "the time would be over")
         assert shop.serving() == {"a"}
+        assert shop.plane.source(EU)["endpointsLostSeconds"] is None
         shop.plane.tell(EU, fail="all of it: Unreachable")
         shop.becomes("c")
         load.during(20)
