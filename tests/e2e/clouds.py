@@ -37,6 +37,8 @@ ADDRESSES = {
 PORT = 8080
 SHOP, EU, US, TEAM = "shop.example.com", "eu.example.com", "us.example.com", "team.example.com"
 """Hosts: all places in order; the service of the first cluster alone; that of the second; what is granted to a team."""
+NUMBER = "number.example.com"
+"""The service of the second cluster by the number of its port."""
 
 
 class Clouds:
@@ -107,12 +109,14 @@ class Clouds:
             {"name": "web", "members": placed},
             {"name": "eu", "members": [eu]},
             {"name": "us", "members": [us]},
+            {"name": "number", "members": [{"kubernetes": {**us["kubernetes"], "port": 80}}]},
         ]
         if crowd:
             member = {"kubernetes": {"cluster": "eu", "service": "many/crowd", "port": "http"}}
             backends.append({"name": "crowd", "members": [member]})
         routes = [forward("crowd", "/", "crowd", ["crowd.example.com"])] if crowd else []
         routes += [forward("web", "/", "web", [SHOP]), forward("eu", "/", "eu", [EU]), forward("us", "/", "us", [US])]
+        routes.append(forward("number", "/", "number", [NUMBER]))
         delegates = [{"name": "team", "namespaces": ["team"], "hosts": [TEAM]}]
         return gateway(
             port=self.port,
@@ -125,14 +129,14 @@ class Clouds:
 
     # -- what happens in the places --------------------------------------------------------------------------------
 
-    def pods(self, cluster: str, *ready: str, others: Collection[str] = ()) -> None:
-        """The pods of a cluster: these are ready, `others` are not."""
+    def pods(self, cluster: str, *ready: str, others: Collection[str] = (), port: str = "http") -> None:
+        """The pods of a cluster: these are ready, `others` are not; what their port is called."""
         listed = [
             {"addresses": [ADDRESSES[name]], "conditions": {"ready": good, "serving": good, "terminating": False}}
             for names, good in ((ready, True), (others, False))
             for name in names
         ]
-        self.clusters[cluster].slice("shop", "web-1", "web", listed, {"http": PORT})
+        self.clusters[cluster].slice("shop", "web-1", "web", listed, {port: PORT})
 
     def open(self, *names: str) -> None:
         """These backends listen."""

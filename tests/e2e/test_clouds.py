@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import yaml
 
-from tests.e2e.clouds import CRDS, EU, PORT, SHOP, TEAM, US, Clouds, clouds
+from tests.e2e.clouds import CRDS, EU, NUMBER, PORT, SHOP, TEAM, US, Clouds, clouds
 from tests.e2e.plane import answers, respond
 from tests.support.client import Connection
 from tests.support.load import Load
@@ -79,6 +79,19 @@ def test_equal_names_are_different_services(here: Clouds) -> None:
         here.eu.delete("EndpointSlice", "web-1", "shop")
         here.becomes("503", host=EU)
         here.becomes("us-1", "us-2")
+        load.during(50)
+
+
+def test_a_second_port_makes_people_name_the_first(here: Clouds) -> None:
+    """The service says the other name before its slices do. Who asks for the port by its number is served all the time."""
+    with here.load(NUMBER) as load:
+        here.us.service("shop", "web", {"web": 80, "metrics": 90})
+        load.during(50)
+        here.pods("us", "us-1", "us-2", port="web")
+        here.becomes("503", host=US)  # by its former name there is none any more
+        load.during(50)
+        here.pods("us", "us-1", port="web")
+        here.becomes("us-1", host=NUMBER)
         load.during(50)
 
 
