@@ -34,7 +34,7 @@ class Rig:
         self.in_force: Secret | None = None
         self.register = Problems()
         services = SimpleNamespace(
-            tick=lambda: None,
+            tick=lambda _: None,
             ask=lambda: None,
             flush=lambda _: None,
             unheard=lambda _: (),

@@ -268,14 +268,17 @@ class Intake:
 
     def tick(self) -> None:
         """Time passes: what was held long enough is believed."""
-        self.services.tick()
+        self.services.tick(self._is_heard)
         self._take_early()
-        if due := self._guard.due(self._clock()):
+        if due := self._guard.due(self._clock(), self._is_heard):
             for ref in due:
                 self._remove(ref)
             for source in {ref.source for ref in due}:
                 self._say_held(source)
             self.flush(self._clock())
+
+    def _is_heard(self, ref: ObjectRef | ServiceRef) -> bool:
+        return self.sources[ref.source].is_heard
 
     def _take_early(self) -> None:
         """Pairs whose time has come, or whose predecessors' time is over."""

@@ -247,7 +247,7 @@ class ControlPlane:
         while True:
             await asyncio.sleep(MANIFEST_SECONDS)
             now = time.time()
-            self._memory.seen_now({status.name: now for status in self.intake.sources.values() if status.has_endpoints})
+            self._memory.seen_now({status.name: now for status in self.intake.sources.values() if status.is_heard})
             if self._fleet.ready and written != self._store.sequence:
                 written = self._store.sequence
                 gateways = self._compiler.tables.gateways.rows

@@ -187,9 +187,9 @@ class Services:
             for name in {ref.source for ref in doubtful}:
                 self.sources[name].confirm([ref for ref in doubtful if ref.source == name])
 
-    def tick(self) -> None:
-        """Time passes: what was held long enough is believed."""
-        if due := self._guard.due(self._clock()):
+    def tick(self, is_heard: Callable[[ServiceRef], bool]) -> None:
+        """Time passes: what was held long enough is believed, of sources that are heard."""
+        if due := self._guard.due(self._clock(), is_heard):
             for ref, service in due.items():
                 self._believe(ref, service)
             self._lane.flush(self._clock())

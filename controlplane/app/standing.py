@@ -47,8 +47,8 @@ class SourceStatus:
         return self.synced or self.failure is not None
 
     @property
-    def has_endpoints(self) -> bool:
-        """What it knows of services is heard as it changes."""
+    def is_heard(self) -> bool:
+        """What it knows is heard as it changes: of services at least, where it has any."""
         return self.answered and self.endpoints_lost is None
 
     def has_synced(self, at: float) -> None:

@@ -1,14 +1,15 @@
 """The guard against mass removal: what is gone all at once, and not for sure, is held for a while and shown.
 
 A relist that is half empty, a catalog that forgot its services, a folder that was replaced by an empty one: such
-removals are believed when the source confirms them, when they are explicit, or after a time. Pure: time comes in as an
+removals are believed when the source confirms them, when they are explicit, or after a time in which it could have taken
+them back. Pure: time comes in as an
 argument (seconds, of a clock that only goes forward). The intake asks it about every batch.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -87,9 +88,9 @@ class ObjectGuard(Generic[K]):
         """It is there."""
         self.held.pop(key, None)
 
-    def due(self, at: float) -> list[K]:
-        """What was held long enough: it is to go."""
-        found = [key for key, held in self.held.items() if at >= held.since + self._limits.hold]
+    def due(self, at: float, is_heard: Callable[[K], bool]) -> list[K]:
+        """What was held long enough: it is to go, if its source is heard, which could have said otherwise."""
+        found = [key for key, held in self.held.items() if at >= held.since + self._limits.hold and is_heard(key)]
         for key in found:
             del self.held[key]
         return found
@@ -149,9 +150,10 @@ class EndpointGuard:
         self.held.pop(ref, None)
         self._said.pop(ref, None)
 
-    def due(self, at: float) -> dict[ServiceRef, Service | None]:
-        """What was held long enough, as its source says it is."""
-        found = {ref: self._said.pop(ref) for ref, held in self.held.items() if at >= held.since + self._limits.hold}
+    def due(self, at: float, is_heard: Callable[[ServiceRef], bool]) -> dict[ServiceRef, Service | None]:
+        """What was held long enough, as its source says it is; not of a source that is not heard any more."""
+        over = [ref for ref, held in self.held.items() if at >= held.since + self._limits.hold and is_heard(ref)]
+        found = {ref: self._said.pop(ref) for ref in over}
         for ref, service in found.items():
             del self.held[ref]
             self._believe(ref, service)

@@ -270,6 +270,26 @@ def test_mass_removal_is_held_until_it_is_confirmed(tmp_path: Path) -> None:
         shop.close()
 
 
+def test_a_mass_removal_is_not_believed_while_its_source_cannot_be_heard(tmp_path: Path) -> None:
+    """It could not be confirmed, and now it could not be taken back: the time that it is held is not the source's word."""
+    shop = Discovered(tmp_path / "plane", {"guards": {"hold": "3s"}})
+    try:
+        shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b", "c", "d")}
+        shop.write()
+        shop.start()
+        with shop.steady() as load:
+            shop.becomes("a", "b", "c", "d")
+            shop.plane.tell(EU, services={"shop/catalog": shop.service("e")}, confirms=False)
+            shop.plane.tell(EU, fail="gone")
+            until(lambda: (shop.plane.source(EU)["lostSeconds"] or 0) > 4.5, "the time is over")
+            assert shop.serving(100) == {"a", "b", "c", "d", "e"}
+            load.during(20)
+            shop.plane.tell(EU, work=True)
+            shop.becomes("e")
+    finally:
+        shop.close()
+
+
 def test_a_restart_with_the_source_down_serves_what_was_known(shop: Discovered) -> None:
     shop.plane.world[EU] = {"shop/catalog": shop.service("a", "b")}
     shop.write()

@@ -26,6 +26,10 @@ def of(*numbers: int) -> Service:
     return service({"ports": {"http": 80}, "endpoints": [f"10.0.0.{number}" for number in numbers]})
 
 
+def heard(_: object) -> bool:
+    return True
+
+
 def guard(**services: Service) -> EndpointGuard:
     made = EndpointGuard(LIMITS)
     for name, found in services.items():
@@ -59,9 +63,21 @@ def test_what_is_new_is_used_while_what_is_gone_is_held() -> None:
     made = guard(a=of(1, 2, 3, 4))
     assert made.judge({A: (of(1, 9), False)}, 0) == {A: of(1, 2, 3, 4, 9)}
     assert made.held[A].gone == 3
-    assert not made.due(599)
-    assert made.due(600) == {A: of(1, 9)}
+    assert not made.due(599, heard)
+    assert made.due(600, heard) == {A: of(1, 9)}
     assert not made.held
+
+
+def test_it_is_not_believed_of_a_source_that_is_not_heard_any_more() -> None:
+    """What could not be confirmed then cannot be taken back now."""
+    made = guard(a=of(1, 2, 3, 4))
+    made.judge({A: (of(1), False)}, 0)
+    assert not made.due(6000, lambda ref: ref != A)
+    assert made.due(6000, heard) == {A: of(1)}
+    objects: ObjectGuard[str] = ObjectGuard(LIMITS)
+    assert objects.judge("files", dict.fromkeys("abc", False), 4, 0) == []
+    assert objects.due(6000, lambda _: False) == []
+    assert objects.due(6000, heard) == ["a", "b", "c"]
 
 
 def test_a_sure_word_lifts_it() -> None:
@@ -82,7 +98,7 @@ def test_repeating_it_does_not_start_the_time_again() -> None:
     made = guard(a=of(1, 2, 3, 4))
     made.judge({A: (of(), False)}, 0)
     made.judge({A: (of(), False)}, 500)
-    assert made.due(600) == {A: of()}
+    assert made.due(600, heard) == {A: of()}
 
 
 def test_what_is_held_with_others_stays_held_when_it_is_said_again() -> None:
@@ -99,7 +115,7 @@ def test_what_is_held_with_others_stays_held_when_it_is_said_again() -> None:
     assert made.judge(dict.fromkeys(refs[:15], (of(51, 52), True)), WINDOW + 2)
     assert made.judge({refs[19]: (of(), False)}, WINDOW + 2) == {refs[19]: services[refs[19]]}, "nothing came back"
     assert made.judge({refs[19]: (of(38), False)}, 2 * WINDOW) == {refs[19]: of(38)}
-    assert made.due(600) == dict.fromkeys(refs[15:19], of())
+    assert made.due(600, heard) == dict.fromkeys(refs[15:19], of())
     assert set(made.held) == {other}
 
 
@@ -154,7 +170,7 @@ def test_objects() -> None:
     assert set(made.held) == {"a", "b", "c"}
     made.back("b")
     assert made.judge("other", {"a": True}, 4, 1) == ["a"]
-    assert made.due(600) == ["c"]
+    assert made.due(600, heard) == ["c"]
     assert not made.held
 
 

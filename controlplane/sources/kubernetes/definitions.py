@@ -109,11 +109,17 @@ class SpecWatch:
             documents.flush(time.monotonic())
 
     async def _release(self, documents: Documents, plural: str) -> None:
-        """What is held goes in the end, or as soon as it proves to have been deleted while its definition was there."""
+        """What is held goes in the end, or as soon as it proves to have been deleted while its definition was there.
+
+        Not while the API server does not answer: it may have them again.
+        """
         until = time.monotonic() + self._hold_seconds
-        while documents.held and (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(ASK_SECONDS, left))
-            if documents.unjudged and await self._is_defined(plural):
+        answers = False
+        while documents.held and ((left := until - time.monotonic()) > 0 or not answers):
+            await asyncio.sleep(min(ASK_SECONDS, left) if left > 0 else ASK_SECONDS)
+            defined = await self._is_defined(plural)
+            answers = defined is not None
+            if defined and documents.unjudged:
                 documents.judge()
         documents.release()
         documents.flush(time.monotonic())

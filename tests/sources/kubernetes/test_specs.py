@@ -4,6 +4,8 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -11,10 +13,13 @@ import yaml
 from aiohttp import web
 
 from controlplane.names import ObjectRef
+from controlplane.sources.kubernetes import definitions
 from controlplane.sources.kubernetes.access import Access
-from controlplane.sources.kubernetes.client import Trouble
+from controlplane.sources.kubernetes.client import Refused, Trouble
+from controlplane.sources.kubernetes.definitions import SpecWatch
 from controlplane.sources.kubernetes.source import KubernetesSource, Watched
 from controlplane.sources.kubernetes.specs import Documents, text_of
+from controlplane.sources.kubernetes.watches import Watches
 from controlplane.spec.parse import parse_text
 from controlplane.spec.yaml import Loaded, load
 from tests.sources.kubernetes.relay import relayed
@@ -397,6 +402,23 @@ def test_what_was_held_goes_in_the_end(cluster: Kubernetes, namespace: str, kube
             assert sink.said == {}
 
     asyncio.run(scenario())
+
+
+def test_what_was_held_stays_while_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the definition is there again is what it was held for."""
+    monkeypatch.setattr(definitions, "ASK_SECONDS", 0.01)
+    answers = iter([Trouble.UNREACHABLE, Trouble.BUSY, Trouble.NOT_FOUND])
+    released: list[list[Trouble]] = []
+
+    async def get(*_: Any) -> bytes:
+        raise Refused(next(answers), "")
+
+    documents = SimpleNamespace(held=True, unjudged=True, flush=lambda _: None)
+    documents.release = lambda: released.append(list(answers))
+    watches = SimpleNamespace(client=SimpleNamespace(get=get), watch=lambda *_: SimpleNamespace(list_again=None))
+    watch = SpecWatch("kubernetes/test", cast(Watches, watches), Remembering(), None, {}, 0.0, lambda _: None)
+    asyncio.run(watch._release(cast(Documents, documents), "routespecs"))
+    assert released == [[]], "after the one that says something"
 
 
 def test_a_cluster_that_cannot_be_read_at_the_start_serves_what_was_in_force(
