@@ -21,8 +21,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from controlplane.errors import ControlPlaneError, nearest
 from controlplane.sources.reading import Signature
+
+log = structlog.get_logger(__name__)
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 EXEC_SECONDS = 30.0
@@ -95,11 +99,16 @@ class Access:
         self._reading = asyncio.Lock()
 
     async def credentials(self) -> Credentials:
-        """What holds now. Raises NoAccess."""
+        """What holds now; the previous ones while what is there now cannot be used. Raises NoAccess."""
         async with self._reading:
             known = self._known
             if known is None or self._files.changed() or known.expires - EARLY_SECONDS <= self._clock():
-                known = self._known = await self._read()
+                try:
+                    known = self._known = await self._read()
+                except NoAccess as error:
+                    if known is None or known.expires <= self._clock():
+                        raise
+                    log.warning("credentials unusable; the previous ones stay", reason=str(error))
             return known
 
     def refresh(self, refused: Credentials) -> None:

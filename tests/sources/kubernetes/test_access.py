@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
 from controlplane.sources.kubernetes.access import Access, NoAccess
 from tests.support.certificates import authority
@@ -80,6 +81,13 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("two and longer")
     assert authorization(access) == "Bearer two and longer"
     (tmp_path / "token").unlink()
+    with capture_logs() as logged:
+        for _ in range(3):
+            assert authorization(access) == "Bearer two and longer"
+    assert [(one["log_level"], one["reason"]) for one in logged] == [
+        ("warning", f"{tmp_path / 'token'} cannot be read: No such file or directory")
+    ], "said once: the API server has not refused it"
+    access.refresh(asyncio.run(access.credentials()))
     with pytest.raises(NoAccess, match="token cannot be read: No such file"):
         authorization(access)
     (tmp_path / "token").write_text("three")
