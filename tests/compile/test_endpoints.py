@@ -77,9 +77,10 @@ def _backend(random: Random, name: str) -> dict[str, Any]:
     backend: dict[str, Any] = {"name": name, "members": [{**one, "priority": ranks[one["priority"]]} for one in found]}
     if random.random() < 0.2:
         backend["members"].append({"dns": {"host": "a.example.com", "port": 80}, "priority": len(ranks)})
-    if random.random() < 0.3:
+    discovered = any("static" not in one and "dns" not in one for one in backend["members"])
+    if random.random() < 0.3 and discovered:
         backend["failover"] = {"within": ["zone", "region"]}
-    if random.random() < 0.3 and any("static" not in one and "dns" not in one for one in backend["members"]):
+    if random.random() < 0.3 and discovered:
         backend["onSourceLost"] = {"keepFor": "1h", "then": random.choice(("keep", "next", "empty"))}
     return backend
 
