@@ -110,7 +110,7 @@ def _filter_chain(listener: str, chain: FilterChain, name: str) -> Any:
 
 
 def _filter(group: str, http_filter: HttpFilter) -> Any:
-    message = hcm_pb2.HttpFilter(name=http_filter.name)
+    message = hcm_pb2.HttpFilter(name=http_filter.name, disabled=http_filter.by_route)
     if http_filter.config is not None:
         message.typed_config.CopyFrom(http_filter.config())
     else:

@@ -36,6 +36,8 @@ class HttpFilter:
     delivered: str | None = None
     type_urls: tuple[str, ...] = ()
     per_listener: bool = False
+    by_route: bool = False
+    """Left out of the chain unless the route that is found at first asks for it. Nothing that guards may be so."""
 
     def resource_name(self, group: str) -> str:
         """The name of the filter in the chain of a listener group."""
@@ -61,9 +63,9 @@ def _filters() -> tuple[HttpFilter, ...]:
             per_listener=True,
         ),
         HttpFilter(cors.NAME, Stage.CORS, config=cors.filter_config),
-        HttpFilter(query_token.NAME, Stage.BEFORE_AUTHENTICATION, config=query_token.filter_config),
+        HttpFilter(query_token.NAME, Stage.BEFORE_AUTHENTICATION, config=query_token.filter_config, by_route=True),
         HttpFilter(jwt.NAME, Stage.AUTHENTICATION, delivered=JWT, type_urls=(authn,)),
-        HttpFilter(query_token.NAME, Stage.AFTER_AUTHENTICATION, config=query_token.filter_config),
+        HttpFilter(query_token.NAME, Stage.AFTER_AUTHENTICATION, config=query_token.filter_config, by_route=True),
         HttpFilter(local_ratelimit.NAME, Stage.RATE_LIMIT, delivered=ROUTE_LIMITS, type_urls=(limits,)),
         HttpFilter(header_mutation.NAME, Stage.TRANSFORMATION, config=header_mutation.filter_config),
         HttpFilter(router.NAME, Stage.ROUTER, config=router.filter_config),

@@ -56,7 +56,9 @@ def test_every_chain_has_every_filter(case: str, tmp_path: Path) -> None:
     for manager in managers(case, tmp_path):
         found = [one["name"].partition("listener-limits/")[0] for one in manager["http_filters"]]
         assert found == [name.partition("listener-limits/")[0] for name in ORDER]
-        assert not any(one.get("disabled") or one.get("is_optional") for one in manager["http_filters"])
+        by_route = {one["name"] for one in manager["http_filters"] if one.get("disabled")}
+        assert by_route == {"gatewayspec/query-token"}, "what guards must not wait for a route to ask for it"
+        assert not any(one.get("is_optional") for one in manager["http_filters"])
 
 
 def test_stages_are_the_order() -> None:
