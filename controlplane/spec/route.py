@@ -112,7 +112,7 @@ class Transform(Written):
 
 
 class Timeouts(Written):
-    """`request` from first byte to last; `idle` without a byte. `0s` switches one off."""
+    """`request` from the end of a request to that of its response; `idle` without a byte. `0s` switches one off."""
 
     request: Duration | None = None
     idle: Duration | None = None
