@@ -216,8 +216,9 @@ class XdsServer:
         finally:
             for timer in timers:
                 timer.cancel()
-            reader.cancel()
             self._close(stream)
+            if not stream.reading:  # grpc ends a read with its call, and never frees that of a cancelled one
+                reader.cancel()
         if (failure := stream.failure) is not None:
             await context.abort(*_status(failure))
 
@@ -237,6 +238,7 @@ class XdsServer:
 
     def _close(self, stream: Stream) -> None:
         del self._streams[stream.number]
+        stream.finished = True
         stream.task = None  # it ends with an error whose traceback holds the stream
         self._leftovers.ended()
         if stream.turn is not None:
@@ -278,8 +280,9 @@ class XdsServer:
             self._aged(stream)
 
     async def _read(self, stream: Stream, context: Any) -> None:
-        loop = asyncio.get_running_loop()
-        while (data := await context.read()) is not grpc.aio.EOF:
+        loop, stream.reading = asyncio.get_running_loop(), True
+        while (data := await context.read()) is not grpc.aio.EOF and not stream.finished:
+            stream.reading = False
             if (node := stream.session.node) is None:
                 stream.turn = await self._admission.turns.take(stream.peer.uris or stream.peer.address)
             if len(data) >= LARGE_BYTES:
@@ -293,6 +296,7 @@ class XdsServer:
                 self._admission.asked(stream.account, len(data))
             del data  # a megabyte that would stay while the stream waits
             stream.heard()
+            stream.reading = True
         stream.finished = True
 
     async def _write(self, stream: Stream, context: Any) -> None:
@@ -319,6 +323,8 @@ class XdsServer:
             node = stream.session.node
             log.warning("stream ended", stream=stream.number, node=node.id if node else None, reason=str(failure))
         except Exception:  # the process and all other streams go on
+            if stream.number not in self._streams:
+                return  # so a read ends whose call is over
             log.exception("stream failed", stream=stream.number)
             stream.failure = stream.failure or Ended(Status.UNAVAILABLE, "internal error")
         stream.wake()

@@ -18,7 +18,7 @@ class Stream:
 
     __slots__ = (
         "_awake", "_loop", "_sleeper", "account", "connected", "failure", "finished", "method", "number", "outbox", "outdated", "owed",
-        "peer", "sent", "session", "task", "turn", "writing",
+        "peer", "reading", "sent", "session", "task", "turn", "writing",
     )  # fmt: skip
 
     def __init__(self, number: int, method: str, session: Session, peer: Peer, loop: asyncio.AbstractEventLoop) -> None:
@@ -33,6 +33,7 @@ class Stream:
         self.outdated = False  # the store or the directory changed since the session looked
         self.finished = False  # the client half-closed, or the server drains: end with OK
         self.sent = False  # it has had a response
+        self.reading = False  # the next request is waited for
         self.writing = False  # nothing may be asked of the session: what it says now would wait in memory
         self.outbox: list[bytes] = []
         self.failure: Ended | Denied | None = None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from controlplane import xdstp
 from controlplane.resources import Resource, delimited, version_entry
 from controlplane.snapshot.store import Store
-from controlplane.xds import named, requests
+from controlplane.xds import request_names, requests
 from controlplane.xds.admission import Admission
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Ended
@@ -134,7 +134,7 @@ def test_names_are_bounded_before_they_are_spelled_anew(monkeypatch: pytest.Monk
     def spelled(names: frozenset[str]) -> frozenset[str]:
         raise AssertionError(f"{len(names)} names were taken apart")
 
-    monkeypatch.setattr(named, "canonical_names", spelled)
+    monkeypatch.setattr(request_names, "canonical_names", spelled)
     limits = Limits(names=100, parameters=50, parameter_characters=500)
     name = "xdstp://a/T/p/x?"
     assert "longer than 4096 characters" in _refusal([name + "a&" * 4000], limits)

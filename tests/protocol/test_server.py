@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nodes import Denied, Node, Peer
 from controlplane.xds.peers import certificate_uris
-from controlplane.xds.server import dynamic_credentials
+from controlplane.xds.server import XdsServer, dynamic_credentials
 from controlplane.xds.session import Session
 from controlplane.xds.types import PUSH_ORDER
 from tests.protocol.dialogue import CDS, EDS, LDS, SDS, SRDS, removed, resource
@@ -350,6 +352,54 @@ def test_a_stream_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> N
             await until(lambda: len(asyncio.all_tasks()) <= tasks)
             gc.collect()
             assert sum(isinstance(each, Session) for each in gc.get_objects()) <= 1
+
+    run(test)
+    assert "stream failed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["the client is gone", "half-closed", "denied", "drained"])
+def test_the_read_of_a_stream_that_ends_is_not_cancelled(
+    end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """grpc never frees the operation of one that is, nor the request that has come for it."""
+    reads: list[str] = []
+
+    class Watched:
+        def __init__(self, context: Any) -> None:
+            self.context = context
+
+        async def read(self) -> Any:
+            reads.append("cancelled")  # unless something else becomes of it
+            try:
+                return await self.context.read()
+            finally:
+                if not isinstance(sys.exception(), asyncio.CancelledError):
+                    reads[-1] = "ended"
+
+    def deny(node: Node, peer: Peer) -> None:
+        raise Denied("revoked")
+
+    original = XdsServer._read
+    monkeypatch.setattr(XdsServer, "_read", lambda self, stream, context: original(self, stream, Watched(context)))
+
+    async def test() -> None:
+        async with running() as rig, rig.channel() as channel:
+            rig.publish(resource(CDS, "a"))
+            stream = Stream(channel, DELTA)
+            await stream.send(CDS)
+            await stream.take(CDS)
+            await until(lambda: reads == ["ended", "ended", "cancelled"])
+            if end == "the client is gone":
+                stream.call.cancel()
+            elif end == "half-closed":
+                await stream.call.done_writing()
+            elif end == "denied":
+                rig.directory.admission = deny
+                rig.server.review()
+            else:
+                await rig.server.stop(0.1)
+            await until(lambda: not rig.server._streams)
+            await until(lambda: reads == ["ended", "ended", "ended"])
 
     run(test)
     assert "stream failed" not in capsys.readouterr().out
