@@ -26,7 +26,7 @@ from controlplane.xds.heartbeats import Heartbeats, lives
 from controlplane.xds.holds import Holds
 from controlplane.xds.nameset import NOTHING
 from controlplane.xds.nodes import Node
-from controlplane.xds.observer import Observer, SilentObserver, Variant
+from controlplane.xds.observer import Observer, Refusal, SilentObserver, Variant
 from controlplane.xds.order import Order
 from controlplane.xds.progress import Progress, Push
 from controlplane.xds.resending import altered
@@ -100,6 +100,8 @@ class Outgoing(ABC):
         for progress in late:
             responses += self._poll_late(progress, self.view, now)
         for progress in self._order.of_removals:
+            if progress.refusal is not None and self._silently_gone(progress, progress.refusal, self.view):
+                self._pardon(progress)
             if progress.gone:
                 responses += self._poll_removals(progress, now)
         self._deadline = self._order.deadline
@@ -233,6 +235,18 @@ class Outgoing(ABC):
         else:
             progress.removals.push(self._tick, push.limit)
         return [self._finish(progress, push, draft)]
+
+    def _silently_gone(self, progress: Progress, refusal: Refusal, view: Substituted) -> bool:
+        """Whether what it refused is not there any more, or not wanted, and this variant says so by silence."""
+        kind, covers = progress.kind, progress.subscription.covers
+        if self.variant is not Variant.SOTW or kind.full_state or not progress.accepting:
+            return False
+        return not any(covers(name) and view.get(kind.url, name) is not None for name in refusal.names)
+
+    def _pardon(self, progress: Progress) -> None:
+        """It has no reason to complain any more, and nothing will be sent that it could acknowledge."""
+        progress.refusal, progress.refused_new = None, NOTHING
+        self._order.mended(progress)
 
     def _may_go(self, progress: Progress, now: float) -> tuple[frozenset[str], int]:
         """What may be removed, with its tick: all that is gone, or what was held first and need not wait any more."""

@@ -203,7 +203,12 @@ class Progress:
     @property
     def content(self) -> bool:
         """Whether it complains of nothing, and nothing is on its way to it."""
-        waits = self.changed or self.gone or self.asked or self.whole or self.in_flight or self.trials
+        return self.accepting and not self.gone
+
+    @property
+    def accepting(self) -> bool:
+        """The same, but for what goes."""
+        waits = self.changed or self.asked or self.whole or self.in_flight or self.trials
         return not (self.complaints or self.stuck or waits)
 
     @property

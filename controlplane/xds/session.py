@@ -109,8 +109,7 @@ class Session(Outgoing):
         progress.complaints = {name: one for name, one in progress.complaints.items() if covers(name)}
         refused = progress.refusal.names if progress.refusal is not None else ()
         if refused and not progress.in_flight and not any(map(covers, refused)):
-            progress.refusal, progress.refused_new = None, frozenset()
-            self._order.mended(progress)
+            self._pardon(progress)
             self._settle()
 
     # -- what a stream lacks -------------------------------------------------------------------------------------
@@ -151,9 +150,7 @@ class Session(Outgoing):
             if isolation.reconsider(progress, view, self._wanted(now)):
                 progress.spared_until = now + self._timing.refused
             if complained and progress.content:
-                # What it refused was taken back: nothing will be sent that it could acknowledge.
-                progress.refusal, progress.refused_new = None, frozenset()
-                self._order.mended(progress)
+                self._pardon(progress)  # what it refused was taken back
         self._settle()
 
     def _compare(self, progress: Progress, view: Substituted, now: float) -> None:

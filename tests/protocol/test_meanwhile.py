@@ -181,6 +181,19 @@ def test_who_gives_up_what_it_refused_complains_of_nothing(
     assert client.session.settled == client.store.sequence
 
 
+def test_what_is_refused_when_it_is_gone_is_no_complaint_though_silence_says_that_it_is_gone() -> None:
+    client = Sotw(resource(EDS, "a"), resource(EDS, "b"))
+    client.send(EDS, ["a", "b"])
+    client.take(EDS, b"1", b"1", names=["a", "b"])
+    client.publish(resource(EDS, "b", "bad"))
+    bad = client.expect_bodies(EDS, b"bad")
+    client.publish(removed(EDS, "b"))
+    client.nack(bad, ["a", "b"])
+    client.expect_nothing()
+    assert client.status(EDS).state is State.SYNCED
+    assert client.session.settled == client.store.sequence
+
+
 def test_a_full_set_is_refused_for_what_one_before_it_brought() -> None:
     """State of the world: the first answer was bad, and the next, which repeats it, went out before the client said so."""
     fleet = Fleet(resource(CDS, "x", "bad"), resource(CDS, "y", "1"))
