@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     type=DIRECTORY,
     help="Write certificates, keys and ca.crt there, to be renewed while the proxy runs, instead of into the bootstrap.",
 )
-@click.option("--backend-ca", type=DIRECTORY, help="With --grpc: a file of authorities of backends (default: ca.crt).")
+@click.option(
+    "--backend-ca", type=DIRECTORY, metavar="FILE", help="With --grpc: the authorities of backends (default: ca.crt)."
+)
 @speaking
 def command(
     terminal: Terminal,

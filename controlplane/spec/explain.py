@@ -152,6 +152,9 @@ def _type_name(value: Any) -> str:
             return "this"
 
 
+MOST_NEARLY = 64
+"""Characters of a text for which one in another form is looked for: methods and names."""
+
 _WANTED = {
     "string_type": "a text",
     "int_type": "a whole number",
@@ -185,7 +188,7 @@ def _message(kind: str, message: str, value: Any, context: dict[str, Any]) -> tu
         case "string_too_long":
             return Code.OUT_OF_RANGE, f"has more than {context['max_length']} characters", ""
         case "string_pattern_mismatch":
-            return Code.MALFORMED, f"must have the form {context['pattern']}", ""
+            return Code.MALFORMED, f"must have the form {context['pattern']}", _like(value, context["pattern"])
         case _:
             return Code.MALFORMED, message[:1].lower() + message[1:], ""
 
@@ -218,6 +221,15 @@ def _plainly(wanted: str, text: str) -> str:
     if wanted == "a whole number":
         return "decimal digits alone, without zeros in front and without _"
     return f"write {_BOOLEANS.get(text.lower(), 'true or false')}"
+
+
+def _like(text: Any, pattern: str) -> str:
+    """What is nearly this text, and has the form: other letters, `-` between words."""
+    lower = str(text)[:MOST_NEARLY].lower()
+    for other in (lower.upper(), lower, re.sub(r"[\s_.]+", "-", lower)):
+        if len(str(text)) <= MOST_NEARLY and re.search(pattern, other):
+            return f'did you mean "{other}"?'
+    return ""
 
 
 def _fields(model: type[BaseModel], path: Path) -> list[str]:

@@ -350,6 +350,7 @@ _HINTS = (
     ("did not find expected ',' or ']'", 'a "," or "]" is missing', "check the lines above"),
     ("did not find expected ',' or '}'", 'a "," or "}" is missing', "check the lines above"),
     ("did not find expected node content", "a value is missing here", "check the lines above"),
+    ("expected alphabetic or numeric", "a text that begins with * or & needs quotes", 'write "*" or "*.example.com"'),
     ("cannot start any token", "this character begins no value", "quote the text"),
     ("unexpected document indicator", "the document ends inside a quoted value", "close the quote"),
     ("undefined tag handle", "a tag that is not declared", "write the value without a tag"),

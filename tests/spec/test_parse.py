@@ -169,6 +169,11 @@ def test_a_key_that_does_not_fit_is_pointed_at() -> None:
     assert entry.startswith("GW0106 shop.yaml:5:36: spec.fleet.selector.matchLabels.a b: must have the form")
 
 
+def test_a_text_that_nearly_has_the_form_is_told_the_one_that_has() -> None:
+    (entry,) = said(routes("api").replace("- path: {prefix: /}", "- path: {prefix: /}\n          methods: [get]", 1))
+    assert 'must have the form ^[A-Z]{1,32}$ (did you mean "GET"?)' in entry
+
+
 def test_a_document_that_is_no_mapping() -> None:
     assert said("- a") == ["GW0108 shop.yaml:1:1: a document is a mapping with apiVersion, kind, metadata and spec"]
 

@@ -155,6 +155,15 @@ def test_a_duplicate_keeps_the_first_value() -> None:
     assert load("a: 1\na: 2").data == {"a": 1}
 
 
+@pytest.mark.parametrize("text", ["hosts: [*]", "hosts: *.example.com", "hosts:\n- *\n"])
+def test_a_wildcard_without_quotes_is_told_to_have_some(text: str) -> None:
+    (fault,) = load(text).faults
+    assert (fault.message, fault.help) == (
+        "a text that begins with * or & needs quotes",
+        'write "*" or "*.example.com"',
+    )
+
+
 def test_what_stands_before_a_syntax_error_is_readable_when_complete() -> None:
     """The identity of a broken document is taken from it, so a half-read mapping must not be in it."""
     assert load("metadata: {name: a}\nother: {name: b, x: [").data == {"metadata": {"name": "a"}}
