@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -45,9 +46,9 @@ def test_ready_says_of_which_source_it_serves_what_was_before() -> None:
     """One that hangs has not failed; what is served of it is as old."""
     sources = standing(["files", "kubernetes/eu", "secrets"], {}, 100.0, 100.0)
     fleet = SimpleNamespace(ready=False, draining=False)
-    nothing: Any = None
-    intake: Any = SimpleNamespace(sources=sources)
-    running = Running({}, intake, nothing, nothing, cast(Any, fleet), *[nothing] * 5, lambda: 0.0)
+    parts: dict[str, Any] = {part.name: None for part in fields(Running) if part.init}
+    parts |= {"intake": SimpleNamespace(sources=sources), "fleet": fleet, "clock": lambda: 0.0}
+    running = Running(**parts)
     sources["files"].has_synced(100.0)
     sources["secrets"].has_failed("no such folder", 100.0)
     waits = "kubernetes/eu (it has not answered yet), secrets (no such folder)"
