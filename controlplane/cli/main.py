@@ -133,7 +133,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The console script."""
-    gc.set_threshold(50_000, 1_000, 1_000)  # what a command reads it keeps until it ends: a tenth of `validate`
+    gc.set_threshold(1_000_000, 1_000, 1_000)  # what a command reads it keeps until it ends: a tenth of `validate`
     os.environ.setdefault(
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # nobody's business here, and searched for in every package
