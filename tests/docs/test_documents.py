@@ -25,7 +25,8 @@ from controlplane.spec.codes import MEANINGS, Code
 from controlplane.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "manifests").rglob("*.md")])
+PAGES = sorted(page for folder in ("docs", "envoy", "manifests", "protos") for page in (ROOT / folder).rglob("*.md"))
+PAGES += sorted(ROOT.glob("*.md"))
 EXAMPLES = ROOT / "manifests" / "examples"
 
 
@@ -117,7 +118,7 @@ def test_the_table_of_metrics_has_all_of_them() -> None:
 
 
 def test_the_table_of_the_fleet_has_every_state() -> None:
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "fleet.md").read_text()
     (table,) = re.findall(r"^\| state \| \|\n\|---\|---\|\n((?:\|.*\n)+)", page, re.MULTILINE)
     named = [word for cell in re.findall(r"^\| ([^|]+) \|", table, re.MULTILINE) for word in cell.split(", ")]
     assert sorted(named) == sorted(Word)
@@ -146,15 +147,19 @@ def test_the_table_of_the_admin_api_has_every_path() -> None:
     assert set(re.findall(r"^\| `(/[^`]+)` \|", page, re.MULTILINE)) == there
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to the page may have behind its `#`."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text()):
         file = (page.parent / target) if target else page
         assert file.exists(), f"{page.name}: {target}"
         if anchor:
-            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
-            slugs = {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
-            assert anchor in slugs, f"{page.name}: {target}#{anchor}"
+            assert anchor in anchors(file), f"{page.name}: {target}#{anchor}"
 
 
 def test_the_code_refers_to_pages_that_are_there() -> None:

@@ -49,7 +49,7 @@ def test_flags_that_cannot_be(plane: Plane, flags: list[str], words: list[str]) 
 
 
 def test_no_alarm_about_certificates_that_nobody_is_asked_for(plane: Plane) -> None:
-    """docs/operations.md recommends an alert on the time left: with `--insecure` it must not fire for ever."""
+    """manifests/monitoring/alerts.yaml has an alert on the time left: with `--insecure` it must not fire for ever."""
     plane.start().ready()
     assert "controlplane_node_certificate_seconds" not in plane.get("/metrics")[1]
 
