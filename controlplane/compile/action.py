@@ -32,6 +32,10 @@ HOST_PICKS = 16
 """How often an endpoint is picked again because it has failed already. Of two endpoints each pick hits the failed one in
 half of the cases: Envoy's usual 5 would send one retry in 64 back to it."""
 
+TRIES_OF_A_PRIORITY = 2
+"""Tries before the next priority: a second one for another endpoint of the first. The last try always goes on, for with
+one retry a priority that is gone would answer with its failure until its endpoints are left out."""
+
 SAFE_RETRIES = ("connect-failure", "refused-stream")
 """What is retried when nothing is said: the request has certainly not been acted on."""
 
@@ -149,7 +153,11 @@ def retry_policy(route: Retry, defaults: Retry, attempts: int) -> Any | None:
         ],
         retry_priority=route_components_pb2.RetryPolicy.RetryPriority(
             name="envoy.retry_priorities.previous_priorities",
-            typed_config=packed(previous_priorities_config_pb2.PreviousPrioritiesConfig(update_frequency=2)),
+            typed_config=packed(
+                previous_priorities_config_pb2.PreviousPrioritiesConfig(
+                    update_frequency=min(attempts, TRIES_OF_A_PRIORITY)
+                )
+            ),
         ),
         host_selection_retry_max_attempts=HOST_PICKS,
     )

@@ -110,7 +110,12 @@ def _base(name: str, connect_timeout: timedelta, retry_budget: float) -> Any:
         connect_timeout=duration(connect_timeout),
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
         ignore_health_on_host_removal=True,
-        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(healthy_panic_threshold=percent_pb2.Percent(value=50.0)),
+        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(
+            healthy_panic_threshold=percent_pb2.Percent(value=50.0),
+            # Of changes of health that follow one another Envoy would merge those of a second: an endpoint that begins to
+            # drain, or fails again after another chance, would go on getting requests until then.
+            update_merge_window=duration(timedelta()),
+        ),
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[
                 thresholds(

@@ -40,6 +40,8 @@ spec:
     - {name: pair, members: [{static: {address: 127.0.0.1, port: @one@}}, {static: {address: 127.0.0.1, port: @two@}}]}
     - {name: gone, members: [{static: {address: 127.0.0.1, port: @gone@}}]}
     - {name: first-gone, members: [{static: {address: 127.0.0.1, port: @gone@}}, {static: {address: 127.0.0.1, port: @two@}, priority: 1}]}
+    - {name: first-gone-too, members: [{static: {address: 127.0.0.1, port: @gone@}}, {static: {address: 127.0.0.1, port: @two@}, priority: 1}]}
+    - {name: both-gone, members: [{static: {address: 127.0.0.1, port: @gone@}}, {static: {address: 127.0.0.1, port: @gone2@}}, {static: {address: 127.0.0.1, port: @two@}, priority: 1}]}
     - {name: heavy, loadBalancer: {policy: roundRobin}, members: [{static: {address: 127.0.0.1, port: @one@}, weight: 3}, {static: {address: 127.0.0.1, port: @two@}}]}
   routes:
     - {name: plain, hosts: [shop.example.com], match: [{path: {prefix: /plain}}], public: true, to: [{backend: one}]}
@@ -54,6 +56,8 @@ spec:
     - {name: idle, hosts: [shop.example.com], match: [{path: {prefix: /idle}}], public: true, timeouts: {idle: 100ms}, to: [{backend: one}]}
     - {name: gone, hosts: [shop.example.com], match: [{path: {prefix: /gone}}], public: true, to: [{backend: gone}]}
     - {name: failover, hosts: [shop.example.com], match: [{path: {prefix: /failover}}], public: true, retry: {attempts: 2}, to: [{backend: first-gone}]}
+    - {name: one-retry, hosts: [shop.example.com], match: [{path: {prefix: /one-retry}}], public: true, retry: {attempts: 1}, to: [{backend: first-gone-too}]}
+    - {name: no-retry, hosts: [shop.example.com], match: [{path: {prefix: /no-retry}}], public: true, to: [{backend: both-gone}]}
     - {name: heavy, hosts: [shop.example.com], match: [{path: {prefix: /heavy}}], public: true, to: [{backend: heavy}]}
     - {name: three, hosts: [shop.example.com], match: [{path: {prefix: /three}}], public: true, use: [three], to: [{backend: one}]}
     - {name: copies, hosts: [a.example.com, b.example.com], match: [{path: {prefix: /copies}}, {path: {regex: ".*[.]copy"}}], public: true, use: [three], to: [{backend: one}]}
@@ -68,7 +72,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def edge(ports: dict[str, int]) -> Iterator[Edge]:
-    with Edge(SPEC, {**ports, "gone": free_port()}) as running:
+    with Edge(SPEC, {**ports, "gone": free_port(), "gone2": free_port()}) as running:
         yield running
 
 
@@ -160,6 +164,24 @@ def test_the_next_priority_takes_over(edge: Edge, backends: Backends) -> None:
     """From the first request on, by a retry; soon without one."""
     with edge.connect() as connection:
         assert {connection.request("/failover", "shop.example.com").backend for _ in range(20)} == {"two"}
+
+
+def test_one_retry_is_enough_for_the_next_priority(edge: Edge, backends: Backends) -> None:
+    """Nothing is known of the first priority yet: it is the retry that finds the next one."""
+    assert edge.request("/one-retry").backend == "two"
+
+
+def test_endpoints_that_fail_one_after_the_other_are_left_out_at_once(edge: Edge, backends: Backends) -> None:
+    """Envoy would merge the changes of a second: what fails shortly after another one would go on getting requests."""
+
+    def left_out() -> bool:
+        answers = [connection.request("/no-retry", "shop.example.com").status for _ in range(2)]
+        assert set(answers) <= {200, 503}
+        return edge.envoy.stats("both-gone.outlier_detection.ejections_active$").popitem()[1] == 2
+
+    with edge.connect() as connection:
+        until(left_out, "both endpoints are left out", step=0)
+        assert [connection.request("/no-retry", "shop.example.com").status for _ in range(10)] == [200] * 10
 
 
 def test_weights_of_endpoints(edge: Edge, backends: Backends) -> None:
