@@ -53,7 +53,7 @@ from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.listener import Protocol
 from controlplane.spec.match import Match, PathMatch
-from controlplane.spec.route import Redirect, Retry, Route
+from controlplane.spec.route import Redirect, Retry, Route, Transform
 
 DISABLED_BODY = "this route is not configured correctly\n"
 """What a route with errors answers, with 503."""
@@ -351,11 +351,12 @@ def _authenticate(configs: Any, resolved: Resolved) -> None:
 def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits: bool) -> None:
     """What each filter shall do on this route."""
     _authenticate(configs, resolved)
-    if "cors" in resolved.policies:
+    vary = cors.VARY if "cors" in resolved.policies else None
+    if vary:
         configs[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
     if resolved.limits and not shared_limits:
         configs[chain.ROUTE_LIMITS].CopyFrom(local_ratelimit.own(resolved.limits))
-    if route.transform is not None:
-        request, response = route.transform.request.headers, route.transform.response.headers
-        if request != HeaderChanges() or response != HeaderChanges():
-            configs[header_mutation.NAME].CopyFrom(header_mutation.per_route(request, response))
+    transform = route.transform or Transform()
+    request, response = transform.request.headers, transform.response.headers
+    if vary or request != HeaderChanges() or response != HeaderChanges():
+        configs[header_mutation.NAME].CopyFrom(header_mutation.per_route(request, response, vary))

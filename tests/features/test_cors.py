@@ -46,6 +46,7 @@ spec:
     - {name: header, hosts: [api.example.com], match: [{path: {prefix: /header}, headers: [{name: x-version, exact: "2"}]}], public: true, use: [browser], to: [{backend: one}]}
     - {name: pattern, hosts: [api.example.com], match: [{path: {prefix: /pattern}}], public: true, use: [pattern], to: [{backend: one}]}
     - {name: limited, hosts: [api.example.com], match: [{path: {prefix: /limited}}], public: true, use: [browser, slow], to: [{backend: one}]}
+    - {name: own-vary, hosts: [api.example.com], match: [{path: {prefix: /own-vary}}], public: true, use: [browser], transform: {response: {headers: {set: {vary: accept}}}}, to: [{backend: one}]}
     - {name: none, hosts: [api.example.com], match: [{path: {prefix: /none}}], public: true, to: [{backend: one}]}
     - {name: wild, hosts: ["*.example.com"], match: [{path: {prefix: /}}], auth: {anyOf: [{jwt: corp}]}, use: [browser], to: [{backend: one}]}
 """
@@ -166,6 +167,19 @@ def test_requests_from_an_allowed_origin_are_marked(edge: Edge, backends: Backen
     assert answer.header("access-control-expose-headers") == "x-from"
     other = edge.request("/api", "api.example.com", headers=good | {"origin": EVIL})
     assert (other.status, other.header("access-control-allow-origin")) == (200, None)
+
+
+@pytest.mark.parametrize("path", ["/pattern", "/x/y.json", "/query?v=2", "/own-vary"])
+@pytest.mark.parametrize("origin", [SHOP, EVIL, None])
+def test_caches_keep_what_is_for_one_origin_from_another(edge: Edge, path: str, origin: str | None) -> None:
+    """Also what was asked for without an origin: it lacks what a browser needs to show it to another page."""
+    headers = {"authorization": f"Bearer {token()}"} | ({"origin": origin} if origin else {})
+    vary = edge.request(path, "api.example.com", headers=headers).header("vary")
+    assert (vary or "").replace(" ", "").split(",") == (["accept", "origin"] if path == "/own-vary" else ["origin"])
+
+
+def test_routes_without_a_policy_depend_on_no_origin(edge: Edge) -> None:
+    assert edge.request("/none", "api.example.com", headers={"origin": SHOP}).header("vary") is None
 
 
 def test_a_refusal_can_be_read_by_the_page(edge: Edge) -> None:

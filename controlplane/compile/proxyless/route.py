@@ -26,6 +26,7 @@ from controlplane.filters import chain
 from controlplane.filters.cors import compile as cors
 from controlplane.filters.envoy import duration, serialised
 from controlplane.filters.header_mutation import compile as header_mutation
+from controlplane.filters.header_mutation.spec import HeaderChanges
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.local_ratelimit import compile as local_ratelimit
 from controlplane.filters.query_token import compile as query_token
@@ -284,6 +285,7 @@ def _obstacles(route: Any) -> Iterator[Reason]:
 
 
 _PUBLIC = jwt.public()
+_VARY = header_mutation.per_route(HeaderChanges(), HeaderChanges(), cors.VARY)
 _LIMITS = Reason("use", "gRPC clients do not limit rates")
 
 
@@ -295,8 +297,9 @@ def _filters(configs: Mapping[str, Any]) -> Iterator[Reason]:
         elif name == chain.ROUTE_LIMITS:
             yield _LIMITS
         elif name == header_mutation.NAME:
-            yield Reason("transform", "gRPC changes no header")
-        elif name not in {cors.NAME, query_token.NAME}:  # which are for browsers, and part of authentication
+            if configs[name] != _VARY:
+                yield Reason("transform", "gRPC changes no header")
+        elif name not in {cors.NAME, query_token.NAME}:  # for browsers, and part of authentication
             yield Reason("", f"gRPC has no filter {name}")
     if chain.JWT not in configs:
         yield Reason("auth", "nothing says that it is public")

@@ -1,4 +1,9 @@
-"""CORS policies as Envoy's cors filter; they act only on routes that carry one."""
+"""CORS policies as Envoy's cors filter; they act only on routes that carry one.
+
+Envoy allows the very origin that asks, so responses depend on it, and says so nowhere: a cache would hand what was made
+for one origin, or for none, to another. Routes with a policy say it themselves (`VARY`).
+https://fetch.spec.whatwg.org/#cors-protocol-and-http-caches
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,8 @@ from controlplane.filters.cors.spec import Cors
 from controlplane.filters.envoy import packed
 
 NAME = "envoy.filters.http.cors"
+VARY = "origin"
+"""The request header on which every response of a route with a policy depends, whether a request has it or not."""
 
 
 def filter_config() -> Any:

@@ -30,20 +30,26 @@ def mutations(changes: HeaderChanges) -> list[Any]:
     """One mutation for each change: removals, then replacements, then additions, each sorted by name."""
     found = [mutation_rules_pb2.HeaderMutation(remove=name) for name in sorted(changes.remove)]
     for values, action in ((changes.set, _SET), (changes.add, _ADD)):
-        for name in sorted(values):
-            # "%" begins a command in Envoy's header values; texts of a spec are literal.
-            header = base_pb2.HeaderValue(key=name, value=values[name].replace("%", "%%"))
-            option = base_pb2.HeaderValueOption(header=header, append_action=action, keep_empty_value=True)
-            found.append(mutation_rules_pb2.HeaderMutation(append=option))
+        found += [_append(name, values[name], action) for name in sorted(values)]
     return found
 
 
-def per_route(request: HeaderChanges, response: HeaderChanges) -> Any:
-    """The changes of one route."""
+def _append(name: str, value: str, action: Any) -> Any:
+    # "%" begins a command in Envoy's header values; texts of a spec are literal.
+    header = base_pb2.HeaderValue(key=name, value=value.replace("%", "%%"))
+    option = base_pb2.HeaderValueOption(header=header, append_action=action, keep_empty_value=True)
+    return mutation_rules_pb2.HeaderMutation(append=option)
+
+
+def per_route(request: HeaderChanges, response: HeaderChanges, vary: str | None = None) -> Any:
+    """The changes of one route. `vary` is a request header on which the response depends, whatever else the route says."""
+    response_mutations = mutations(response)
+    if vary is not None:
+        response_mutations.append(_append("vary", vary, _ADD))
     return packed(
         header_mutation_pb2.HeaderMutationPerRoute(
             mutations=header_mutation_pb2.Mutations(
-                request_mutations=mutations(request), response_mutations=mutations(response)
+                request_mutations=mutations(request), response_mutations=response_mutations
             )
         )
     )
