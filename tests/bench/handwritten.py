@@ -134,6 +134,7 @@ def _filters(key_set: str) -> list[dict[str, Any]]:
 
 def _routes() -> list[dict[str, Any]]:
     edge = {"append": {"header": {"key": "x-edge", "value": "one"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
+    vary = {"append": {"header": {"key": "vary", "value": "origin"}}}
     always = {"default_value": {"numerator": 100}}
     each = {
         "cors": _any(
@@ -149,7 +150,10 @@ def _routes() -> list[dict[str, Any]]:
             filter_enabled=always,
             filter_enforced=always,
         ),
-        "headers": _any(f"{_HTTP}.header_mutation.v3.HeaderMutationPerRoute", mutations={"request_mutations": [edge]}),
+        "headers": _any(
+            f"{_HTTP}.header_mutation.v3.HeaderMutationPerRoute",
+            mutations={"request_mutations": [edge], "response_mutations": [vary]},
+        ),
     }
     gets = {"name": ":method", "string_match": {"exact": "GET"}}
     # What a browser asks before it sends a request; the CORS filter answers. A request that is none never gets here.
