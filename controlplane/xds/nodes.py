@@ -56,6 +56,15 @@ class Node:
             raise Ended(Status.INVALID_ARGUMENT, reason)
 
     @property
+    def lets_go(self) -> bool:
+        """Whether the client gives up clusters that its routes no longer lead to, and by that says that it follows them.
+
+        gRPC does. It acknowledges routes when it has read them, follows them when their clusters have endpoints, and
+        fails calls on their way to a cluster that is taken from it until then.
+        """
+        return not self.empty_is_everything
+
+    @property
     def empty_is_everything(self) -> bool:
         """Whether a first request for listeners or clusters without names means all of them: the legacy wildcard.
 

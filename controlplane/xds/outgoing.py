@@ -250,7 +250,7 @@ class Outgoing(ABC):
 
     def _may_go(self, progress: Progress, now: float) -> tuple[frozenset[str], int]:
         """What may be removed, with its tick: all that is gone, or what was held first and need not wait any more."""
-        if self._spares(progress, now):
+        if self._spares(progress, now) or self._lets_go(progress, now):
             return NOTHING, 0
         if not self._order.holds_removals(progress, now):
             progress.removals.first = None
@@ -270,6 +270,14 @@ class Outgoing(ABC):
                 self._order.wake(other.spared_until)
                 return True
         return False
+
+    def _lets_go(self, progress: Progress, now: float) -> bool:
+        """Whether the client will give up by itself what is gone: it is not told before, up to the bound."""
+        bound = progress.removals.cap
+        if progress.kind.url != types.CLUSTER or now >= bound or self.node is None or not self.node.lets_go:
+            return False
+        self._order.wake(bound)
+        return True
 
     def _poll_heartbeats(self, progress: Progress, beats: Heartbeats, now: float) -> list[bytes]:
         """Let what has a TTL live on, content and version being what the client was sent."""

@@ -18,6 +18,7 @@ DIALOGUES = {
     "test_stream",
     "test_names",
     "test_ttl",
+    "test_proxyless",
     "test_wildcard",
     "test_size",
 }
