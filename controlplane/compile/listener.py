@@ -18,6 +18,7 @@ from envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_p
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.connection_limit.v3 import connection_limit_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
 from controlplane.compile.access_log import access_log
@@ -33,6 +34,10 @@ from controlplane.spec.listener import ClientIP
 
 MAX_CONNECTIONS = 10_000
 """Connections of one filter chain."""
+
+IGNORED_UPGRADES = string_pb2.StringMatcher(prefix="TLS/", ignore_case=True)
+"""Offers of a client that ask for nothing: it goes on in clear when nobody takes them up (RFC 2817). Apache HttpClient, and
+so many a Java program, makes this one with every request in clear, and would be refused as one that wants to upgrade."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,7 @@ def connection_manager(listener: str, chain: FilterChain) -> Any:
             max_headers_count=UInt32Value(value=100),
             headers_with_underscores_action=protocol_pb2.HttpProtocolOptions.REJECT_REQUEST,
         ),
+        http_protocol_options=protocol_pb2.Http1ProtocolOptions(ignore_http_11_upgrade=[IGNORED_UPGRADES]),
         http2_protocol_options=protocol_pb2.Http2ProtocolOptions(
             max_concurrent_streams=UInt32Value(value=100),
             initial_stream_window_size=UInt32Value(value=64 * 1024),

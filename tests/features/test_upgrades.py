@@ -78,6 +78,16 @@ def test_websocket(edge: Edge, backends: Backends, host: str, path: str) -> None
         assert [socket.say(text) for text in ("hello", "again")] == ["one: hello", "one: again"]
 
 
+@pytest.mark.parametrize(("host", "path"), [*TAKES, *TAKES_NONE])
+@pytest.mark.parametrize("offer", ["TLS/1.2", "TLS/1.3, TLS/1.2", "tls/1.0", "h2c"])
+def test_an_offer_that_nobody_has_to_take_up_is_passed_over(
+    edge: Edge, backends: Backends, host: str, path: str, offer: str
+) -> None:
+    """Java clients make one with every request in clear, and go on with HTTP/1.1 when it comes to nothing."""
+    answer = edge.request(path, host, headers={"upgrade": offer, "connection": "Upgrade"})
+    assert (answer.status, answer.backend, answer.seen("upgrade")) == (200, "one", None)
+
+
 @pytest.mark.parametrize("protocol", ["websocket", "WebSocket", "foo", "h2c", "foo, websocket"])
 @pytest.mark.parametrize(("host", "path"), TAKES_NONE)
 def test_no_upgrade_elsewhere(edge: Edge, backends: Backends, host: str, path: str, protocol: str) -> None:

@@ -54,7 +54,7 @@ LISTENER_ROWS = [
     (f"{MANAGER}.http_filters.-1.typed_config.suppress_envoy_headers", True),
     (f"{MANAGER}.preserve_external_request_id", None),  # made anew at the edge
     (f"{MANAGER}.generate_request_id", None),  # true
-    (f"{MANAGER}.http_protocol_options", None),  # HTTP/1.0 is refused
+    (f"{MANAGER}.http_protocol_options.accept_http_10", None),  # HTTP/1.0 is refused
     (f"{MANAGER}.scoped_routes.scoped_rds.scoped_rds_config_source", DISCOVERED),
     (f"{MANAGER}.upgrade_configs", [{"upgrade_type": "websocket", "enabled": False}]),
 ]
