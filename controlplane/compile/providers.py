@@ -41,6 +41,11 @@ def provider_state(
             help = "say forward: true where they may have it"
             path = f"from[{index}].cookie"
             read.note(Issue(key, path, codes.IMPOSSIBLE, message, help, error=False, section="identity.jwt"))
+    for claim, header in provider.claims_to_headers.items():
+        if "." in claim and "/" in claim:
+            message = f'"{header}" is never set: Envoy takes each "." in "{claim}" for a step into an object'
+            help = "have the issuer say it in a claim without dots as well"
+            read.note(Issue(key, "claimsToHeaders", codes.IMPOSSIBLE, message, help, False, "identity.jwt"))
     if provider.jwks.inline is not None:
         yield key, ProviderStatus(None, provider.jwks.inline)
     elif provider.jwks.secret_ref is None:

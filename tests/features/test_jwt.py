@@ -38,7 +38,7 @@ spec:
         audiences: [partners]
         jwks: {inline: 'PARTNER_KEYS'}
         from: [{header: x-partner-token}]
-        claimsToHeaders: {sub: x-partner}
+        claimsToHeaders: {sub: x-partner, "https://example.com/roles": x-roles, groups: x-groups}
       - name: forwarding
         issuer: https://id.example.com/
         audiences: [shop-api]
@@ -195,6 +195,15 @@ def test_claims_become_headers(edge: Edge, backends: Backends) -> None:
     assert [answer.seen(name) for name in ("x-user-id", "x-org", "x-admin")] == ["bea", "shop", "true"]
 
 
+def test_a_claim_that_is_called_by_a_url_is_not_found_and_a_list_is_encoded(edge: Edge, backends: Backends) -> None:
+    """Whoever writes such a name is told: nothing else would show that the header never comes."""
+    said = {"https://example.com/roles": "boss", "groups": ["a", "b"]}
+    partner = {"x-partner-token": token(rsa_key("partner"), iss=PARTNER, aud="partners", **said)}
+    answer = edge.request("/any", headers=partner | {"x-roles": "forged"})
+    assert (answer.status, answer.seen("x-roles"), answer.seen("x-groups")) == (200, None, "WyJhIiwiYiJd")
+    assert any('"x-roles" is never set' in one.message for one in edge.diagnostics if one.code == "GW0215")
+
+
 @pytest.mark.parametrize("name", ["x-user-id", "X-User-ID", "x-partner", "x-org"])
 @pytest.mark.parametrize("path", ["/public", "/api"])
 def test_forged_identity_headers_are_removed(edge: Edge, backends: Backends, path: str, name: str) -> None:
@@ -228,7 +237,7 @@ def test_places_of_a_token(edge: Edge, backends: Backends) -> None:
     assert edge.request("/places", headers={"x-token": f"Token {good}"}).seen("x-token") is None
     in_cookie = edge.request("/places", headers={"cookie": f"a=b; session={good}"})
     assert (in_cookie.status, in_cookie.seen("cookie")) == (200, f"a=b; session={good}"), "Envoy removes no cookies"
-    assert "forward: true" in next(one.help for one in edge.diagnostics if one.code == "GW0215")
+    assert any("forward: true" in one.help for one in edge.diagnostics if one.code == "GW0215")
     in_query = edge.request(f"/places?a=1&jwt={good}")
     assert in_query.status == 200
     assert "jwt" not in in_query.seen_path, "a token in a query would be logged by the backend"
