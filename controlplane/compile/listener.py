@@ -35,6 +35,9 @@ from controlplane.spec.listener import ClientIP
 MAX_CONNECTIONS = 10_000
 """Connections of one filter chain."""
 
+REQUEST_RECEIVED = timedelta(seconds=300)
+"""Within what a request is complete unless a listener says otherwise: who sends slowly must not hold a backend for ever."""
+
 IGNORED_UPGRADES = string_pb2.StringMatcher(prefix="TLS/", ignore_case=True)
 """Offers of a client that ask for nothing: it goes on in clear when nobody takes them up (RFC 2817). Apache HttpClient, and
 so many a Java program, makes this one with every request in clear, and would be refused as one that wants to upgrade."""
@@ -42,20 +45,28 @@ so many a Java program, makes this one with every request in clear, and would be
 
 @dataclass(frozen=True, slots=True)
 class FilterChain:
-    """One way in: a listener group, the hosts (SNI) it is for, and its certificate (None: plain HTTP)."""
+    """One way in: a listener group, the hosts (SNI) it is for, and its certificate (None: plain HTTP).
+
+    `request_received` is the limit for requests that are not complete; 0 is none.
+    """
 
     group: str
     hosts: tuple[str, ...]
     certificate: SecretRef | None
     min_tls: str
     client_ip: ClientIP | None
+    request_received: timedelta = REQUEST_RECEIVED
 
     def beside(self, other: FilterChain | None) -> FilterChain:
-        """The way in that two gateways share: for the hosts of both, and as strict as the stricter of them."""
+        """The way in that two listeners share: for the hosts of both, with TLS as strict as the stricter of them.
+
+        Requests get the longer time: the shorter one would refuse what the other listener is there for.
+        """
         if other is None:
             return self
         hosts = tuple(sorted({*self.hosts, *other.hosts}))
-        return replace(other, hosts=hosts, min_tls=max(self.min_tls, other.min_tls))
+        received = max(self.request_received, other.request_received, key=lambda limit: limit or timedelta.max)
+        return replace(other, hosts=hosts, min_tls=max(self.min_tls, other.min_tls), request_received=received)
 
 
 def listener(address: str, port: int, chains: Iterable[FilterChain], *, proxy_protocol: bool) -> Any:
@@ -162,7 +173,7 @@ def connection_manager(listener: str, chain: FilterChain) -> Any:
         ),
         max_request_headers_kb=UInt32Value(value=60),
         request_headers_timeout=duration(timedelta(seconds=10)),
-        request_timeout=duration(timedelta(seconds=300)),
+        request_timeout=duration(chain.request_received),
         stream_idle_timeout=duration(DEFAULT_IDLE_TIMEOUT),
         server_header_transformation=manager.PASS_THROUGH,
         forward_client_cert_details=manager.SANITIZE,

@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from controlplane.model.written import Address, Choice, FieldError, Flag, Host, Name, OneOf, Port, Written
+from controlplane.model.written import (
+    Address,
+    Choice,
+    Duration,
+    FieldError,
+    Flag,
+    Host,
+    Name,
+    OneOf,
+    Port,
+    Written,
+)
 
 
 class Protocol(StrEnum):
@@ -52,6 +63,12 @@ class ListenerRedirect(Written):
     code: Literal[301, 302, 303, 307, 308] = 308
 
 
+class ListenerTimeouts(Written):
+    """`requestReceived`: a request is complete by then, or its response has begun; `0s` switches it off."""
+
+    request_received: Duration | None = None
+
+
 class Listener(Written):
     """One port. Gateways that select the same proxy share a port when the protocol is the same."""
 
@@ -61,6 +78,7 @@ class Listener(Written):
     protocol: Protocol
     client_ip: Annotated[ClientIP | None, Field(alias="clientIP")] = None
     tls: Annotated[tuple[Certificate, ...], Field(max_length=1000)] = ()
+    timeouts: ListenerTimeouts = ListenerTimeouts()
     redirect: ListenerRedirect | None = None
     use: tuple[Name, ...] = ()
 

@@ -1,0 +1,99 @@
+"""Uploads and streams that take longer than other requests may, and those that may not.
+
+Nothing here waits for a time to pass: a request that meets a limit shows that others have outlived it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.features.conftest import Backends
+from tests.support.client import Http2
+from tests.support.edge import Edge
+
+pytestmark = pytest.mark.envoy
+
+LIMITED, UNLIMITED, SHARED = 8080, 8081, 8082
+
+SPEC = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: shop, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  defaults: {timeouts: {request: 200ms}}
+  listeners:
+    - {name: limited, port: 8080, protocol: HTTP, timeouts: {requestReceived: 200ms}}
+    - {name: unlimited, port: 8081, protocol: HTTP, timeouts: {requestReceived: 0s}}
+    - {name: shared, port: 8082, protocol: HTTP, timeouts: {requestReceived: 200ms}}
+  backends:
+    - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
+    - {name: grpc, protocol: GRPC, members: [{static: {address: 127.0.0.1, port: @grpc@}}]}
+  routes:
+    - {name: web, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, websocket: true, to: [{backend: one}]}
+    - {name: grpc, hosts: [shop.example.com], match: [{path: {prefix: /test}}], public: true, timeouts: {request: 0s}, to: [{backend: grpc}]}
+---
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: uploads, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  listeners: [{name: shared, port: 8082, protocol: HTTP, timeouts: {requestReceived: 1h}}]
+  routes: []
+"""
+
+
+@pytest.fixture(scope="module")
+def edge(ports: dict[str, int]) -> Iterator[Edge]:
+    with Edge(SPEC, ports) as running:
+        assert not running.diagnostics
+        yield running
+
+
+def begin(connection: Http2) -> int:
+    """An upload that is not complete."""
+    stream = connection.open("/upload", "shop.example.com", "POST", end=False)
+    connection.send(stream, b"a")
+    return stream
+
+
+def outlive(edge: Edge) -> None:
+    """Wait until a request that began just now has met the limits."""
+    with edge.http2(LIMITED) as connection:
+        assert connection.answer(begin(connection)).status == 408
+
+
+@pytest.mark.parametrize("port", [UNLIMITED, SHARED])
+def test_an_upload_takes_as_long_as_its_listener_grants(edge: Edge, backends: Backends, port: int) -> None:
+    """Of the listeners of one port the most patient one counts: somebody is there for such uploads."""
+    with edge.http2(port) as connection:
+        stream = begin(connection)
+        outlive(edge)
+        connection.send(stream, b"b", end=True)
+        assert connection.answer(stream).json()["body"] == "ab"
+
+
+def test_the_time_of_a_request_begins_when_it_is_complete(edge: Edge, backends: Backends) -> None:
+    backends.one.then("slow")
+    assert edge.request("/", port=UNLIMITED).status == 504
+
+
+def test_a_websocket_that_has_begun_lives_on(edge: Edge) -> None:
+    with edge.upgrade("/chat", port=LIMITED) as socket:
+        assert socket.say("one") == "one: one"
+        outlive(edge)
+        assert socket.say("two") == "one: two"
+
+
+def test_a_stream_of_messages_that_has_begun_lives_on(edge: Edge) -> None:
+    headers = {"content-type": "application/grpc", "te": "trailers"}
+    one, two = b"\0\0\0\0\1a", b"\0\0\0\0\1b"
+    with edge.http2(LIMITED) as connection:
+        stream = connection.open("/test/Chat", "shop.example.com", "POST", headers, end=False)
+        connection.send(stream, one)
+        assert connection.receive(stream, len(one)) == one
+        outlive(edge)
+        connection.send(stream, two)
+        assert connection.receive(stream, len(two)) == two
