@@ -76,7 +76,7 @@ def test_an_object_that_moved_has_new_places(readings: Callable[[], int]) -> Non
     register.say("compiler", [about(0)])
     readings()
     spec = replace(spec, line=20)
-    assert str(asyncio.run(register.all())[0].place) == "f.yaml:24:20"
+    assert str(next(iter(asyncio.run(register.all()))).place) == "f.yaml:24:20"
     assert readings() == 2
 
 
@@ -157,3 +157,27 @@ def test_what_is_new_is_found_without_comparing_everything() -> None:
         register.say("file", [*said(COUNT - 1), Diagnostic("GW0101", "another one")])
     assert logs[-1]["detail"] == "another one"
     assert comparisons <= 4 * COUNT
+
+
+def test_a_problem_is_as_old_as_the_first_who_said_it() -> None:
+    """What began with the last deployment is told apart from what nobody has mended for months."""
+    now = 0.0
+    register = Problems(lambda _: document(), clock=lambda: now)
+    for moment, speaker, said in (
+        (1.0, "compiler", [about(0)]),
+        (2.0, "compiler", [about(1), about(0)]),
+        (3.0, "file", [about(1)]),
+    ):
+        now = moment
+        register.say(speaker, said)
+
+    def ages() -> list[float]:
+        return list(asyncio.run(register.all()).values())
+
+    assert ages() == [1.0, 2.0]
+    register.say("compiler", [about(0)])
+    assert ages() == [1.0, 3.0], "the other one says it still"
+    register.say("compiler", ())
+    now = 4.0
+    register.say("compiler", [about(0)])
+    assert ages() == [4.0, 3.0], "it was mended in between"

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
 from controlplane.app.problems import plain
@@ -187,8 +189,9 @@ class Running:
         return found
 
     async def problems(self) -> list[dict[str, Any]]:
-        """Every diagnostic with its place."""
-        return [plain(one) for one in await self.intake.register.all()]
+        """Every diagnostic with its place, and for how long it is so."""
+        said, now = await self.intake.register.all(), self.clock()
+        return [plain(one) | {"sinceSeconds": round(now - since, 3)} for one, since in said.items()]
 
     def state(self) -> dict[str, Any]:
         """The state on disk."""
@@ -203,7 +206,7 @@ class Running:
             "id": status.node.id,
             "cluster": status.node.cluster,
             "labels": dict(status.node.labels),
-            "locality": asdict(status.node.locality),
+            "locality": {to_camel(key): value for key, value in asdict(status.node.locality).items()},
             "envoy": status.node.version,
             "client": Family.of(status.node.user_agent),
             "variant": str(status.variant),

@@ -6,6 +6,7 @@ Fed by the intake and by commits; read by the log, the metrics and the admin API
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,9 @@ class Problems:
     """Diagnostics by who said them and about what; saying () takes them back."""
 
     object_of: Callable[[ObjectRef], SpecObject | None] = lambda _: None
-    _said: dict[Hashable, tuple[Diagnostic, ...]] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    _said: dict[Hashable, dict[Diagnostic, float]] = field(default_factory=dict)
+    """By speaker: what it says, and since when."""
     _speakers: dict[str, dict[Hashable, None]] = field(default_factory=dict)
     """By subject: who says something about it."""
     _places: dict[str, tuple[SpecObject, dict[str, Place]]] = field(default_factory=dict)
@@ -45,14 +48,15 @@ class Problems:
         """What many speakers say at once."""
         fresh: list[Diagnostic] = []
         changed: dict[str, None] = {}
+        now = self.clock()
         for speaker, diagnostics in said.items():
-            before = self._said.pop(speaker, ())
-            known = frozenset(before)
-            if diagnostics:
-                self._said[speaker] = diagnostics
-            if diagnostics != before:
-                changed |= self._attribute(speaker, before, diagnostics)
-            fresh += [one for one in diagnostics if one not in known]
+            before = self._said.pop(speaker, {})
+            after = {one: before.get(one, now) for one in diagnostics}
+            if after:
+                self._said[speaker] = after
+            if list(after) != list(before):
+                changed |= self._attribute(speaker, before, after)
+            fresh += [one for one in after if one not in before]
         self._log(fresh)
         if changed:
             self.changed(changed)
@@ -89,16 +93,20 @@ class Problems:
         """How much is said about each subject; nothing needs a place for that."""
         return Counter(one.subject for one in self._distinct())
 
-    async def all(self) -> list[Diagnostic]:
-        """Every diagnostic of this moment with its place, each once, sorted; others have their turns in between."""
-        by_subject: dict[str, list[Diagnostic]] = {}
-        for one in self._distinct():
-            by_subject.setdefault(one.subject, []).append(one)
-        placed: set[Diagnostic] = set()
-        for spec, diagnostics in [(self.object(subject), said) for subject, said in by_subject.items()]:
-            placed.update(self._of_object(spec, diagnostics))
+    async def all(self) -> dict[Diagnostic, float]:
+        """Every diagnostic of this moment with its place, and since when it is said; sorted.
+
+        Others have their turns in between.
+        """
+        by_subject: dict[str, dict[Diagnostic, float]] = {}
+        for one, since in self._distinct().items():
+            by_subject.setdefault(one.subject, {})[one] = since
+        placed: dict[Diagnostic, float] = {}
+        for spec, said in [(self.object(subject), said) for subject, said in by_subject.items()]:
+            for one, since in zip(self._of_object(spec, list(said)), said.values(), strict=True):
+                placed[one] = min(since, placed.get(one, since))
             await asyncio.sleep(0)
-        return sorted(placed, key=_order)
+        return {one: placed[one] for one in sorted(placed, key=_order)}
 
     def placed(self, diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
         """The diagnostics with their positions in the files of their objects, when these are known."""
@@ -113,8 +121,12 @@ class Problems:
         }
         return [found[one] for one in listed]
 
-    def _distinct(self) -> dict[Diagnostic, None]:
-        return dict.fromkeys(one for diagnostics in self._said.values() for one in diagnostics)
+    def _distinct(self) -> dict[Diagnostic, float]:
+        found: dict[Diagnostic, float] = {}
+        for said in self._said.values():
+            for one, since in said.items():
+                found[one] = min(since, found.get(one, since))
+        return found
 
     def _of_object(self, spec: SpecObject | None, diagnostics: list[Diagnostic]) -> list[Diagnostic]:
         """Diagnostics of one object with their places: its text is read once for all that have none yet."""

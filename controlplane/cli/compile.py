@@ -74,7 +74,7 @@ def command(
     secrets: Path | None,
     output_format: str,
 ) -> int:
-    """Print the resources of a gateway; equal specs give equal bytes. PATH is a file, a folder, or -."""
+    """Print what Envoy gets; equal specs give equal bytes. PATH is a file, a folder, or -."""
     from controlplane.bootstrap import hardening
     from controlplane.cli import render
     from controlplane.cli.documents import read, structured

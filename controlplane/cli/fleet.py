@@ -12,6 +12,7 @@ import click
 from controlplane.cli.admin import Unavailable, admin, ask
 from controlplane.cli.exit import Exit, Failure
 from controlplane.cli.options import duration, examples, output, speaking
+from controlplane.cli.render import count, visible
 from controlplane.cli.terminal import Paint, Terminal
 
 TYPES = ("cds", "eds", "sds", "lds", "ecds", "rds", "srds", "vhds", "rtds")
@@ -42,7 +43,7 @@ _PAINTS = {
     ),
 )
 def command() -> None:
-    """The proxies that are connected: where they stand, what they have."""
+    """The connected proxies: where they stand, what they have."""
 
 
 @command.command(
@@ -102,10 +103,9 @@ def status(
     ]
     terminal.data(table(header, cells, terminal, painted=2))
     counts = {state: sum(row["state"] == state for row in rows) for state in STATES}
-    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    terminal.say(
-        f"{len({row['node'] for row in rows})} nodes, sequence {answer['sequence']}: {said or 'nothing to show'}"
-    )
+    said = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    nodes_shown = count(len({row["node"] for row in rows}), "node")
+    terminal.say(f"{nodes_shown}, sequence {answer['sequence']}: {said or 'nothing to show'}")
 
 
 @command.command(
@@ -121,7 +121,7 @@ def status(
 @output("table", "json", "yaml")
 @speaking
 def get(terminal: Terminal, node: str, kind: str, bodies: bool, admin: str, output_format: str) -> None:
-    """What a proxy has of a type: names, versions, and the state of each.
+    """What a proxy has of a type: names, versions, states.
 
     synced: acknowledged. pending: sent or to be sent. removing: to be removed. absent: asked for, and there is none. held:
     it, or one like it, refused the newest content, and has the version shown.
@@ -134,7 +134,7 @@ def get(terminal: Terminal, node: str, kind: str, bodies: bool, admin: str, outp
         return
     cells = [(one["name"], one["version"] or "-", one["state"]) for one in answer["resources"]]
     terminal.data(table(("NAME", "VERSION", "STATE"), cells, terminal, painted=2))
-    terminal.say(f"{len(cells)} resources of type {kind} on {node}")
+    terminal.say(f"{count(len(cells), 'resource')} of type {kind} on {node}")
 
 
 @command.command(
@@ -193,7 +193,9 @@ def wait(terminal: Terminal, version: str, percent: float, timeout: str, admin: 
 @output("table", "json", "yaml")
 @speaking
 def routes(terminal: Terminal, route: str, spec: str, admin: str, output_format: str) -> None:
-    """Which spec and line a route comes from, since when it is as it is, and which proxies have it.
+    """Where a route comes from, and which proxies have it.
+
+    A row for each route: its spec and line, since when it is as it is, and how many proxies have it.
 
     ROUTE and --spec are what the access log of Envoy calls them; * stands for anything. AGE is that of the newest change of
     a shard that the route stands in, or of this process. synced: all proxies of its gateway have it. pending: some have not
@@ -206,7 +208,7 @@ def routes(terminal: Terminal, route: str, spec: str, admin: str, output_format:
     header = ("ROUTE", "SPEC", "STATE", "AGE", "PROXIES", "AT", "DETAIL")
     terminal.data(table(header, [_route(one) for one in answer["routes"]], terminal, painted=2))
     more = f"; {answer['more']} more are like that, say more of the name" if answer["more"] else ""
-    terminal.say(f"{len(answer['routes'])} routes{more}")
+    terminal.say(f"{count(len(answer['routes']), 'route')}{more}")
 
 
 def _route(one: dict[str, Any]) -> tuple[str, ...]:
@@ -243,8 +245,6 @@ def _why(answer: dict[str, Any], percent: float) -> tuple[str, str]:
         return f'version "{version}" was not published', "/v1/gateways shows the version of each gateway"
     if not answer["nodes"]:
         return f"no proxy that {version} concerns is connected", "controlplane fleet status"
-    from controlplane.cli.render import visible
-
     missing = [visible(node) for node in answer["refusedBy"] + answer["waitingFor"]]
     said = f"{_share(answer)} have acknowledged {version}, {percent:g} % are needed"
     if answer["refused"]:
@@ -288,8 +288,6 @@ def age(seconds: float) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], terminal: Terminal, *, painted: int) -> str:
     """Columns side by side; the column `painted` in the colour of its word."""
     import sys
-
-    from controlplane.cli.render import visible
 
     rows = [[visible(cell) for cell in row] for row in rows]  # proxies say what they like
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]

@@ -22,7 +22,10 @@ IGNORED = "# Private keys and the state of the control plane are nobody's but th
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @speaking
 def command(terminal: Terminal, directory: Path, dry_run: bool, force: bool) -> None:
-    """Write a commented starter project: a gateway, a team's routes, a README."""
+    """Write a commented starter project.
+
+    A gateway, a team's routes, a README.
+    """
     originals = Path(__file__).parent / "starter"
     contents = {name: (originals / name).read_text(encoding="utf-8") for name in FILES} | {".gitignore": IGNORED}
     present = [name for name in contents if (directory / name).exists()]

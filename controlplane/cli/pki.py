@@ -210,7 +210,10 @@ def _replace(file: Path, content: bytes) -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be done.")
 @speaking
 def rotate(terminal: Terminal, state: Path, distrust: str | None, dry_run: bool) -> None:
-    """Let a new authority issue from now on; the old one stays trusted until you distrust it."""
+    """Let a new authority issue from now on.
+
+    The old one stays trusted until you distrust it.
+    """
     from controlplane.errors import ConfigurationError
 
     signer = authority(terminal, state, make=False)

@@ -46,7 +46,10 @@ def revoke(
     listing: bool,
     dry_run: bool,
 ) -> None:
-    """Deny a node or a certificate: a running control plane ends its streams within seconds, and lets it in no more."""
+    """Deny a node or a certificate from now on.
+
+    A running control plane ends its streams within seconds, and lets it in no more.
+    """
     from controlplane.errors import ConfigurationError
     from controlplane.pki import denial
 

@@ -36,7 +36,10 @@ def command(
     admin: str | None,
     insecure: bool,
 ) -> int:
-    """Run the control plane until SIGTERM or Ctrl-C; edits of specs and secrets are served in milliseconds."""
+    """Run the control plane until SIGTERM or Ctrl-C.
+
+    Edits of specs and secrets are served in milliseconds.
+    """
     from controlplane.config import Configuration, Flags, read, with_flags
     from controlplane.errors import ConfigurationError
 

@@ -98,3 +98,12 @@ def test_help_of_a_command_is_its_help(run: Run) -> None:
     assert wrong.returncode == Exit.USAGE
     assert 'no command or topic "pki rotat"' in wrong.stderr
     assert run("help").stdout.split() == run("--help").stdout.split()
+
+
+@pytest.mark.parametrize("group", [(), ("fleet",), ("pki",)], ids=" ".join)
+def test_a_list_of_commands_breaks_off_nowhere(run: Run, group: tuple[str, ...]) -> None:
+    """Whoever meets the program reads this first, in eighty columns."""
+    text = run(*group, "--help", COLUMNS="80").stdout
+    listed = text.partition("Commands:")[2].partition("Examples:")[0]
+    assert len(listed.splitlines()) > 3
+    assert "..." not in listed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -127,6 +128,8 @@ def test_two_proxies_with_one_node_id_are_both_served(plane: Plane) -> None:
     until(lambda: len(plane.json("/v1/nodes")["nodes"]) == 2, "both are connected")
     plane.write(gateway(port=port))
     until(lambda: len([n for n in plane.json("/v1/nodes")["nodes"] if n["settled"]]) == 2, "both have everything")
+    said = "".join(plane.get(f"/v1/{path}")[1] for path in ("nodes", "nodes/status", "sources", "process"))
+    assert not re.findall(r'"\w*_\w*":', said), "fields are written alike"
     one.stop()
     until(lambda: len(plane.json("/v1/nodes")["nodes"]) == 1, "one has left")
     plane.write(gateway(port=port, routes=[respond("main", "/", "after")]))

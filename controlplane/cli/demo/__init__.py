@@ -32,7 +32,10 @@ from controlplane.cli.terminal import Terminal
 )
 @speaking
 def command(terminal: Terminal, once: bool, envoy: Path | None) -> int:
-    """Start everything locally, send real requests, edit a spec, break it, and show what happens."""
+    """See it work on this machine: requests, edits, a mistake.
+
+    A control plane, an Envoy and two backends are started, and end with the command.
+    """
     from controlplane.cli.demo.story import tell
     from controlplane.cli.envoy import find
 
