@@ -43,6 +43,12 @@ RESERVED = tuple(
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48")))
 """Addresses of IPv6 that a router translates: they end with one of IPv4. (RFC 6052, RFC 8215)"""
 
+RESERVED_NAMES = ("localhost", "metadata.google.internal", "metadata.goog", "instance-data.ec2.internal")
+"""What such addresses are called wherever one is: only a grant of this very name, or one below it, leads there."""
+
+_NUMBERS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*")
+"""Names that some resolver takes for an address: `127.0.0.1`, and `127.1`, `2130706433` or `0x7f.0.0.1` for the same."""
+
 GrantKey = tuple[GatewayName, str]
 """A gateway, and the namespace that it grants something to."""
 
@@ -113,8 +119,15 @@ class Grant:
         return _granted(address, self._networks())
 
     def dns(self, host: str) -> bool:
-        """Whether a DNS name is granted."""
-        return any(covers(pattern, host) for delegate in self.delegates for pattern in delegate.dns_hosts)
+        """Whether a DNS name is granted; one that is an address as an address, and a reserved one by its own name only."""
+        if _NUMBERS.fullmatch(host):
+            return _is_canonical(host) and self.address(host)
+        reserved = [name for name in RESERVED_NAMES if _is_below(host, name)]
+        return any(
+            covers(pattern, host) and all(_is_below(pattern, name) for name in reserved)
+            for delegate in self.delegates
+            for pattern in delegate.dns_hosts
+        )
 
     def reserved(self, address: str) -> bool:
         """Whether a discovered endpoint stands at a reserved address that is not granted."""
@@ -122,6 +135,17 @@ class Grant:
 
     def _networks(self) -> Iterator[str]:
         return (network for delegate in self.delegates for network in delegate.addresses)
+
+
+def _is_canonical(address: str) -> bool:
+    try:
+        return str(ipaddress.IPv4Address(address)) == address
+    except ValueError:
+        return False
+
+
+def _is_below(host: str, name: str) -> bool:
+    return host == name or host.endswith(f".{name}")
 
 
 def is_reserved(address: str) -> bool:
@@ -248,7 +272,8 @@ def _outside(grant: Grant, member: Member) -> tuple[str, str, str] | None:
     if member.static is not None and not grant.address(member.static.address):
         return "static.address", f"address {member.static.address}", "addresses"
     if member.dns is not None and not grant.dns(member.dns.host):
-        return "dns.host", f'DNS name "{member.dns.host}"', "dnsHosts"
+        missing = "addresses" if _is_canonical(member.dns.host) else "dnsHosts"
+        return "dns.host", f'DNS name "{member.dns.host}"', missing
     if (kubernetes := member.kubernetes) is not None:
         namespace, _, service = kubernetes.service.partition("/")
         if not grant.kubernetes(kubernetes.cluster, namespace, service):

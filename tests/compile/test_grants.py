@@ -96,6 +96,37 @@ def test_reserved_addresses_are_granted_by_name_only(networks: list[str], addres
     assert grant(addresses=networks).reserved(address) is (is_reserved(address) and not granted)
 
 
+@pytest.mark.parametrize(
+    ("names", "host", "granted"),
+    [
+        (["*"], "db.example.net", True),
+        (["*.example.net"], "db.example.net", True),
+        (["*.example.net"], "example.net", False),
+        (["*"], "192.0.2.1", True),
+        (["*"], "198.51.100.1", False),
+        (["198.51.100.1"], "198.51.100.1", False),
+        (["*"], "127.0.0.1", False),
+        (["*"], "127.1", False),
+        (["*"], "2130706433", False),
+        (["*"], "0x7f.0.0.1", False),
+        (["*"], "0300.0.2.1", False),
+        (["*"], "1.2.3.4.in-addr.example.net", True),
+        (["*"], "localhost", False),
+        (["*"], "x.localhost", False),
+        (["localhost"], "localhost", True),
+        (["*.localhost"], "x.localhost", True),
+        (["*", "*.internal", "*.google.internal"], "metadata.google.internal", False),
+        (["metadata.google.internal"], "metadata.google.internal", True),
+        (["*.internal"], "db.internal", True),
+    ],
+)
+def test_a_name_that_is_an_address_or_means_a_reserved_one_is_no_name_like_others(
+    names: list[str], host: str, granted: bool
+) -> None:
+    """`*` is every name of the world, as `0.0.0.0/0` is every address: neither is this machine, nor what tells credentials."""
+    assert grant(dnsHosts=names, addresses=["192.0.2.0/24"]).dns(host) is granted
+
+
 def test_services_of_the_own_namespace_are_granted() -> None:
     mine = grant(services=[{"kubernetes": {"cluster": "aws-*", "namespace": "shared", "service": "cache"}}])
     assert mine.kubernetes("any", "team", "api")
