@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -35,6 +36,10 @@ PROVIDER_SECONDS = 300.0
 """How long what an `auth-provider` gave is used before it is asked again; a refusal asks at once."""
 EARLY_SECONDS = 30.0
 """Credentials that expire sooner than this are renewed."""
+
+
+_CONFIG_OF_PLUGINS = "client.authentication.k8s.io/exec"
+"""The extension of a cluster in a kubeconfig that is meant for its credential plugin."""
 
 
 class NoAccess(ControlPlaneError):
@@ -148,17 +153,21 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
     context = _entry(content, file, "contexts", "context", chosen)
     cluster = _entry(content, file, "clusters", "cluster", context.get("cluster"))
     user = _entry(content, file, "users", "user", context["user"]) if context.get("user") else {}
-    server = cluster.get("server")
-    if not isinstance(server, str) or not server.startswith(("https://", "http://")):
+    server = _text(cluster, "server", file) or ""
+    if urlsplit(server).scheme not in {"https", "http"}:
         raise NoAccess(f"{file}: the cluster of context {chosen!r} has no server")
+    proxy, name = _text(cluster, "proxy-url", file), _text(cluster, "tls-server-name", file)
+    if proxy and urlsplit(proxy).scheme not in {"https", "http"}:
+        raise NoAccess(f"{file}: proxy-url: {proxy.partition('@')[2] or proxy} is no http:// or https:// proxy")
     if unsupported := [name for name in ("as", "as-groups") if name in user]:
         raise NoAccess(f"{file}: {unsupported[0]} is not supported; use a token, a certificate or exec")
     headers: dict[str, str] = {}
     expires = float("inf")
     certificate = _material(user, "client-certificate", file, files)
     key = _material(user, "client-key", file, files)
+    authorities = _material(cluster, "certificate-authority", file, files)
     if "exec" in user:
-        status = await _run(user["exec"], cluster, file)
+        status = await _run(user["exec"], cluster, authorities, file)
         expires = _expiry(status)
         if token := status.get("token"):
             headers["Authorization"] = f"Bearer {token}"
@@ -175,13 +184,14 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
     elif user.get("username"):
         pair = f"{user['username']}:{user.get('password', '')}".encode()
         headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    if bool(certificate) != bool(key):
+        raise NoAccess(f"{file}: a client certificate needs its key, and a key its certificate")
     tls = None
-    if server.startswith("https://"):
-        tls = _context(_material(cluster, "certificate-authority", file, files), str(file), certificate, key)
-        if cluster.get("insecure-skip-tls-verify"):
+    if urlsplit(server).scheme == "https":
+        tls = _context(authorities, str(file), certificate, key)
+        if _is_insecure(cluster, file):
             tls.check_hostname = False
             tls.verify_mode = ssl.CERT_NONE
-    proxy, name = cluster.get("proxy-url"), cluster.get("tls-server-name")
     return Credentials(server.rstrip("/"), tls, headers, name, proxy, expires)
 
 
@@ -234,12 +244,27 @@ def _entry(content: Mapping[str, Any], file: Path, kinds: str, kind: str, name: 
     raise NoAccess(f"{file}: no {kind} {str(name)!r} ({known})")
 
 
+def _text(holder: Mapping[str, Any], name: str, file: Path) -> str | None:
+    value = holder.get(name)
+    if value is not None and not isinstance(value, str):
+        raise NoAccess(f"{file}: {name} is no text")
+    return value
+
+
+def _is_insecure(cluster: Mapping[str, Any], file: Path) -> bool:
+    """Whether nothing is to be verified: only who says so without doubt is believed, and `"false"` is a text that is true."""
+    value = cluster.get("insecure-skip-tls-verify")
+    if value is not None and not isinstance(value, bool):
+        raise NoAccess(f"{file}: insecure-skip-tls-verify is true or false, without quotes")
+    return bool(value)
+
+
 def _material(holder: Mapping[str, Any], name: str, file: Path, files: _Files) -> bytes | None:
     """Inline data, or the content of a file relative to the kubeconfig."""
     if data := holder.get(f"{name}-data"):
         try:
-            return base64.b64decode(data, validate=True)
-        except (binascii.Error, TypeError, ValueError):
+            return base64.b64decode("".join(data.split()), validate=True)  # `base64` breaks its lines
+        except (AttributeError, binascii.Error, ValueError):
             raise NoAccess(f"{file}: {name}-data is not base64") from None
     if path := holder.get(name):
         return files.read(file.parent / str(path))
@@ -250,7 +275,8 @@ def _context(
     authorities: bytes | None, where: str, certificate: bytes | None = None, key: bytes | None = None
 ) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cadata=authorities.decode() if authorities else None)
+        # What stands beside certificates, in whatever language, is a comment.
+        context = ssl.create_default_context(cadata=authorities.decode("ascii", "ignore") if authorities else None)
     except (ssl.SSLError, ValueError):
         raise NoAccess(f"{where}: the certificate authority is not PEM") from None
     if certificate and key:
@@ -277,13 +303,20 @@ def _load_pair(context: ssl.SSLContext, pem: bytes) -> None:
             context.load_cert_chain(file.name)
 
 
-async def _run(plugin: dict[str, Any], cluster: Mapping[str, Any], file: Path) -> dict[str, Any]:
+async def _run(
+    plugin: dict[str, Any], cluster: Mapping[str, Any], authorities: bytes | None, file: Path
+) -> dict[str, Any]:
     """What a credential plugin prints. https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins"""
     command, version = str(plugin.get("command", "")), str(plugin.get("apiVersion", ""))
     spec: dict[str, Any] = {"interactive": False}
     if plugin.get("provideClusterInfo"):
-        known = ("server", "certificate-authority-data", "tls-server-name", "insecure-skip-tls-verify", "proxy-url")
-        spec["cluster"] = {name: cluster[name] for name in known if name in cluster}
+        known = ("server", "tls-server-name", "insecure-skip-tls-verify", "proxy-url", "disable-compression")
+        told = spec["cluster"] = {name: cluster[name] for name in known if name in cluster}
+        if authorities:
+            told["certificate-authority-data"] = base64.b64encode(authorities).decode()
+        for one in cluster.get("extensions") or ():
+            if one["name"] == _CONFIG_OF_PLUGINS:
+                told["config"] = one["extension"]
     asked = {"apiVersion": version, "kind": "ExecCredential", "spec": spec}
     environment = {**os.environ, "KUBERNETES_EXEC_INFO": json.dumps(asked)}
     for variable in plugin.get("env") or ():

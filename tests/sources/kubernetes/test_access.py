@@ -23,7 +23,7 @@ SERVER = "https://127.0.0.1:6443"
 def write(folder: Path, user: dict[str, Any] | None = None, **cluster: Any) -> Path:
     file = folder / "config"
     content = {
-        "clusters": [{"name": "c", "cluster": {"server": SERVER, **cluster}}],
+        "clusters": [{"name": "c", "cluster": {"server": SERVER} | cluster}],
         "users": [{"name": "u", "user": user or {}}],
         "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
         "current-context": "x",
@@ -125,6 +125,36 @@ def test_certificates_are_inline_or_files(tmp_path: Path) -> None:
     assert set(Path(tempfile.gettempdir()).glob("tmp*")) <= before, "no key lies about"
 
 
+def test_authorities_as_people_write_them(tmp_path: Path) -> None:
+    """`base64` breaks its lines, and bundles of authorities say in many languages whose they are."""
+    lines = base64.encodebytes(authority().pem).decode()
+    access = Access(write(tmp_path, server=SERVER.replace("https", "HTTPS"), **{"certificate-authority-data": lines}))
+    found = asyncio.run(access.credentials()).tls
+    assert found is not None
+    assert len(found.get_ca_certs()) == 1
+    (tmp_path / "ca").write_bytes("# Autoridad de Certificación\n".encode() + authority().pem)
+    found = asyncio.run(Access(write(tmp_path, **{"certificate-authority": "ca"})).credentials()).tls
+    assert found is not None
+    assert len(found.get_ca_certs()) == 1
+
+
+def test_a_plugin_is_told_of_its_cluster(tmp_path: Path) -> None:
+    """Wherever the kubeconfig has the authority. https://kubernetes.io/docs/reference/config-api/client-authentication.v1/"""
+    (tmp_path / "ca").write_bytes(authority().pem)
+    user = plugin(tmp_path, credential({"token": "one"}))
+    user["exec"]["provideClusterInfo"] = True
+    script = tmp_path / "plugin"
+    script.write_text(script.read_text().replace("\n", f'\necho "$KUBERNETES_EXEC_INFO" > {tmp_path}/told\n', 1))
+    more = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "prod"}}
+    file = write(tmp_path, user, extensions=[{"name": "other"}, more], **{"certificate-authority": "ca"})
+    assert authorization(Access(file)) == "Bearer one"
+    assert json.loads((tmp_path / "told").read_text())["spec"]["cluster"] == {
+        "server": SERVER,
+        "certificate-authority-data": base64.b64encode(authority().pem).decode(),
+        "config": {"audience": "prod"},
+    }
+
+
 def test_a_plugin_runs_again_before_what_it_gave_expires(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     later = (now + timedelta(minutes=10)).isoformat().replace("+00:00", "Z")
@@ -203,6 +233,14 @@ def test_a_kubeconfig_that_makes_no_sense(tmp_path: Path, change: str, reason: s
         ({"tokenFile": 7}, {}, "7 cannot be read"),
         ({"exec": 7}, {}, "no kubeconfig of the known form"),
         ({"exec": {"command": "./x", "env": [7]}}, {}, "no kubeconfig of the known form"),
+        ({"client-certificate-data": "YQ=="}, {}, "a client certificate needs its key"),
+        ({"client-key-data": "YQ=="}, {}, "a key its certificate"),
+        ({}, {"insecure-skip-tls-verify": "false"}, "true or false, without quotes"),
+        ({}, {"insecure-skip-tls-verify": 1}, "true or false, without quotes"),
+        ({}, {"tls-server-name": 7}, "tls-server-name is no text"),
+        ({}, {"proxy-url": 7}, "proxy-url is no text"),
+        ({}, {"proxy-url": "socks5://me:pw@127.0.0.1:1080"}, "proxy-url: 127.0.0.1:1080 is no http:// or https:// proxy"),
+        ({}, {"proxy-url": "127.0.0.1:3128"}, "proxy-url: 127.0.0.1:3128 is no http"),
     ],
 )
 def test_credentials_that_make_no_sense(
