@@ -26,6 +26,8 @@ from controlplane.spec.codes import Code
 
 log = structlog.get_logger(__name__)
 
+STATES = ("critical", "warning")
+"""The lists of checks that are watched, by their state."""
 PUSH_SECONDS = 0.5
 """The least time between two pushes of one service: the first change goes out at once, and a service that flaps costs
 two pushes a second (fault F39)."""
@@ -68,11 +70,17 @@ class Services:
         self._trouble = trouble
         self._went_back = went_back
         self._wanted: dict[str, _Wanted] = {}
+        self._spellings: dict[str, set[str]] = {}
+        """What is wanted, by its name in small letters: Consul finds a service whatever the case of the letters."""
         self._by_node: dict[str, set[str]] = {}
         self._confirming: set[str] = set()
         self._hidden: set[str] = set()
         self._heard: set[str] = set()  # whose last answer is believed
         self._failing: dict[str, tuple[int, str]] = {}  # how often in a row, and why
+        self._listed = dict.fromkeys(STATES, 0)
+        """The index of the last answer of each list of checks."""
+        self._ahead: dict[str, dict[str, int]] = {state: {} for state in STATES}
+        """By list: what was read with a later index than that, and the index of the read."""
         self._queue = Queue()
         self._doubt = False
         self._looked = 0.0
@@ -101,6 +109,7 @@ class Services:
         for ref in refs:
             if ref.name not in self._wanted:
                 self._wanted[ref.name] = _Wanted(ref)
+                self._spellings.setdefault(ref.name.lower(), set()).add(ref.name)
                 self._queue.add(ref.name, Ask.READ, now)
 
     def forget(self, refs: Collection[ServiceRef]) -> None:
@@ -108,6 +117,9 @@ class Services:
         for name in {ref.name for ref in refs} & self._wanted.keys():
             self._locate(name, frozenset())
             del self._wanted[name]
+            self._spellings[name.lower()].discard(name)
+            if not self._spellings[name.lower()]:
+                del self._spellings[name.lower()]
             self._queue.drop(name)
             self._confirming.discard(name)
             self._heard.discard(name)
@@ -123,16 +135,30 @@ class Services:
 
     def hint(self, names: Iterable[str], at: float) -> None:
         """Something of these changed."""
-        for name in names:
-            if (wanted := self._wanted.get(name)) is not None:
-                self._queue.add(name, Ask.READ, at, wanted.not_before)
+        for name in {spelling for one in names for spelling in self._spellings.get(one.lower(), ())}:
+            self._queue.add(name, Ask.READ, at, self._wanted[name].not_before)
 
     def hint_node(self, node: str, at: float) -> None:
         """Something of a node changed, which concerns all services on it."""
         self.hint(tuple(self._by_node.get(node, ())), at)
 
+    def listed(self, state: str, index: int, at: float) -> None:
+        """The list of checks in this state was answered, and what changed in it was hinted.
+
+        A check that left the list and came back in the meantime, or the other way round, did not change it; whoever read
+        the service in between has to look once more.
+        """
+        self._listed[state], ahead = index, self._ahead[state]
+        for name in [name for name, read in ahead.items() if read <= index]:
+            del ahead[name]
+            if name in self._wanted:
+                self._queue.add(name, Ask.PROBE, at)
+
     def look(self, at: float, exists: Callable[[str], bool]) -> None:
-        """Something somewhere may have changed: look at the index of each, those first that changed last."""
+        """Something somewhere may have changed: look at the index of each, those first that changed last.
+
+        `exists` is asked of names in small letters.
+        """
         wait = self._looked + LOOK_SECONDS - at
         if wait > 0:
             if self._look_later is None:
@@ -141,7 +167,7 @@ class Services:
             return
         self._looked, self._look_later = at, None
         for name, wanted in sorted(self._wanted.items(), key=lambda item: item[1].changed_at, reverse=True):
-            if wanted.believed is not None or exists(name):
+            if wanted.believed is not None or exists(name.lower()):
                 self._queue.add(name, Ask.PROBE, at)
 
     def doubt(self, *, on: bool) -> None:
@@ -229,6 +255,9 @@ class Services:
             return
         self._heard.add(job.name)
         wanted.index = answer.index
+        for state, index in self._listed.items():
+            if answer.index > index:
+                self._ahead[state][job.name] = answer.index
         service = found.service if exists else None
         if self._doubt and wanted.believed is not None:
             service = with_missing(found.service, wanted.believed)

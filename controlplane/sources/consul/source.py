@@ -154,17 +154,18 @@ class ConsulSource:
 
     async def _watch_catalog(self) -> None:
         known: dict[str, tuple[str, ...]] = {}
+        small: frozenset[str] = frozenset()
         looked = 0.0
         async with aclosing(self._steps("the catalog", "/v1/catalog/services", {})) as steps:
             async for step in steps:
                 if step.changed:
                     now = names(step.answer.body)
                     differs = [name for name in now.keys() | known.keys() if now.get(name) != known.get(name)]
-                    known = now
+                    known, small = now, frozenset(map(str.lower, now))
                     self._services.hint(differs, step.at)
                 if step.moved or step.at - looked >= EVERYTHING_SECONDS:
                     looked = step.at
-                    self._services.look(step.at, known.__contains__)
+                    self._services.look(step.at, small.__contains__)
 
     async def _watch_checks(self, state: str) -> None:
         known: frozenset[Check] = frozenset()
@@ -178,6 +179,7 @@ class ConsulSource:
                         else:
                             self._services.hint_node(check.node, step.at)
                     known = now
+                self._services.listed(state, step.answer.index, step.at)
 
     async def _watch_specs(self, sink: Sink) -> None:
         specs = self._specs

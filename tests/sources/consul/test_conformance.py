@@ -8,8 +8,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from controlplane.model.endpoint import Endpoint, Health, Locality
 from controlplane.names import ObjectRef, ServiceRef
+from controlplane.sources.consul import source as consul_source
 from controlplane.sources.consul.client import Settings
 from controlplane.sources.consul.source import ConsulSource
 from tests.sources.rig import Remembering, running
@@ -237,6 +240,37 @@ async def odd_names(folder: Path) -> None:
 
 def test_names_of_services_that_are_no_host_names(tmp_path: Path) -> None:
     asyncio.run(odd_names(tmp_path))
+
+
+async def another_case(folder: Path) -> None:
+    server, service = consul(), unique("web")
+    node = server.register(service, "10.0.0.1")
+    source = ConsulSource(settings(server, folder))
+    spelt = [ref(service), ref(service.upper()), ref(service.title())]
+    source.want(spelt, [])
+    async with running(source) as sink:
+
+        def health() -> list[list[Health]]:
+            return [[one.health for one in sink.services[name].endpoints] for name in spelt if name in sink.services]
+
+        assert health() == 3 * [[Health.HEALTHY]]
+        server.check(service, node, "critical")
+        await sink.until(lambda: health() == 3 * [[Health.UNHEALTHY]])
+        source.forget(spelt[:2], [])
+        server.check(service, node, "passing")
+        await sink.until(lambda: health()[2] == [Health.HEALTHY])
+        server.deregister(node)
+        await sink.until(lambda: spelt[2] not in sink.services)
+        server.register(service, "10.0.0.2", status=None)
+        await sink.until(lambda: spelt[2] in sink.services)
+
+
+def test_names_differ_from_those_that_are_registered_in_the_case_of_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Consul finds them: a change that is noticed only by looking at everything once a minute comes a minute late."""
+    monkeypatch.setattr(consul_source, "EVERYTHING_SECONDS", float("inf"))
+    asyncio.run(another_case(tmp_path))
 
 
 async def equal_names(folder: Path) -> None:

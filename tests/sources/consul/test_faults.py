@@ -508,6 +508,44 @@ def test_only_what_is_wanted_is_read_and_what_does_not_exist_is_said() -> None:
     asyncio.run(dropped())
 
 
+async def there_and_back(first: str, second: str) -> None:
+    """What nobody tells, but somebody read in between: `web` is `first`, then `second`, then `first` again."""
+
+    async def catalog(request: web.Request) -> web.StreamResponse:
+        if "index" in request.query:  # registrations alone move it
+            return await held(request)
+        return web.json_response({"web": []}, headers={"X-Consul-Index": "10", "X-Consul-KnownLeader": "true"})
+
+    async with fake_consul() as fake:
+        fake.instead["/v1/catalog/services"] = catalog
+        fake.checks["critical"] = [one["Checks"][0] for one in [instance("10.0.0.1", status=first)] if first == "critical"]
+        await fake.change("web", instance("10.0.0.1", status=first))
+        source = ConsulSource(Settings("test", fake.address))
+        source.want([WEB], [])
+        async with running(source) as sink:
+
+            def health() -> Health:
+                return sink.services[WEB].endpoints[0].health
+
+            source.confirm([WEB])
+            await sink.until(lambda: sink.calls[-1] == f"put {WEB} surely")  # now nothing else is to be asked
+            before = health()
+            fake.indexes["web"] = fake.index + 1
+            fake.instances["web"] = [instance("10.0.0.1", status=second)]
+            source.confirm([WEB])
+            await sink.until(lambda: health() is not before)
+            fake.index += 1
+            await fake.change("web", instance("10.0.0.1", status=first))
+            await sink.until(lambda: health() is before)
+
+
+@pytest.mark.parametrize(("first", "second"), [("critical", "passing"), ("passing", "critical")])
+def test_a_check_that_was_otherwise_for_a_moment(first: str, second: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of checks is the same before and after: a read in between must not count until everything is looked at."""
+    monkeypatch.setattr(consul, "EVERYTHING_SECONDS", float("inf"))
+    asyncio.run(there_and_back(first, second))
+
+
 async def thousands() -> None:
     """The bound of the rate holds for probes, and a change that was noticed does not wait behind them."""
     async with fake_consul() as fake:
