@@ -132,20 +132,23 @@ Count = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
 PositiveCount = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 Flag = Annotated[bool, Field(strict=True)]
 
-_NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+"""The pattern of a `Name`."""
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(_NAME, text):
+    if not re.fullmatch(NAME, text):
         raise ValueError(
             "a name has lower-case letters, digits, '-' and '.', and begins and ends with one of the former"
         )
     return text
 
 
-Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": _NAME, "maxLength": 253})]
+Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": NAME, "maxLength": 253})]
 """The name of an object or of an element of one: Kubernetes' DNS subdomain form."""
 
+_HOST = r"^(\*|(\*\.)?[^*:/|\s]+)$"
+"""What every host is like that is taken, in whatever alphabet."""
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)|_[a-z0-9-]{1,62}")
 
 
@@ -169,7 +172,9 @@ def canonical_host(text: str) -> str:
 
 
 Host = Annotated[
-    str, AfterValidator(canonical_host), WithJsonSchema({"type": "string", "examples": ["shop.example.com", "*"]})
+    str,
+    AfterValidator(canonical_host),
+    WithJsonSchema({"type": "string", "pattern": _HOST, "examples": ["shop.example.com", "*"]}),
 ]
 
 
@@ -181,7 +186,9 @@ def _one_host(text: str) -> str:
 
 
 OneHost = Annotated[
-    str, AfterValidator(_one_host), WithJsonSchema({"type": "string", "examples": ["shop.example.com"]})
+    str,
+    AfterValidator(_one_host),
+    WithJsonSchema({"type": "string", "pattern": r"^[^*:/|\s]+$", "examples": ["shop.example.com"]}),
 ]
 """A host that requests or clients are sent to."""
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from controlplane.model.written import Choice, OneOf
+from controlplane.model.written import NAME, Choice, OneOf
 from controlplane.spec.gateway import API_VERSION, KINDS
+from controlplane.spec.listener import NEEDS_TLS, Listener
 from controlplane.spec.schema import schema
 
 GROUP, VERSION = API_VERSION.split("/")
@@ -112,6 +113,8 @@ def _structural(said: dict[str, Any], known: dict[str, Any], count: int) -> dict
     if "items" in made:
         made.setdefault("maxItems", MAX_ITEMS)
         made["items"] = _structural(made["items"], known, count * made["maxItems"])
+        if _is_named(made["items"]):
+            made |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
     if isinstance(values := said.get("additionalProperties"), dict):
         made["additionalProperties"] = _structural(values, known, count)
     elif "patternProperties" in said:
@@ -123,12 +126,19 @@ def _structural(said: dict[str, Any], known: dict[str, Any], count: int) -> dict
         made["x-kubernetes-preserve-unknown-fields"] = True
     if {one.get("type") for one in said.get("anyOf", ())} == {"integer", "string"}:
         made["x-kubernetes-int-or-string"] = True  # which has no type of its own
+    if name == Listener.__name__:
+        made["x-kubernetes-validations"] = [_HTTPS]
     if choices := _choices(name):
         if count <= MAX_CHECKS:
             made["x-kubernetes-validations"] = [_rule(choice) for choice in choices]
         else:
             made["allOf"] = [{"oneOf": [{"required": [field]} for field in choice.names]} for choice in choices]
     return made
+
+
+def _is_named(items: dict[str, Any]) -> bool:
+    """Whether these are elements of a document: names differ, and whoever applies some leaves those of others alone."""
+    return "name" in items.get("required", ()) and items["properties"]["name"].get("pattern") == NAME
 
 
 def _choices(model: str) -> tuple[Choice, ...]:
@@ -141,6 +151,7 @@ def _rule(choice: Choice) -> dict[str, str]:
     return {"rule": f"{count} == 1", "message": choice.rule}
 
 
+_HTTPS = {"rule": "self.protocol != 'HTTPS' || has(self.tls)", "message": NEEDS_TLS}
 _TEXT = {"type": "string"}
 _COUNT = {"type": "integer", "format": "int32"}
 STATUS: dict[str, Any] = {

@@ -69,6 +69,9 @@ class ListenerTimeouts(Written):
     request_received: Duration | None = None
 
 
+NEEDS_TLS = "an HTTPS listener needs tls: at least one certificate"
+
+
 class Listener(Written):
     """One port. Gateways that select the same proxy share a port when the protocol is the same."""
 
@@ -85,7 +88,7 @@ class Listener(Written):
     @model_validator(mode="after")
     def _tls_matches_protocol(self) -> Listener:
         if self.protocol is Protocol.HTTPS and not self.tls:
-            raise ValueError("an HTTPS listener needs tls: at least one certificate")
+            raise ValueError(NEEDS_TLS)
         if self.protocol is Protocol.HTTP and self.tls:
             raise ValueError("an HTTP listener has no tls; use protocol: HTTPS")
         if self.protocol is Protocol.HTTPS and self.redirect is not None:

@@ -10,7 +10,7 @@ import re
 from typing import Annotated
 from urllib.parse import quote, unquote
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from controlplane.model.characters import BEYOND_ASCII, VISIBLE, characters
 from controlplane.model.written import Choice, Flag, OneOf, SeenHeaderName, Written, header_value, regex_for
@@ -41,7 +41,10 @@ def literal_path(text: str) -> str:
     return text
 
 
-LiteralPath = Annotated[str, AfterValidator(literal_path)]
+_LITERAL = r"^/[^?#\\\s]*$"
+LiteralPath = Annotated[
+    str, AfterValidator(literal_path), WithJsonSchema({"type": "string", "pattern": _LITERAL, "maxLength": MAX_PATH})
+]
 
 _ENCODED_BY_ENVOY = '"<>^`{|}'
 _TO_BE_ENCODED = re.compile(f"[{re.escape(_ENCODED_BY_ENVOY)}]")
@@ -101,7 +104,14 @@ class PathMatch(OneOf):
 
     exact: MatchedPath | None = None
     prefix: MatchedPath | None = None
-    template: Annotated[str, AfterValidator(_template)] | None = None
+    template: (
+        Annotated[
+            str,
+            AfterValidator(_template),
+            WithJsonSchema({"type": "string", "pattern": _LITERAL, "maxLength": MAX_TEMPLATE}),
+        ]
+        | None
+    ) = None
     regex: Annotated[str, _PATH_REGEX] | None = None
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from controlplane.model.written import OneOf
 from controlplane.spec.crd import definitions
 from controlplane.spec.gateway import KINDS
+from controlplane.spec.listener import Listener
 
 FOLDER = Path(__file__).parents[2] / "manifests" / "crds"
 
@@ -70,3 +72,27 @@ def test_unknown_fields_are_kept_for_the_parser_to_report() -> None:
     objects = [one for one in schemas(spec) if one.get("type") == "object" and "additionalProperties" not in one]
     assert objects
     assert all(one["x-kubernetes-preserve-unknown-fields"] for one in objects)
+
+
+def lists(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every list inside of a schema, by its path."""
+    for name, one in found.get("properties", {}).items():
+        yield from lists(one, f"{path}.{name}".lstrip("."))
+    if "items" in found:
+        yield path, found
+        yield from lists(found["items"], path)
+
+
+def test_elements_are_merged_by_their_name_and_conditions_are_not() -> None:
+    """Two appliers may each have some routes; two conditions on one header are two."""
+    found = dict(lists(whole("GatewaySpec")["properties"]["spec"]))
+    merged = {path for path, one in found.items() if one.get("x-kubernetes-list-map-keys") == ["name"]}
+    assert merged >= {"listeners", "backends", "routes", "policies", "delegates", "identity.jwt"}
+    assert "routes.match.headers" in found.keys() - merged
+
+
+def test_an_https_listener_needs_a_certificate() -> None:
+    """In the words of the parser."""
+    (rule,) = whole("GatewaySpec")["properties"]["spec"]["properties"]["listeners"]["items"]["x-kubernetes-validations"]
+    with pytest.raises(ValidationError, match=rule["message"]):
+        Listener.model_validate({"name": "web", "port": 443, "protocol": "HTTPS"})
