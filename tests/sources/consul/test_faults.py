@@ -518,7 +518,8 @@ async def there_and_back(first: str, second: str) -> None:
 
     async with fake_consul() as fake:
         fake.instead["/v1/catalog/services"] = catalog
-        fake.checks["critical"] = [one["Checks"][0] for one in [instance("10.0.0.1", status=first)] if first == "critical"]
+        if first == "critical":
+            fake.checks["critical"] = instance("10.0.0.1", status=first)["Checks"]
         await fake.change("web", instance("10.0.0.1", status=first))
         source = ConsulSource(Settings("test", fake.address))
         source.want([WEB], [])

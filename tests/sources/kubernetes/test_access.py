@@ -239,7 +239,11 @@ def test_a_kubeconfig_that_makes_no_sense(tmp_path: Path, change: str, reason: s
         ({}, {"insecure-skip-tls-verify": 1}, "true or false, without quotes"),
         ({}, {"tls-server-name": 7}, "tls-server-name is no text"),
         ({}, {"proxy-url": 7}, "proxy-url is no text"),
-        ({}, {"proxy-url": "socks5://me:pw@127.0.0.1:1080"}, "proxy-url: 127.0.0.1:1080 is no http:// or https:// proxy"),
+        (
+            {},
+            {"proxy-url": "socks5://me:pw@127.0.0.1:1080"},
+            "proxy-url: 127.0.0.1:1080 is no http:// or https:// proxy",
+        ),
         ({}, {"proxy-url": "127.0.0.1:3128"}, "proxy-url: 127.0.0.1:3128 is no http"),
     ],
 )
