@@ -15,7 +15,7 @@ from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
 from controlplane.app.standing import SourceStatus
-from controlplane.compile.certificates import certificate_status, untimely
+from controlplane.compile.certificates import certificate_status, period
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.compiler import Compiler
 from controlplane.errors import Diagnostic, Severity
@@ -191,7 +191,7 @@ class Intake:
         if problem := certificate_status(secret).problem:
             return problem
         now = self._wall_clock()
-        return None if untimely(before, now) else untimely(secret, now)
+        return None if period(before).fault(now) else period(secret).fault(now)
 
     def remove_secret(self, ref: SecretRef) -> None:
         """A secret is gone."""

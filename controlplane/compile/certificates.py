@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from controlplane.compile.rows import CertificateStatus
-from controlplane.model.secret import Secret
+from controlplane.model.secret import Period, Secret
 
 MAX_CHAIN = 100_000
 """Bytes of a certificate chain; a longer one is a mistake."""
@@ -25,7 +25,7 @@ _PEM_BLOCK = re.compile(rb"^-----BEGIN", re.MULTILINE)
 
 
 def certificate_status(secret: Secret) -> CertificateStatus:
-    """Whether `tls.crt` and `tls.key` are a usable pair. Whether it has expired is a matter of time: see `untimely`."""
+    """Whether `tls.crt` and `tls.key` are a usable pair. Whether it has expired is a matter of time: see `period`."""
     chain, key = secret.get("tls.crt"), secret.get("tls.key")
     if not chain or not key:
         return CertificateStatus("has no " + ("tls.crt" if not chain else "tls.key"))
@@ -81,19 +81,10 @@ def _leaf_problem(leaf: x509.Certificate) -> str | None:
     return None
 
 
-def leaf_of(secret: Secret) -> x509.Certificate:
-    """The certificate of a usable pair."""
-    return x509.load_pem_x509_certificates(secret.get("tls.crt") or b"")[0]
-
-
-def untimely(secret: Secret, now: float) -> str | None:
-    """Why a usable pair is of no use at this time (seconds of the epoch), or None."""
-    leaf = leaf_of(secret)
-    if now >= leaf.not_valid_after_utc.timestamp():
-        return f"has expired ({leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC)"
-    if now < leaf.not_valid_before_utc.timestamp():
-        return f"is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-    return None
+def period(secret: Secret) -> Period:
+    """When the certificate of a usable pair is valid."""
+    leaf = x509.load_pem_x509_certificates(secret.get("tls.crt") or b"")[0]
+    return Period(leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())
 
 
 def trust_problem(secret: Secret, key: str) -> str | None:

@@ -7,28 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from math import inf
-from typing import NamedTuple
 
 from controlplane.compile import codes
 from controlplane.compile.pipeline import Tables
 from controlplane.compile.secrets import CERTIFICATE
 from controlplane.errors import Diagnostic, Severity
-from controlplane.model.secret import Secret
+from controlplane.model.secret import Period, Secret, utc
 from controlplane.names import SecretRef
 from controlplane.spec.backend import Backend
 from controlplane.spec.listener import Listener
 
 SOON = timedelta(days=14).total_seconds()
 """Before its end a certificate is worth a warning, but not before four fifths of its time: some live for days only."""
-
-
-class Period(NamedTuple):
-    """When a certificate is valid, in seconds of the epoch."""
-
-    begins: float
-    ends: float
 
 
 @dataclass(slots=True)
@@ -83,24 +75,15 @@ class Expiry:
 
 def _period(secret: Secret) -> Period | None:
     """Of the leaf; None for what is no usable pair, which others say."""
-    from controlplane.compile.certificates import certificate_status, leaf_of
+    from controlplane.compile.certificates import certificate_status, period
 
-    if certificate_status(secret).problem is not None:
-        return None
-    leaf = leaf_of(secret)
-    return Period(leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())
+    return period(secret) if certificate_status(secret).problem is None else None
 
 
 def _judged(ref: SecretRef, period: Period, now: float) -> tuple[Severity, str] | None:
     certificate = f'the certificate of secret "{ref.namespace}/{ref.name}"'
-    if now >= period.ends:
-        return Severity.ERROR, f"{certificate} has expired ({_shown(period.ends)}): peers refuse it"
-    if now < period.begins:
-        return Severity.ERROR, f"{certificate} is not valid before {_shown(period.begins)}: peers refuse it"
+    if (fault := period.fault(now)) is not None:
+        return Severity.ERROR, f"{certificate} {fault}: peers refuse it"
     if period.ends - now < min(SOON, (period.ends - period.begins) / 5):
-        return Severity.WARNING, f"{certificate} ends soon: {_shown(period.ends)}"
+        return Severity.WARNING, f"{certificate} ends soon: {utc(period.ends)}"
     return None
-
-
-def _shown(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"

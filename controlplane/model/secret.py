@@ -1,9 +1,11 @@
-"""Secrets as sources deliver them: named pieces of bytes that are never printed."""
+"""Secrets as sources deliver them: named pieces of bytes that are never printed; and when a certificate in one is valid."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 REDACTED = "[redacted]"
 
@@ -30,3 +32,21 @@ class Secret:
     def __repr__(self) -> str:
         """The names of the files, never their bytes."""
         return f"Secret({', '.join(self)}: {REDACTED})"
+
+
+class Period(NamedTuple):
+    """When a certificate is valid, in seconds of the epoch."""
+
+    begins: float
+    ends: float
+
+    def fault(self, now: float) -> str | None:
+        """Why the certificate is of no use at this time, or None."""
+        if now >= self.ends:
+            return f"has expired ({utc(self.ends)})"
+        return f"is not valid before {utc(self.begins)}" if now < self.begins else None
+
+
+def utc(seconds: float) -> str:
+    """`2026-03-01 10:00 UTC`."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 
-from controlplane.compile.certificates import certificate_status, trust_problem, untimely
+from controlplane.compile.certificates import certificate_status, period, trust_problem
 from controlplane.model.secret import Secret
 
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | dsa.DSAPrivateKey
@@ -93,7 +93,7 @@ def test_texts_that_are_as_good() -> None:
 def test_a_pair_has_its_time() -> None:
     secret = Secret.of(pair())
     second = timedelta(seconds=1)
-    assert untimely(secret, (BEGINS - second).timestamp()) == "is not valid before 2026-01-01 00:00 UTC"
-    assert untimely(secret, BEGINS.timestamp()) is None
-    assert untimely(secret, (ENDS - second).timestamp()) is None
-    assert untimely(secret, ENDS.timestamp()) == "has expired (2026-02-01 00:00 UTC)"
+    assert period(secret).fault((BEGINS - second).timestamp()) == "is not valid before 2026-01-01 00:00 UTC"
+    assert period(secret).fault(BEGINS.timestamp()) is None
+    assert period(secret).fault((ENDS - second).timestamp()) is None
+    assert period(secret).fault(ENDS.timestamp()) == "has expired (2026-02-01 00:00 UTC)"
