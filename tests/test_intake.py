@@ -13,7 +13,7 @@ import pytest
 from controlplane.app.intake import Intake
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
-from controlplane.app.standing import SourceStatus
+from controlplane.app.source_status import SourceStatus
 from controlplane.model.secret import Secret
 from controlplane.names import SecretRef
 from tests.support.certificates import Pair, authority

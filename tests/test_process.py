@@ -12,7 +12,7 @@ import pytest
 
 from controlplane.app import process
 from controlplane.app.look import Running
-from controlplane.app.standing import standing
+from controlplane.app.source_status import at_start
 from controlplane.config import Configuration
 
 
@@ -44,7 +44,7 @@ def test_a_start_that_goes_wrong_ends_the_process(tmp_path: Path, monkeypatch: p
 
 def test_ready_says_of_which_source_it_serves_what_was_before() -> None:
     """One that hangs has not failed; what is served of it is as old."""
-    sources = standing(["files", "kubernetes/eu", "secrets"], {}, 100.0, 100.0)
+    sources = at_start(["files", "kubernetes/eu", "secrets"], {}, 100.0, 100.0)
     fleet = SimpleNamespace(ready=False, draining=False)
     parts: dict[str, Any] = {part.name: None for part in fields(Running) if part.init}
     parts |= {"intake": SimpleNamespace(sources=sources), "fleet": fleet, "clock": lambda: 0.0}

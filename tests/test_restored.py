@@ -16,8 +16,8 @@ from controlplane.app.lane import EndpointLane
 from controlplane.app.loop import CommitLoop, Edit
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
+from controlplane.app.source_status import SourceStatus
 from controlplane.app.sources import may_declare, unknown_at_start
-from controlplane.app.standing import SourceStatus
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.config import Configuration

@@ -1,16 +1,17 @@
 """The composition root: the only place that knows sources, compiler, snapshots, xDS, state and admin together.
 
-Read `process` first: it makes the parts, starts them in order, and ends them. The others in the order of a change:
+Read `process` first: it makes the parts, starts them in order, and ends them. The others in the order of a change
+(which of them know which is a contract in pyproject.toml):
 
-    readiness  listening  addresses       the first answer, and where this process can be reached
-    sources  clusters  datacenters        which sources the configuration asks for
-    intake  services  standing  memory    what they say, how they stand, what was in force before and is kept on disk
-    loop  pace  garbage                   edits are gathered, and swept in slices
-    lane                                  endpoints, beside that
-    publishing  requirements  draining    what follows from a commit, at once and later
-    fleet  trust  gone                    which proxy sees what, who is let in, who has left
-    problems  refusals  reports           what is wrong, and whom it is told
-    look  rollcall  routes  observing     what the admin API and the metrics show
+    readiness  listening  addresses           the first answer, and where this process can be reached
+    sources  clusters  datacenters            which sources the configuration asks for
+    intake  services  source_status  memory   what they say, how they stand, what was in force before and is kept on disk
+    loop  pace  garbage                       edits are gathered, and swept in slices
+    lane                                      endpoints, beside that
+    publishing  requirements  draining        what follows from a commit, at once and later
+    fleet  trust  gone                        which proxy sees what, who is let in, who has left
+    problems  refusals  reports               what is wrong, and whom it is told
+    look  rollcall  routes  observing         what the admin API and the metrics show
 """
 
 from controlplane.app.addresses import Addresses

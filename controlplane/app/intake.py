@@ -14,7 +14,7 @@ import structlog
 from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
-from controlplane.app.standing import SourceStatus
+from controlplane.app.source_status import SourceStatus
 from controlplane.compile.certificates import certificate_status, period
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.compiler import Compiler

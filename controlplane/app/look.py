@@ -16,7 +16,7 @@ from controlplane.app.problems import plain
 from controlplane.app.refusals import Refusals
 from controlplane.app.rollcall import Rollcall, gateways_of
 from controlplane.app.routes import Routes
-from controlplane.app.standing import SourceStatus
+from controlplane.app.source_status import SourceStatus
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
 from controlplane.names import FILES, GATEWAY_KIND, Family, GatewayName, ObjectRef, parts_of

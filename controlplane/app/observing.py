@@ -9,7 +9,7 @@ from functools import partial
 
 from controlplane.app.intake import Intake
 from controlplane.app.memory import Memory
-from controlplane.app.standing import SourceStatus
+from controlplane.app.source_status import SourceStatus
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.expiry import Expiry

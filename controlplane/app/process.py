@@ -38,8 +38,8 @@ from controlplane.app.requirements import Requirements
 from controlplane.app.rollcall import Rollcall
 from controlplane.app.routes import Routes
 from controlplane.app.services import Services
+from controlplane.app.source_status import at_start, stale
 from controlplane.app.sources import discoveries, make_sources, may_declare, unknown_at_start, waited_for
-from controlplane.app.standing import stale, standing
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
 from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
@@ -95,7 +95,7 @@ class ControlPlane:
         )
         names = [source.name for source in self._sources]
         self.intake = Intake(
-            standing(
+            at_start(
                 names, self._memory.seen, time.monotonic(), time.time(), unknown_at_start(configuration, self._memory)
             ),
             keep=self._memory.keep,

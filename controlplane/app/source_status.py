@@ -66,7 +66,7 @@ class SourceStatus:
             self.endpoints_lost = at
 
 
-def standing(
+def at_start(
     names: Iterable[str], seen: Mapping[str, float], at: float, now: float, unknown: Collection[str] = ()
 ) -> dict[str, SourceStatus]:
     """All sources at the start. `seen` is when the services of each could be read last, `now` the same clock (seconds of the epoch).
