@@ -6,6 +6,7 @@ Used by `validate` and `compile`.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,42 +80,44 @@ def _placed(said: list[Diagnostic], origin: SpecObject | None) -> list[Diagnosti
 
 def read_secrets(root: Path) -> tuple[dict[SecretRef, Secret], list[Diagnostic]]:
     """The secrets of a folder (`<namespace>/<name>/<file>`), and what of it cannot be read."""
-    secrets: dict[SecretRef, Secret] = {}
     problems: list[Diagnostic] = []
-
-    def visible(folder: Path) -> list[Path]:
-        try:
-            return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        except OSError as error:
-            code = Code.ROOT_UNREADABLE if folder == root else Code.SECRET_UNREADABLE
-            message = f"the folder cannot be read: {error.strerror or error}"
-            problems.append(Diagnostic(code, message, place=Place(str(folder))))
-            return []
-
-    def is_folder(path: Path) -> bool:
-        try:
-            return path.is_dir()
-        except OSError as error:
-            message = f"cannot be looked at: {error.strerror or error}"
-            problems.append(Diagnostic(Code.SECRET_UNREADABLE, message, place=Place(str(path))))
-            return False
-
-    for namespace in visible(root):
-        if not is_folder(namespace):
-            continue
-        for folder in visible(namespace):
-            if not is_folder(folder):
-                continue
-            files: dict[str, bytes] = {}
-            for file in visible(folder):
-                try:
-                    if file.is_dir():
-                        continue
-                    files[file.name], _ = read_regular(str(file), str(file), MAX_SECRET_FILE)
-                except OSError as error:
-                    message = f"the file cannot be read: {error.strerror or error}"
-                    problems.append(Diagnostic(Code.SECRET_UNREADABLE, message, place=Place(str(file))))
-                except InvalidInput as error:
-                    problems += (replace(one, severity=Severity.ERROR) for one in error.diagnostics)
-            secrets[SecretRef(SOURCE, namespace.name, folder.name)] = Secret.of(files)
+    secrets = {
+        SecretRef(SOURCE, namespace.name, folder.name): Secret.of(dict(_files(folder, problems)))
+        for namespace in _folders(root, problems, Code.ROOT_UNREADABLE)
+        for folder in _folders(namespace, problems)
+    }
     return secrets, problems
+
+
+def _folders(folder: Path, problems: list[Diagnostic], code: Code = Code.SECRET_UNREADABLE) -> Iterator[Path]:
+    """The visible folders in a folder, sorted; `code` is for one that cannot be read itself."""
+    for path in _visible(folder, problems, code):
+        try:
+            if path.is_dir():
+                yield path
+        except OSError as error:
+            problems.append(_unreadable(Code.SECRET_UNREADABLE, "cannot be looked at", error, path))
+
+
+def _files(folder: Path, problems: list[Diagnostic]) -> Iterator[tuple[str, bytes]]:
+    """The visible files in a folder, sorted, with their content."""
+    for file in _visible(folder, problems, Code.SECRET_UNREADABLE):
+        try:
+            if not file.is_dir():
+                yield file.name, read_regular(str(file), str(file), MAX_SECRET_FILE)[0]
+        except OSError as error:
+            problems.append(_unreadable(Code.SECRET_UNREADABLE, "the file cannot be read", error, file))
+        except InvalidInput as error:
+            problems += (replace(one, severity=Severity.ERROR) for one in error.diagnostics)
+
+
+def _visible(folder: Path, problems: list[Diagnostic], code: Code) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        problems.append(_unreadable(code, "the folder cannot be read", error, folder))
+        return []
+
+
+def _unreadable(code: Code, what: str, error: OSError, path: Path) -> Diagnostic:
+    return Diagnostic(code, f"{what}: {error.strerror or error}", place=Place(str(path)))
