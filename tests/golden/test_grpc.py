@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.endpoint.v3 import endpoint_pb2
 
@@ -71,7 +72,8 @@ def bootstrap(port: int, case: str) -> str:
     )
 
 
-def test_a_real_client_refuses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("go", [False, True], ids=["C core", "Go"])
+def test_a_real_client_refuses_nothing(tmp_path: Path, go: bool) -> None:
     names: dict[str, list[str]] = {}
     content: dict[str, list[Resource]] = {}
     for case in cases():
@@ -88,7 +90,7 @@ def test_a_real_client_refuses_nothing(tmp_path: Path) -> None:
             rig.server._directory = ByNode(rig.store)
             publication = {case: [(one.type_url, one.name, one) for one in found] for case, found in content.items()}
             rig.store.publish(publication)
-            with Client() as client:
+            with Client(go=go) as client:
                 for case, targets in names.items():
                     text = bootstrap(rig.port, case)
                     for target in targets:

@@ -17,7 +17,18 @@ from typing import Any, Self
 import grpc
 
 from tests.support.children import LEASHED, Child
+from tests.support.tools import needs, tool
 from tests.support.waiting import PATIENCE
+
+GO = "grpc-go-xds"
+"""The client and server of tests/tools/grpc; all else is grpcio, which is the C core of gRPC."""
+
+
+def _program(module: str, *, go: bool) -> list[str]:
+    if not go:
+        return [sys.executable, "-m", module]
+    needs(GO)
+    return [str(tool(GO))]
 
 
 @dataclass(frozen=True)
@@ -36,10 +47,10 @@ class Answer:
 class Client:
     """A process with one xDS client; a context manager that ends it."""
 
-    def __init__(self, bootstrap: Path | None = None) -> None:
+    def __init__(self, bootstrap: Path | None = None, *, go: bool = False) -> None:
         """`bootstrap` None: calls say it."""
         variables = {"PATH": "/usr/bin:/bin", **({"GRPC_XDS_BOOTSTRAP": str(bootstrap)} if bootstrap else {})}
-        command = [sys.executable, "-m", "tests.support.grpc_client"]
+        command = _program("tests.support.grpc_client", go=go)
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", LEASHED, *command],
             stdin=subprocess.PIPE,
@@ -111,10 +122,10 @@ class Client:
             self._process.wait()
 
 
-def server(bootstrap: Path, address: str, log: Path) -> Child:
+def server(bootstrap: Path, address: str, log: Path, *, go: bool = False) -> Child:
     """An xDS-enabled server on this address."""
-    command = [sys.executable, "-m", "tests.support.grpc_server", address]
-    return Child(command, log, GRPC_XDS_BOOTSTRAP=str(bootstrap))
+    command = _program("tests.support.grpc_server", go=go)
+    return Child([*command, address], log, GRPC_XDS_BOOTSTRAP=str(bootstrap))
 
 
 class Backend:
