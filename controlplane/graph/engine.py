@@ -28,7 +28,7 @@ G = TypeVar("G", bound=Hashable)
 
 
 _BATCH = 512
-"""Keys that are put in order at a time, and rows that are looked at: no step of a commit may take long."""
+"""Keys that are put in order: no step of a commit may take long. More of them run in the order in which they came."""
 
 
 class WiringError(Exception):
@@ -99,7 +99,7 @@ class _Computed(_Table[K, V]):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.dirty: set[Any] = set()
+        self.dirty: dict[Any, None] = {}  # task keys, in the order in which they came
         self.tasks: dict[Any, _Task] = {}
         self.givers: dict[K, _Task | Givers] = {}  # by row key; most rows have one giver
 
@@ -252,22 +252,13 @@ class Graph:
         for table in self._computed:
             if not table.dirty:
                 continue
-            keys = list(table.dirty)
-            for start in range(0, len(keys), _BATCH):
-                for key in sorted(keys[start : start + _BATCH]):
-                    table.dirty.discard(key)
-                    self._run(table, key)
-                    yield
-            table.dirty.clear()  # nothing is left in it, but a set that was large stays slow to go through
-        changes: dict[str, dict[Any, tuple[Any, Any]]] = {}
-        for name, rows in self._changes.items():
-            for number, (key, pair) in enumerate(rows.items()):
-                if pair[0] != pair[1]:  # some come back to where they were within one commit
-                    changes.setdefault(name, {})[key] = pair
-                if number % _BATCH == _BATCH - 1:
-                    yield
-        self._changes = {}
-        return changes
+            for key in sorted(table.dirty) if len(table.dirty) <= _BATCH else list(table.dirty):
+                table.dirty.pop(key, None)
+                self._run(table, key)
+                yield
+            table.dirty.clear()  # nothing is left in it, but one that was large stays slow to go through
+        changes, self._changes = self._changes, {}
+        return {name: rows for name, rows in changes.items() if rows}
 
     def commit_now(self) -> Changes:
         """Sweep to the end in one go."""
@@ -322,19 +313,23 @@ class Graph:
             if task.failure is not None or notes != task.notes:
                 self._noted[table.name, task_key] = (notes, None)
             task.notes, task.failure = notes, None
-        for key in former.keys() - task.given.keys():
-            self._withdraw(table, task, key)
+        if former:
+            for key in former.keys() - task.given.keys():
+                self._withdraw(table, task, key)
         for key, value in task.given.items():
             if key in former and former[key] == value:
                 task.given[key] = former[key]
             else:
-                self._give(table, task, key)
+                self._give(table, task, key, value)
 
-    def _give(self, table: _Computed[Any, Any], task: _Task, key: Any) -> None:
+    def _give(self, table: _Computed[Any, Any], task: _Task, key: Any, value: Any) -> None:
         givers = table.givers.setdefault(key, task)
+        if givers is task:
+            self._write(table, key, value)
+            return
         if isinstance(givers, Givers):
             givers.add(task.key)
-        elif givers is not task:
+        else:
             table.givers[key] = Givers(givers.key, task.key)
         self._write_winner(table, key)
 
@@ -363,9 +358,11 @@ class Graph:
         else:
             table.rows[key] = value
         changes = self._changes.setdefault(table.name, {})
-        changes[key] = (changes[key][0] if key in changes else former, value)
+        first, _ = changes.pop(key, (former, None))
+        if first != value:  # some come back to where they were within one commit
+            changes[key] = (first, value)
         for child in table.children:
-            child.dirty.add(key)
+            child.dirty[key] = None
         _wake(table.readers, key)
         _wake(table.all_readers, None)
         for index in table.indexes:
@@ -385,13 +382,14 @@ def _reindex(index: Index[Any, Any, Any], key: Any, former: Any, value: Any) -> 
         index.members.setdefault(group, {})[key] = value
     for group in (*before, *after):
         for child in index.children:
-            child.dirty.add(group)
+            child.dirty[group] = None
         _wake(index.readers, group)
 
 
 def _wake(readers: _Readers, key: Any) -> None:
-    for task in readers.get(key, ()):
-        task.table.dirty.add(task.key)
+    if readers and key in readers:
+        for task in readers[key]:
+            task.table.dirty[task.key] = None
 
 
 def _sorted(rows: Mapping[Any, Any]) -> tuple[tuple[Any, Any], ...]:
