@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from datetime import timedelta
+from functools import cache
 
 VERSION_CHARACTERS = 16
 """Hex characters of a version: 64 bits of BLAKE2b; a resume names one per resource, so short ones save megabytes."""
@@ -52,7 +53,10 @@ def read_varint(encoded: bytes, at: int) -> tuple[int, int]:
 
 def delimited(number: int, body: bytes) -> bytes:
     """A length-delimited protobuf field (wire type 2) holding `body`."""
-    return varint(number << 3 | 2) + varint(len(body)) + body
+    tag, size = number << 3 | 2, len(body)
+    if tag < len(_SHORT) and size < len(_SHORT):
+        return _SHORT[tag] + _SHORT[size] + body
+    return varint(tag) + varint(size) + body
 
 
 def version_entry(name: str, version: str) -> bytes:
@@ -103,8 +107,10 @@ class Resource:
         self.fingerprint = int.from_bytes(hashlib.blake2b(identity, digest_size=FINGERPRINT_BYTES).digest(), "big")
         """Identity and version as a number to add up: the sum over a set does not depend on the order in which it was made."""
         head = delimited(1, self.version.encode())
-        message = delimited(2, delimited(1, type_url.encode()) + delimited(2, body))
-        tail = delimited(3, name.encode()) + _aliases(sorted(set(aliases)))
+        message = delimited(2, _encoded_type(type_url) + delimited(2, body))
+        tail = delimited(3, name.encode())
+        if aliases:
+            tail += _aliases(sorted(set(aliases)))
         self.encoded = delimited(2, head + message + tail)
         """Itself as an entry of a `DeltaDiscoveryResponse` (resources = 2), without its TTL."""
         self._end = len(self.encoded) - len(tail)
@@ -166,6 +172,11 @@ class Resource:
         https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#ttl
         """
         return delimited(2, delimited(1, self.version.encode()) + delimited(3, self.name.encode()) + _ttl(self.ttl))
+
+
+@cache
+def _encoded_type(type_url: str) -> bytes:
+    return delimited(1, type_url.encode())
 
 
 def vacancy(name: str) -> bytes:

@@ -176,6 +176,6 @@ def websocket(action: Any) -> None:
 
 def timeouts(action: Any, request: timedelta, idle: timedelta | None) -> None:
     """The limits of a request; 0 is none."""
-    action.timeout.CopyFrom(duration(request))
+    action.timeout.FromTimedelta(request)
     if idle is not None:
-        action.idle_timeout.CopyFrom(duration(idle))
+        action.idle_timeout.FromTimedelta(idle)

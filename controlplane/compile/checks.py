@@ -124,10 +124,10 @@ class _Field:
 
     def _pairs(self, pairs: Any) -> Sequence[Violation]:
         found: list[Violation] = []
-        for key, value in pairs.items():
-            if self.keys:
-                found += (Violation(f"[{key}]", f"key {rule}") for _, rule in _failed(self.keys, key))
-            if below := self._one(value, self.each):
+        for key in pairs:
+            if self.keys and (failed := _failed(self.keys, key)):
+                found += (Violation(f"[{key}]", f"key {rule}") for _, rule in failed)
+            if below := self._one(pairs[key], self.each):
                 found += _under(f"[{key}]", below)
         return [*_failed(self.tests, pairs), *sorted(found)] if found or self.tests else ()
 
@@ -170,22 +170,26 @@ class _Plan:
     def check(self, message: Any) -> Sequence[Violation]:
         """What is wrong. Almost always nothing, so paths are put together on the way back."""
         found: list[Violation] = []
-        if self.oneofs:
-            missing = [name for name in self.oneofs if message.WhichOneof(name) is None]
-            found += [Violation(name, "one of its members must be set") for name in missing]
-        fields = message.ListFields()
-        if self.needed:
-            present = {field.number for field, _ in fields}
-            found += [Violation(name, rule) for number, name, rule in self.needed if number not in present]
+        for name in self.oneofs:
+            if message.WhichOneof(name) is None:
+                found += (Violation(name, "one of its members must be set"),)
+        present = {field.number: value for field, value in message.ListFields()}
+        for number, name, rule in self.needed:
+            if number not in present:
+                found += (Violation(name, rule),)
         planned = self.fields
-        for field, value in fields:
-            if (check := planned.get(field.number)) is not None and (below := check.check(value)):
-                found += _under(check.name, below)
+        for number, value in present.items():
+            if number in planned and (below := planned[number].check(value)):
+                found += _under(planned[number].name, below)
         return found
 
 
 def _failed(tests: list[Test], value: Any) -> Sequence[Violation]:
-    return [Violation("", rule) for test, rule in tests if not test(value)] if tests else ()
+    failed: list[Violation] = []
+    for test, rule in tests:
+        if not test(value):
+            failed.append(Violation("", rule))
+    return failed
 
 
 def _under(path: str, below: Iterable[Violation]) -> Iterable[Violation]:

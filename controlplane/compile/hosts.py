@@ -90,7 +90,7 @@ class _Shard:
         """The entries of a segment, or those that float."""
         found: list[Placed] = []
         for number, level in enumerate(self.levels):
-            where = self.key._replace(host=level.host, segment=segment)
+            where = ShardKey(self.key.gateway, self.key.group, level.host, segment)
             routes = self.read.find(self.tables.routes_by_shard, where)
             left_out = refused(self.read, self.tables, where)
             of_level = self._of_level(level, routes, left_out)

@@ -35,7 +35,12 @@ def segment(path: PathMatch) -> str | None:
     text = path.exact or path.prefix or path.template or ""
     if path.template is not None and re.match(r"/[*{]", text):
         return None
-    plain = _PLAIN_SEGMENT.match(text)
+    return first_segment(text)
+
+
+def first_segment(path: str) -> str | None:
+    """The first segment of a path that is written out, when it makes a shard key."""
+    plain = _PLAIN_SEGMENT.match(path)
     return plain[1] if plain else None
 
 
@@ -57,12 +62,11 @@ def order(match: Match, claim: str, route: ElementKey, number: int) -> Order:
 def signature(match: Match) -> Signature:
     """What the match takes."""
     conditions = [*map(dump, match.headers), *({"query": dump(query)} for query in match.query)]
-    path = {name: text for name, text in match.path if text is not None}
-    return Signature(_canonical(path), tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions))))
+    return Signature(match.path.said, tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions))))
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""`json.dumps` would make an encoder for each match."""
+"""`json.dumps` would make an encoder for each condition."""
 
 
 def _regex(pattern: str) -> Any:

@@ -19,7 +19,7 @@ from controlplane.compile import codes
 from controlplane.compile.chains import names_host
 from controlplane.compile.grants import Grant, within
 from controlplane.compile.placement import covering_patterns, covers
-from controlplane.compile.rows import CompiledRoute, Entry, HostKey, Issue, MatchKey, Scope, ShardKey
+from controlplane.compile.rows import CompiledRoute, Entry, HostKey, Issue, MatchKey, SaidPath, Scope, ShardKey
 from controlplane.filters.shard_lua.compile import FALLBACK
 from controlplane.graph.engine import Index, Read
 from controlplane.model import regex
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
     route: ElementKey
     number: int
     host: str
-    path: str
+    path: SaidPath
     rank: tuple[int, int]
     """Its place among paths: smaller is tried before."""
     lost_to: ElementKey | None = None
@@ -81,7 +81,7 @@ def team_paths(
     read: Read, tables: Tables, key: ShardKey, members: tuple[tuple[ElementKey, CompiledRoute], ...]
 ) -> Iterator[tuple[ShardKey, tuple[Wanted, ...]]]:
     """What other namespaces want in a shard: without the rest of their routes, which changes more often."""
-    own: dict[tuple[str, str], ElementKey] = {}
+    own: dict[tuple[SaidPath, str], ElementKey] = {}
     for route_key, route in read.find(tables.routes_by_shard, key):
         if not is_foreign(route_key, key.gateway):
             for entry, declared in _placed(key, route):
@@ -245,7 +245,11 @@ _EVERYTHING = PathMatch(prefix="/")
 
 
 def _path(wanted: Wanted) -> PathMatch:
-    return PathMatch.model_validate_json(wanted.path)
+    return _path_match(*wanted.path)
+
+
+def _path_match(kind: str, text: str) -> PathMatch:
+    return PathMatch.model_validate({kind: text})
 
 
 def _granted(grant: Grant | None, host: str, path: PathMatch) -> Iterator[tuple[str, str]]:
@@ -315,9 +319,8 @@ class Shape:
 
 
 @lru_cache(maxsize=16_384)
-def _shape(path: str) -> Shape:
-    """The shape of a path in the canonical form of signatures."""
-    return shape(PathMatch.model_validate_json(path))
+def _shape(path: SaidPath) -> Shape:
+    return shape(_path_match(*path))
 
 
 def shape(path: PathMatch) -> Shape:

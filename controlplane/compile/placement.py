@@ -7,8 +7,9 @@ its listeners. (docs/specs.md, "Which routes are on which listener")
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import groupby
+
+from msgspec.structs import replace
 
 from controlplane.compile.rows import Chain, Placement
 from controlplane.names import ElementKey

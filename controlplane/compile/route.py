@@ -26,7 +26,7 @@ from controlplane.compile.action import (
 )
 from controlplane.compile.checks import checked, violations
 from controlplane.compile.grants import Claimed, claimed_by
-from controlplane.compile.match import order, preflight_match, route_match, segment, signature
+from controlplane.compile.match import first_segment, order, preflight_match, route_match, segment, signature
 from controlplane.compile.placement import https_port, placements
 from controlplane.compile.references import Problems, Resolved, Surroundings, named_listeners, resolve, route_name
 from controlplane.compile.rows import (
@@ -52,8 +52,10 @@ from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.model.written import format_duration
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.listener import Protocol
-from controlplane.spec.match import Match, PathMatch
+from controlplane.spec.match import Match
 from controlplane.spec.route import Redirect, Retry, Route, Transform
+
+_NO_RETRY, _NO_TRANSFORM, _NO_CHANGES = Retry(), Transform(), HeaderChanges()
 
 DISABLED_BODY = "this route is not configured correctly\n"
 """What a route with errors answers, with 503."""
@@ -146,7 +148,9 @@ def _check_matches(around: Surroundings, problems: Problems, gateway: GatewayNam
 
 def _check_headers(around: Surroundings, problems: Problems, gateway: GatewayName, route: Route) -> None:
     """No route says to a backend who calls: headers are changed after claims are written to them."""
-    changes = route.transform.request.headers if route.transform else HeaderChanges()
+    if route.transform is None:
+        return
+    changes = route.transform.request.headers
     for kind, said in (("set", changes.set), ("add", changes.add)):
         for name in sorted(around.identity_headers(gateway).intersection(said)) if said else ():
             problems.error(
@@ -209,7 +213,7 @@ def _entries(
                 message.metadata.filter_metadata[local_ratelimit.METADATA].CopyFrom(names)
         takes_upgrades = route.websocket and not problems.fatal
         place = order(match, claim, key, number)
-        where = segment(match.path) or segment(PathMatch(prefix=claimed.matches[number]))
+        where = segment(match.path) or first_segment(claimed.matches[number])
         yield Entry(place, where, signature(match), _checked(message, key), takes_upgrades)
         if "cors" in resolved.policies and not problems.fatal and not _takes_preflights(match):
             yield _preflight(place, where, match, resolved, key)
@@ -306,7 +310,7 @@ def _effective(problems: Problems, route: Route, settings: Settings, https_port:
 def _check_retry(problems: Problems, route: Route, request: timedelta, attempts: int) -> None:
     """What is said of retries has an effect."""
     said = route.retry
-    if not attempts and said.attempts is None and said != Retry():
+    if not attempts and said.attempts is None and said != _NO_RETRY:
         problems.warning(
             codes.IMPOSSIBLE, "retry", "nothing is retried: neither the route nor the defaults say attempts",
             "say retry.attempts: 1",
@@ -356,7 +360,7 @@ def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits:
         configs[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
     if resolved.limits and not shared_limits:
         configs[chain.ROUTE_LIMITS].CopyFrom(local_ratelimit.own(resolved.limits))
-    transform = route.transform or Transform()
+    transform = route.transform or _NO_TRANSFORM
     request, response = transform.request.headers, transform.response.headers
-    if vary or request != HeaderChanges() or response != HeaderChanges():
+    if vary or request != _NO_CHANGES or response != _NO_CHANGES:
         configs[header_mutation.NAME].CopyFrom(header_mutation.per_route(request, response, vary))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import NamedTuple
+
+import msgspec
 
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.names import ElementKey, GatewayName, ObjectRef, SecretRef
@@ -12,16 +13,14 @@ from controlplane.spec.gateway import Defaults, Guardrails
 from controlplane.spec.listener import ListenerRedirect, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """The two outer layers of a gateway, apart from its selector."""
 
     guardrails: Guardrails
     defaults: Defaults
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(msgspec.Struct, frozen=True):
     """One way into a gateway: a plain HTTP port, or one TLS filter chain. `group` begins the scope key of its routes."""
 
     gateway: GatewayName
@@ -36,8 +35,7 @@ class Chain:
     """In no spec any more: only connections that were open before still use it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(msgspec.Struct, frozen=True):
     """A host under which a route is reachable in a listener group.
 
     `host` is the scope's host: what the route declares, cut to what the filter chain is for; `declared` is what the
@@ -81,10 +79,14 @@ class Order(NamedTuple):
         return self.route, self.number, host
 
 
+SaidPath = tuple[str, str]
+"""A way to match the path, and its text. (`PathMatch.said`)"""
+
+
 class Signature(NamedTuple):
     """What a match takes: equal for two that take the same requests, in whatever order they are written."""
 
-    path: str
+    path: SaidPath
     methods: tuple[str, ...]
     conditions: tuple[str, ...]
     preflight: bool = False
@@ -99,12 +101,11 @@ class Signature(NamedTuple):
         )
 
 
-EVERY_PATH = ('{"regex":".*"}', '{"regex":"/.*"}')
+EVERY_PATH: tuple[SaidPath, ...] = (("regex", ".*"), ("regex", "/.*"))
 """How matches say "every path" that rank above prefixes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One match of a route, as Envoy's bytes. `segment` is None when the path has no literal first segment."""
 
     order: Order
@@ -114,8 +115,7 @@ class Entry:
     websocket: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledRoute:
+class CompiledRoute(msgspec.Struct, frozen=True):
     """Everything that one route of a spec gives, before it is put into shards."""
 
     gateway: GatewayName
@@ -145,8 +145,7 @@ class HostKey(NamedTuple):
     team: tuple[()] | tuple[str, ObjectRef] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """What becomes of a host that a gateway declares in a listener group.
 
     `owner` is the gateway that has it: this one, or the incumbent. `declared` are the declarations that count, the
@@ -169,15 +168,13 @@ class ShardKey(NamedTuple):
     segment: str
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateStatus:
+class CertificateStatus(msgspec.Struct, frozen=True):
     """Whether a certificate can be served; the bytes are not here, so that a rotation changes no listener."""
 
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProviderStatus:
+class ProviderStatus(msgspec.Struct, frozen=True):
     """Whether the keys of an issuer can be had; `key_set` is None when Envoy fetches them."""
 
     problem: str | None

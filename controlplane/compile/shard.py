@@ -6,16 +6,16 @@ Envoy rebuilds the whole route table of a route configuration when one route cha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2, scoped_route_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue
+from msgspec.structs import replace
 
 from controlplane.compile.action import direct_response
-from controlplane.compile.rows import EVERY_PATH, Entry, ShardKey
+from controlplane.compile.rows import EVERY_PATH, Entry, SaidPath, ShardKey
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.filters import chain
 from controlplane.filters.envoy import serialised
@@ -24,14 +24,22 @@ from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.names import scope_name, shard_name
 from controlplane.resources import Resource, delimited
 
-_VIRTUAL_HOST_ROUTES = route_components_pb2.VirtualHost.DESCRIPTOR.fields_by_name["routes"].number
-_CONFIGURATION_HOSTS = route_pb2.RouteConfiguration.DESCRIPTOR.fields_by_name["virtual_hosts"].number
-_SCOPE_CONFIGURATION = scoped_route_pb2.ScopedRouteConfiguration.DESCRIPTOR.fields_by_name["route_configuration"].number
+
+def _numbers(message_type: Any, *names: str) -> tuple[int, ...]:
+    return tuple(message_type.DESCRIPTOR.fields_by_name[name].number for name in names)
+
+
+_HOST_NAME, _HOST_DOMAINS, _HOST_ROUTES = _numbers(route_components_pb2.VirtualHost, "name", "domains", "routes")
+_CONFIGURATION_NAME, _CONFIGURATION_HOSTS = _numbers(route_pb2.RouteConfiguration, "name", "virtual_hosts")
+_SCOPE = scoped_route_pb2.ScopedRouteConfiguration
+_SCOPE_NAME, _SCOPE_KEY, _SCOPE_CONFIGURATION = _numbers(_SCOPE, "name", "key", "route_configuration")
+(_KEY_FRAGMENTS,) = _numbers(_SCOPE.Key, "fragments")
+(_FRAGMENT_TEXT,) = _numbers(_SCOPE.Key.Fragment, "string_key")
 
 
 def ordered(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Entry | None]]:
     """Entries in the order in which Envoy tries them, each with an earlier one that takes all its requests, if any."""
-    by_path: dict[str, list[Entry]] = {}
+    by_path: dict[SaidPath, list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: (entry.order, entry.signature)):
         earlier = [one for path in (entry.signature.path, *EVERY_PATH) for one in by_path.get(path, ())]
         covering = [one for one in earlier if one.signature.covers(entry.signature)]
@@ -43,26 +51,24 @@ def ordered(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Entry | None]]:
 def shard(key: ShardKey, routes: Iterable[bytes], kept_out: frozenset[str] = frozenset()) -> Resource:
     """The resource of one shard; `routes` are serialised Envoy routes in order, `kept_out` headers that go to no backend.
 
-    The routes are spliced in as bytes: a message of many routes is not built again because one of them changed.
+    It is put together as bytes, its fields by number, as in canonical encoding: a message of many routes is not built
+    again because one of them changed.
     """
-    host, name = key.host or "*", scope_name(key.group, key.host, key.segment)
-    virtual_host = serialised(route_components_pb2.VirtualHost(name=host, domains=[host])) + b"".join(
-        delimited(_VIRTUAL_HOST_ROUTES, route) for route in routes
-    )
-    configuration = (
-        serialised(route_pb2.RouteConfiguration(name=shard_name(key.group, key.host, key.segment)))
-        + delimited(_CONFIGURATION_HOSTS, virtual_host)
-        + _what_shards_say(kept_out, fallback=key.segment == shard_lua.FALLBACK)
-    )
-    scope = scoped_route_pb2.ScopedRouteConfiguration(name=name)
-    for fragment in (f"{key.group}|{key.host}", key.segment):
-        scope.key.fragments.add(string_key=fragment)
-    return Resource(SCOPED_ROUTE, name, serialised(scope) + delimited(_SCOPE_CONFIGURATION, configuration))
+    host, name = (key.host or "*").encode(), scope_name(key.group, key.host, key.segment)
+    virtual_host = delimited(_HOST_NAME, host) + delimited(_HOST_DOMAINS, host)
+    virtual_host += b"".join([delimited(_HOST_ROUTES, route) for route in routes])
+    configuration = delimited(_CONFIGURATION_NAME, shard_name(key.group, key.host, key.segment).encode())
+    configuration += delimited(_CONFIGURATION_HOSTS, virtual_host)
+    configuration += _what_shards_say(kept_out, fallback=key.segment == shard_lua.FALLBACK)
+    fragments = (f"{key.group}|{key.host}".encode(), key.segment.encode())
+    scope_key = b"".join([delimited(_KEY_FRAGMENTS, delimited(_FRAGMENT_TEXT, one)) for one in fragments])
+    scope = delimited(_SCOPE_NAME, name.encode()) + delimited(_SCOPE_KEY, scope_key)
+    return Resource(SCOPED_ROUTE, name, scope + delimited(_SCOPE_CONFIGURATION, configuration))
 
 
 @lru_cache(maxsize=1024)
 def _what_shards_say(kept_out: frozenset[str], *, fallback: bool) -> bytes:
-    """The fields of a route configuration that follow its virtual hosts (by number, as in canonical encoding)."""
+    """The fields of a route configuration that follow its virtual hosts."""
     configuration = route_pb2.RouteConfiguration(
         ignore_port_in_host_matching=True,
         # A reference to a cluster that is not there yet answers 503; it must not hold back other shards.

@@ -114,6 +114,11 @@ class PathMatch(OneOf):
     ) = None
     regex: Annotated[str, _PATH_REGEX] | None = None
 
+    @property
+    def said(self) -> tuple[str, str]:
+        """Which of these it is, and its text: `prefix`, `/api`."""
+        return next((kind, text) for kind, text in self.__dict__.items() if text is not None)
+
 
 def _trimmed(white_space: str) -> AfterValidator:
     """A header value, or a part of one, without white space where that would be at an end of the whole."""

@@ -156,6 +156,9 @@ class Retry(Written):
     statuses: tuple[Annotated[int, Field(strict=True, ge=400, le=599)], ...] | None = None
 
 
+_NO_TIMEOUTS, _NO_RETRY, _NO_TRANSFORM = Timeouts(), Retry(), RequestTransform()
+
+
 class Route(OneOf):
     """One route. Its name is its identity: the order of a document means nothing."""
 
@@ -181,14 +184,15 @@ class Route(OneOf):
 
     @model_validator(mode="after")
     def _complete(self) -> Route:
-        if self.to is None and (self.websocket or (self.transform and self.transform.request != RequestTransform())):
+        if self.to is None and (self.websocket or (self.transform and self.transform.request != _NO_TRANSFORM)):
             raise ValueError("websocket and transform.request need a backend (to)")
         if self.websocket and all(match.methods and "GET" not in match.methods for match in self.match):
             raise FieldError(("websocket",), "a WebSocket begins with a GET, which no match of this route takes")
-        for field in ("retry", "timeouts"):
-            if self.to is None and getattr(self, field) != type(getattr(self, field))():
-                raise FieldError((field,), "retry and timeouts are for a backend (to); remove them, or name one")
-        if self.to is not None:
+        if self.to is None:
+            for field, said, nothing in (("retry", self.retry, _NO_RETRY), ("timeouts", self.timeouts, _NO_TIMEOUTS)):
+                if said != nothing:
+                    raise FieldError((field,), "retry and timeouts are for a backend (to); remove them, or name one")
+        else:
             if len({destination.backend for destination in self.to}) != len(self.to):
                 raise ValueError("a backend stands in to twice; add up its weights")
             if sum(destination.weight for destination in self.to) == 0:

@@ -6,8 +6,9 @@ there. Positions are no part of a row: an inserted line changes no row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.names import ElementKey, GatewayName, ObjectRef
@@ -30,8 +31,7 @@ class Kind(StrEnum):
     PROVIDER = "providers"
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayRow:
+class GatewayRow(msgspec.Struct, frozen=True):
     """What a gateway says about itself. `claim` is how old its claims are: smaller keeps what both want."""
 
     labels: tuple[tuple[str, str], ...]
@@ -44,8 +44,7 @@ class GatewayRow:
 Part = Listener | Route | Backend | Policy | JwtProvider
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(msgspec.Struct, frozen=True):
     """A named part of a document, and the gateway it belongs to. `claim` is how old its document's claims are."""
 
     gateway: GatewayName

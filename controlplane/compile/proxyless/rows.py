@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from controlplane.compile.rows import Entry, Placement
 from controlplane.names import GatewayName
@@ -12,8 +13,7 @@ Port = tuple[str, int]
 """Address and number."""
 
 
-@dataclass(frozen=True, slots=True)
-class GrpcRoute:
+class GrpcRoute(msgspec.Struct, frozen=True):
     """One route for both ends: entries whose bodies are fields of a virtual host, one for each entry of the route."""
 
     gateway: GatewayName
