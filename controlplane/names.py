@@ -164,7 +164,7 @@ def listener_name(address: str, port: int) -> str:
 
 
 def cluster_name(backend: ElementKey) -> str:
-    """`gatewayspec/platform/shop/catalog`: the backend, whoever uses it; its load assignment has the same name."""
+    """`gatewayspec/platform/shop/catalog`: the backend, whoever uses it."""
     ref = backend.object
     return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{backend.element}"
 
@@ -182,6 +182,11 @@ def part_name(backend: ElementKey, kind: str, priority: int) -> str:
 def aggregate_name(backend: ElementKey, digest: str) -> str:
     """`gatewayspec/platform/shop/catalog/of-1f0a2b3c`: all clusters of a backend in their order, by a hash over them."""
     return f"{cluster_name(backend)}/of-{digest}"
+
+
+def assignment_name(cluster: str, digest: str) -> str:
+    """The load assignment of a cluster: its name, and `/by-1f0a2b3c` by a hash over how endpoints are spoken to, if any."""
+    return f"{cluster}/by-{digest}" if digest else cluster
 
 
 def jwks_cluster_name(gateway: str, provider: str) -> str:

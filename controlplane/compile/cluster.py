@@ -45,6 +45,8 @@ def cluster(part: Part, backend: Backend, retry_budget: float | None, namespace:
     if part.pool is not None:
         message.type = cluster_pb2.Cluster.EDS
         message.eds_cluster_config.eds_config.CopyFrom(ads())
+        if part.assignment != part.name:
+            message.eds_cluster_config.service_name = part.assignment
         if part.pool.shares:
             message.common_lb_config.locality_weighted_lb_config.SetInParent()
     else:

@@ -3,6 +3,10 @@
 Most backends are one cluster. One that mixes discovered endpoints with DNS names is several, in the order of their
 priorities, behind an aggregate cluster. The name of that one says what it is made of: when the division changes, routes
 move to a new cluster when it is warm, and the former one goes last.
+
+The name of a load assignment says how its endpoints are spoken to, unless that is plain HTTP/1.1. A cluster that begins to
+speak TLS asks for another one, and has it before it takes the place of the former: were there one for both, an edit of
+the port and of `tls` would send requests in clear to endpoints that want TLS, or the reverse, until the second half came.
 """
 
 from __future__ import annotations
@@ -19,8 +23,16 @@ from controlplane.compile.rows import Issue, ResourceKey
 from controlplane.compile.xds_types import LOAD_ASSIGNMENT
 from controlplane.graph.engine import Read
 from controlplane.model.endpoint import Service
-from controlplane.names import ElementKey, GatewayName, ServiceRef, aggregate_name, cluster_name, part_name
-from controlplane.spec.backend import Backend, Failover
+from controlplane.names import (
+    ElementKey,
+    GatewayName,
+    ServiceRef,
+    aggregate_name,
+    assignment_name,
+    cluster_name,
+    part_name,
+)
+from controlplane.spec.backend import Backend, BackendProtocol, Failover
 from controlplane.spec.member import Member
 from controlplane.spec.rows import Element
 
@@ -89,11 +101,12 @@ class Resolved:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One cluster of a backend: a pool, or names that Envoy resolves."""
+    """One cluster of a backend: a pool with the name of its load assignment, or names that Envoy resolves."""
 
     name: str
     pool: Pool | None
     resolved: tuple[Resolved, ...] = ()
+    assignment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +164,24 @@ def shape(
             parts.append(Part(part, None, tuple(_dense(one for level in run for one in resolved[level]))))
         else:
             members = sorted((one for level in run for one in pools[level]), key=_order)
-            parts.append(Part(part, _pool(key, backend, tuple(members), grant)))
+            pool = _pool(key, backend, tuple(members), grant)
+            parts.append(Part(part, pool, assignment=assignment_name(part, _speech(backend))))
     if len(parts) == 1:
         return Shape(gateway, parts[0].name, tuple(parts))
-    digest = hashlib.blake2b("\0".join(part.name for part in parts).encode(), digest_size=4).hexdigest()
-    return Shape(gateway, aggregate_name(key, digest), tuple(parts))
+    return Shape(gateway, aggregate_name(key, _digest(part.name for part in parts)), tuple(parts))
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=4).hexdigest()
+
+
+def _speech(backend: Backend) -> str:
+    """A hash over how endpoints are spoken to; empty for plain HTTP/1.1."""
+    http2, tls = backend.protocol is not BackendProtocol.HTTP1, backend.tls
+    if tls is not None:
+        # Their order means nothing.
+        tls = tls.model_copy(update={"san_match": tuple(sorted(set(tls.san_match)))})
+    return _digest((str(http2), tls.model_dump_json() if tls else "")) if http2 or tls else ""
 
 
 def _levels(
@@ -276,4 +302,4 @@ def pools_of_shape(read: Read, tables: Tables, key: ElementKey, found: Shape) ->
         return
     for part in found.parts:
         if part.pool is not None:
-            yield ResourceKey((found.gateway,), LOAD_ASSIGNMENT, part.name), part.pool
+            yield ResourceKey((found.gateway,), LOAD_ASSIGNMENT, part.assignment), part.pool

@@ -41,9 +41,10 @@ def standalone(resources: Iterable[Resource], secrets_folder: Path | None) -> di
         if not _secrets_of(cluster.transport_socket) <= secrets.keys():
             continue  # over xDS it would wait for them; here its routes answer 503 as well
         if cluster.type == cluster_pb2.Cluster.EDS:
+            named = cluster.eds_cluster_config.service_name or cluster.name
             cluster.ClearField("eds_cluster_config")
             cluster.type = cluster_pb2.Cluster.STATIC
-            if (assignment := by_type.get(LOAD_ASSIGNMENT, {}).get(cluster.name)) is not None:
+            if (assignment := by_type.get(LOAD_ASSIGNMENT, {}).get(named)) is not None:
                 cluster.load_assignment.CopyFrom(assignment)
             else:  # its services are known to a control plane alone
                 cluster.load_assignment.cluster_name = cluster.name

@@ -454,7 +454,9 @@ def test_weights_of_members_are_weights_of_localities() -> None:
         for number, (weight, priority) in enumerate([(1, 0), (4, 0), (4, 0), (1, 1)])
     ]
     found = compiled(route(), backends=[{**BACKEND, "members": members}])
-    assignment = found.message(LOAD_ASSIGNMENT, "gatewayspec/platform/shop/web", endpoint_pb2.ClusterLoadAssignment)
+    cluster = found.message(CLUSTER, "gatewayspec/platform/shop/web", cluster_pb2.Cluster)
+    name = cluster.eds_cluster_config.service_name
+    assignment = found.message(LOAD_ASSIGNMENT, name, endpoint_pb2.ClusterLoadAssignment)
     localities = [
         (one.priority, one.load_balancing_weight.value, len(one.lb_endpoints)) for one in assignment.endpoints
     ]

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from controlplane.names import backend_of
 from controlplane.pki.authority import Authority
 from tests.e2e.commands import controlplane
 from tests.e2e.plane import Plane, forward, gateway, static
@@ -234,7 +235,7 @@ def _backends(plane: Plane) -> list[dict[str, Any]]:
 def _ports(plane: Plane, backend: str) -> list[int]:
     """Where a backend of the gateway is."""
     found = plane.json("/v1/gateways/platform/edge/snapshot?client=grpc&type=eds&bodies=1")["resources"]["eds"]
-    [body] = [one["body"] for one in found if one["name"].endswith(f"/{backend}")]
+    [body] = [one["body"] for one in found if backend_of(one["name"]) == backend]
     return [
         endpoint["endpoint"]["address"]["socket_address"]["port_value"]
         for locality in body["endpoints"]

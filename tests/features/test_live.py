@@ -12,7 +12,8 @@ from cryptography import x509
 
 from controlplane.compile.hosts import MAX_FLOATING
 from tests.features.conftest import Backends
-from tests.support.certificates import Pair, authority, write_secret
+from tests.support.backends import HttpBackend
+from tests.support.certificates import Pair, authority, serving, write_secret
 from tests.support.client import Connection, Http2, Response, Upgrade, dial, trusting
 from tests.support.controlplane import ControlPlane
 from tests.support.edge import filled
@@ -214,6 +215,26 @@ def test_endpoints_of_a_backend_change(live: Live) -> None:
         for port in ("two", "one", "two"):
             live.save((member, member.replace("@one@", f"@{port}@")))
             live.becomes(lambda answer, name=port: answer.backend == name, f"endpoint {port}")  # type: ignore[misc]
+
+
+def test_a_backend_moves_and_speaks_tls_in_one_save(live: Live, tmp_path: Path) -> None:
+    """Cluster and endpoints are two resources: no endpoint hears what was meant for the former ones, nor the reverse."""
+    write_secret(live.plane.secrets, "internal", {"ca.crt": authority().pem})
+    edited = "hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]"
+    routed = (edited, edited.replace("one", "two"))
+    former = "{name: two, members: [{static: {address: 127.0.0.1, port: @two@}}]}"
+    either = answers("/", "edited.example.com", check=lambda answer: answer.backend in {"two", "secure"})
+    live.save(routed)
+    live.becomes(lambda answer: answer.backend == "two", "the backend that will move")
+    with HttpBackend("secure", serving(tmp_path, authority().leaf("secure.internal"))) as secure:
+        tls = f"port: {secure.port}}}}}], tls: {{sni: secure.internal, ca: {{secretRef: internal}}}}}}"
+        with Load(live.connect, *[either] * 3) as load:
+            for _ in range(5):
+                live.save(routed, (former, former.replace("port: @two@}}]}", tls)))
+                live.becomes(lambda answer: answer.backend == "secure", "the other endpoint")
+                load.during(20)
+                live.save(routed)
+                live.becomes(lambda answer: answer.backend == "two", "the former endpoint")
 
 
 def test_a_certificate_rotates(live: Live) -> None:

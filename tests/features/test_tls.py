@@ -11,7 +11,7 @@ import pytest
 from tests.compile.shard_cases import KEY_SET
 from tests.features.conftest import Backends
 from tests.support.backends import HttpBackend
-from tests.support.certificates import Authority, Pair, authority, write_secret
+from tests.support.certificates import Authority, authority, serving, write_secret
 from tests.support.client import dial, trusting
 from tests.support.edge import HTTPS, Edge
 
@@ -60,17 +60,6 @@ spec:
 """
 
 
-def _server(folder: Path, pair: Pair, clients: bytes | None = None) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=clients.decode() if clients else None)
-    certificate, key = folder / "server.crt", folder / "server.key"
-    certificate.write_bytes(pair.certificate)
-    key.write_bytes(pair.key)
-    context.load_cert_chain(certificate, key)
-    if clients:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
 @pytest.fixture(scope="module")
 def edge(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("tls")
@@ -83,9 +72,9 @@ def edge(ports: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Ite
     write_secret(secrets, "other-ca", {"ca.crt": Authority("another").pem})
     inner = ca.leaf("inner.example.com")
     with (
-        HttpBackend("secure", _server(folder, inner)) as secure,
-        HttpBackend("local", _server(folder, ca.leaf("localhost"))) as local,
-        HttpBackend("mutual", _server(folder, inner, ca.pem)) as mutual,
+        HttpBackend("secure", serving(folder, inner)) as secure,
+        HttpBackend("local", serving(folder, ca.leaf("localhost"))) as local,
+        HttpBackend("mutual", serving(folder, inner, ca.pem)) as mutual,
         Edge(SPEC, {**ports, "secure": secure.port, "local": local.port, "mutual": mutual.port}, secrets) as running,
     ):
         yield running

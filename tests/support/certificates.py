@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -140,3 +141,15 @@ def _builder(
         .not_valid_before(now + min(life, timedelta()) - timedelta(minutes=5))
         .not_valid_after(now + life)
     )
+
+
+def serving(folder: Path, pair: Pair, clients: bytes | None = None) -> ssl.SSLContext:
+    """A TLS context of a server with this pair, which asks clients for certificates of this authority, if any."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=clients.decode() if clients else None)
+    certificate, key = folder / "server.crt", folder / "server.key"
+    certificate.write_bytes(pair.certificate)
+    key.write_bytes(pair.key)
+    context.load_cert_chain(certificate, key)
+    if clients:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
