@@ -23,10 +23,12 @@ from controlplane.compile.tls import ads, upstream
 from controlplane.filters.envoy import duration, packed
 from controlplane.filters.jwt.compile import jwks_address
 from controlplane.filters.jwt.spec import JwtProvider
-from controlplane.spec.backend import Backend, BackendProtocol, BackendTls
+from controlplane.spec.backend import Backend, BackendProtocol, BackendTls, Limits
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 BUFFER_LIMIT = 32 * 1024
+AT_A_TIME = 1024
+"""Requests, connections and waiting requests of a backend on one proxy: one that hangs must not take all there is."""
 RETRY_BUDGET_PERCENT = 20.0
 """Retries in flight, as a share of requests in flight: a failing backend is not buried under retries."""
 
@@ -73,9 +75,8 @@ def aggregate(shape: Shape, backend: Backend, retry_budget: float | None) -> Any
 
 
 def _configured(name: str, backend: Backend, retry_budget: float | None) -> Any:
-    message = _base(
-        name, backend.connect_timeout or CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT if retry_budget is None else retry_budget
-    )
+    budget = RETRY_BUDGET_PERCENT if retry_budget is None else retry_budget
+    message = _base(name, backend.connect_timeout or CONNECT_TIMEOUT, budget, backend.limits)
     panic = backend.failover.panic_below_healthy
     if panic is None and backend.is_discovered:
         panic = 0.0  # sources know what is not ready: requests to it would fail
@@ -93,7 +94,7 @@ def jwks_cluster(name: str, provider: JwtProvider, namespace: tuple[str, str]) -
         address, is_name = host, True
     tls = BackendTls.model_construct(sni=host if is_name else None, ca=provider.jwks.ca, san_match=(address,))
     backend = Backend.model_construct(name=name, members=(), tls=tls if scheme == "https" else None)
-    message = _base(name, CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT)
+    message = _base(name, CONNECT_TIMEOUT, RETRY_BUDGET_PERCENT, Limits())
     endpoints = [endpoint_components_pb2.LocalityLbEndpoints(lb_endpoints=[_named(address, port, 1)])]
     message.load_assignment.CopyFrom(endpoint_pb2.ClusterLoadAssignment(cluster_name=name, endpoints=endpoints))
     if is_name:
@@ -105,7 +106,9 @@ def jwks_cluster(name: str, provider: JwtProvider, namespace: tuple[str, str]) -
     return message
 
 
-def _base(name: str, connect_timeout: timedelta, retry_budget: float) -> Any:
+def _base(name: str, connect_timeout: timedelta, retry_budget: float, limits: Limits) -> Any:
+    requests = limits.requests or max(AT_A_TIME, limits.connections or 0)
+    connections = limits.connections or max(AT_A_TIME, limits.requests or 0)
     thresholds = circuit_breaker_pb2.CircuitBreakers.Thresholds
     return cluster_pb2.Cluster(
         name=name,
@@ -121,9 +124,9 @@ def _base(name: str, connect_timeout: timedelta, retry_budget: float) -> Any:
         circuit_breakers=circuit_breaker_pb2.CircuitBreakers(
             thresholds=[
                 thresholds(
-                    max_connections=UInt32Value(value=1024),
-                    max_pending_requests=UInt32Value(value=1024),
-                    max_requests=UInt32Value(value=1024),
+                    max_connections=UInt32Value(value=connections),
+                    max_pending_requests=UInt32Value(value=limits.pending or AT_A_TIME),
+                    max_requests=UInt32Value(value=requests),
                     retry_budget=thresholds.RetryBudget(
                         budget_percent=percent_pb2.Percent(value=retry_budget),
                         min_retry_concurrency=UInt32Value(value=3),

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from controlplane.filters.jwt.spec import SecretKey
-from controlplane.model.written import FieldError, Name, OneHost, Percent, PositiveDuration, Written
+from controlplane.model.written import FieldError, Name, OneHost, Percent, PositiveCount, PositiveDuration, Written
 from controlplane.spec.listener import SecretName
 from controlplane.spec.member import Dns, Member, Static
 
@@ -115,6 +115,21 @@ class OnSourceLost(Written):
     then: Literal["keep", "next", "empty"] = "keep"
 
 
+Limit = Annotated[PositiveCount, Field(le=1_000_000)]
+
+
+class Limits(Written):
+    """How much of one proxy a backend gets at a time: requests in flight, connections, and requests that wait for one.
+
+    A request of HTTP/1.1 has a connection to itself, so `requests` above the usual is as many connections too, and the
+    reverse, unless both are said.
+    """
+
+    requests: Limit | None = None
+    connections: Limit | None = None
+    pending: Limit | None = None
+
+
 class Backend(Written):
     """A named set of endpoints."""
 
@@ -125,6 +140,7 @@ class Backend(Written):
     load_balancer: LoadBalancer = LoadBalancer()
     failover: Failover = Failover()
     on_source_lost: OnSourceLost | None = None
+    limits: Limits = Limits()
     tls: BackendTls | None = None
 
     @property

@@ -12,6 +12,7 @@ import pytest
 from tests.features.conftest import Backends
 from tests.support.client import Http2
 from tests.support.edge import Edge
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.envoy
 
@@ -30,9 +31,11 @@ spec:
     - {name: shared, port: 8082, protocol: HTTP, timeouts: {requestReceived: 200ms}}
   backends:
     - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
+    - {name: narrow, limits: {requests: 2}, members: [{static: {address: 127.0.0.1, port: @one@}}]}
     - {name: grpc, protocol: GRPC, members: [{static: {address: 127.0.0.1, port: @grpc@}}]}
   routes:
     - {name: web, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, websocket: true, to: [{backend: one}]}
+    - {name: narrow, hosts: [shop.example.com], match: [{path: {prefix: /narrow}}], public: true, websocket: true, to: [{backend: narrow}]}
     - {name: grpc, hosts: [shop.example.com], match: [{path: {prefix: /test}}], public: true, timeouts: {request: 0s}, to: [{backend: grpc}]}
 ---
 apiVersion: gatewayspec.dev/v1alpha1
@@ -97,3 +100,18 @@ def test_a_stream_of_messages_that_has_begun_lives_on(edge: Edge) -> None:
         outlive(edge)
         connection.send(stream, two)
         assert connection.receive(stream, len(two)) == two
+
+
+def test_a_backend_gets_as_many_requests_at_a_time_as_its_limits_say(edge: Edge) -> None:
+    """A WebSocket is one for as long as it lives."""
+
+    def status() -> int:
+        with edge.upgrade("/narrow", port=UNLIMITED) as socket:
+            return socket.status
+
+    with edge.upgrade("/narrow", port=UNLIMITED) as one:
+        with edge.upgrade("/narrow", port=UNLIMITED) as two:
+            assert (one.say("hi"), two.say("hi")) == ("one: hi", "one: hi")
+            assert status() == 503
+        until(lambda: status() == 101, "there is room again")
+        assert one.say("hi") == "one: hi"
