@@ -38,6 +38,15 @@ MAX_CONNECTIONS = 10_000
 REQUEST_RECEIVED = timedelta(seconds=300)
 """Within what a request is complete unless a listener says otherwise: who sends slowly must not hold a backend for ever."""
 
+OF_PROXIES = (
+    "forwarded",
+    *(f"x-forwarded-{what}" for what in ("host", "port", "prefix", "scheme", "server", "ssl")),
+    "x-original-url",
+    "x-rewrite-url",
+)
+"""In what a proxy in front says how a request came to it. Frameworks believe it (Rack takes client and host from `forwarded`
+before all else, Symfony and others the path from `x-original-url`), so where there is no such proxy nobody may say it."""
+
 IGNORED_UPGRADES = string_pb2.StringMatcher(prefix="TLS/", ignore_case=True)
 """Offers of a client that ask for nothing: it goes on in clear when nobody takes them up (RFC 2817). Apache HttpClient, and
 so many a Java program, makes this one with every request in clear, and would be refused as one that wants to upgrade."""
@@ -150,7 +159,7 @@ def connection_manager(listener: str, chain: FilterChain) -> Any:
             rds_config_source=ads(),
             scoped_rds=hcm_pb2.ScopedRds(scoped_rds_config_source=ads()),
         ),
-        early_header_mutation_extensions=[shard_lua.early_header_mutation(chain.group)],
+        early_header_mutation_extensions=[shard_lua.early_header_mutation(chain.group, () if hops else OF_PROXIES)],
         http_filters=[_filter(chain.group, http_filter) for http_filter in http_filters()],
         access_log=[access_log()],
         use_remote_address=BoolValue(value=True),

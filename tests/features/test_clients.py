@@ -60,6 +60,18 @@ def test_nobody_is_trusted_unless_said(edge: Edge, backends: Backends) -> None:
     assert _logged(edge, "/plain/direct?x=1", 8080, {"x-forwarded-for": "203.0.113.1"})["clientIP"] == "127.0.0.1"
 
 
+@pytest.mark.parametrize(("port", "believed"), [(8080, None), (8081, "shop.example.com"), (8082, None)])
+def test_only_trusted_proxies_say_how_a_request_came_to_them(
+    edge: Edge, backends: Backends, port: int, believed: str | None
+) -> None:
+    """A backend that makes links, or decides, by the host of such a header must not have it from the client."""
+    said = {"x-forwarded-host": "shop.example.com", "forwarded": "host=shop.example.com"}
+    preface = b"PROXY TCP4 203.0.113.7 203.0.113.1 1111 80\r\n" if port == 8082 else b""
+    answer = edge.request("/plain", headers=said, port=port, preface=preface)
+    assert (answer.status, answer.seen("x-forwarded-host")) == (200, believed)
+    assert answer.seen("forwarded") == (believed and f"host={believed}")
+
+
 def test_trusted_hops(edge: Edge, backends: Backends) -> None:
     said = {"x-forwarded-for": "198.51.100.66, 203.0.113.1, 192.0.2.7"}
     assert _logged(edge, "/plain/hops", 8081, said)["clientIP"] == "203.0.113.1"

@@ -172,6 +172,11 @@ def test_what_only_proxies_may_say_is_removed(edge: Edge, backends: Backends) ->
         "x-request-id": "11111111-1111-1111-1111-111111111111",
         "x-real-ip": "10.0.0.1",
         "x-forwarded-proto": "https",
+        "forwarded": "for=10.0.0.1;host=evil.example.net",
+        "x-forwarded-host": "evil.example.net",
+        "x-forwarded-port": "444",
+        "x-forwarded-prefix": "/evil",
+        "x-original-url": "/admin",
     }
     answer = edge.request("/plain", headers=forged)
     left = {name: answer.seen(name) for name in forged if answer.seen(name) == forged[name]}

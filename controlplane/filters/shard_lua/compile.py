@@ -218,8 +218,8 @@ def elsewhere(route: Any) -> None:
     route.route.upgrade_configs.add(upgrade_type="websocket", enabled=BoolValue(value=True))
 
 
-def early_header_mutation(group: str) -> Any:
-    """Writes the internal headers of every request on a listener of this group, whatever the client sent.
+def early_header_mutation(group: str, removed: Iterable[str] = ()) -> Any:
+    """Writes the internal headers of every request on a listener of this group, whatever the client sent, and removes others.
 
     Each value begins with constant text: a mutation with an empty value would be skipped, and leave a forged header.
     `NQ:PATH` reads the path alone: without `:PATH`, a client's `x-envoy-original-path` would be believed.
@@ -235,6 +235,7 @@ def early_header_mutation(group: str) -> Any:
         )
         for name, value in values.items()
     ]
+    mutations += [mutation_rules_pb2.HeaderMutation(remove=name) for name in removed]
     return extension_pb2.TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
         typed_config=packed(header_mutation_pb2.HeaderMutation(mutations=mutations)),
