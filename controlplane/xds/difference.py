@@ -7,7 +7,7 @@ here: whole maps of versions are compared first, and names are gone through only
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
@@ -22,8 +22,7 @@ MANY = 64
 """Names from which on it pays to go through them in bulk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """Since which tick a difference is to be sent, and at what time it goes out whatever blocks it."""
 
     tick: int

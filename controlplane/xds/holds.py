@@ -168,7 +168,7 @@ class Holds:
 
     def _substitutes(self, who: Family, node: str, view: View) -> Shown:
         """The same object for all who are shown the same, until the store or a hold changes."""
-        if not (spared := self._spared_by(who, node)):
+        if not self._cases or not (spared := self._spared_by(who, node)):
             return _NOTHING
         if self._computed_at != (view.sequence, self.edition):
             self._computed_at = (view.sequence, self.edition)

@@ -201,6 +201,8 @@ class Order:
         return held
 
     def _windowed(self, progress: Progress, now: float) -> bool:
+        if len(progress.in_flight) < self._window:
+            return False
         limits = [push.limit for push in progress.in_flight if now < push.limit]
         if len(limits) < self._window:
             return False

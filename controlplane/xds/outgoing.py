@@ -159,7 +159,7 @@ class Outgoing(ABC):
     ) -> list[bytes]:  # fmt: skip
         """What is asked for, these changes (`upto`: all that waited at this tick), and everything if it is the turn of that."""
         url = progress.kind.url
-        created = frozenset(name for name in changed if progress.changed[name] == "")
+        created = frozenset([name for name in changed if not progress.changed[name]])
         listing = difference.due(progress, view, changed, whole=whole)
         if progress.again:
             listing = altered(url, listing, progress.again)
@@ -368,12 +368,12 @@ class Outgoing(ABC):
         return 2 * self._timing.phase
 
     def _settle(self) -> None:
-        if not self._types:
-            return
         settled = self._cursor
         for progress in self._order.of_additions:
-            progress.settled = self._cursor if progress.idle else progress.settled
-            settled = min(settled, progress.settled)
-        if settled > self.settled:
+            if progress.idle:
+                progress.settled = self._cursor
+            elif progress.settled < settled:
+                settled = progress.settled
+        if settled > self.settled and self._types:
             self.settled = settled
             self._observer.settled(self._stream, settled)

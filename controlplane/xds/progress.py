@@ -214,8 +214,7 @@ class Progress:
     @property
     def static(self) -> bool:
         """Whether a whole set would delete what the client has from before, and must therefore wait."""
-        refused = (self.replaced.get(name) is None for name in self.complaints)
-        return self.returning and (self.stuck or any(refused))
+        return self.returning and (self.stuck or any(self.replaced.get(name) is None for name in self.complaints))
 
     @property
     def timely(self) -> bool:

@@ -146,12 +146,14 @@ class Session(Outgoing):
 
     def _reconsider(self, view: Substituted, now: float) -> None:
         for progress in self._order.of_additions:
+            if not (progress.replaced or view.substitutes(progress.kind.url)):
+                continue  # nothing of it was held back, nor is, as of nearly all
             complained = bool(progress.complaints)
             if isolation.reconsider(progress, view, self._wanted(now)):
                 progress.spared_until = now + self._timing.refused
             if complained and progress.content:
                 self._pardon(progress)  # what it refused was taken back
-        self._settle()
+            self._settle()
 
     def _compare(self, progress: Progress, view: Substituted, now: float) -> None:
         """The first answer of a type: everything, or what differs from the versions that the client resumes with."""
@@ -171,7 +173,7 @@ class Session(Outgoing):
 
     def _acknowledge(self, progress: Progress, nonce: str, error: str | None, now: float) -> bool:
         """An ACK or NACK of the response with that nonce, and thereby of those before it; whether there is such a one."""
-        if all(push.nonce != nonce for push in progress.in_flight):
+        if nonce not in [push.nonce for push in progress.in_flight]:
             return False  # stale, or of another stream: it says nothing about what is under way
         over = []
         while (push := progress.in_flight.pop(0)).nonce != nonce:

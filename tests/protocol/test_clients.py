@@ -223,9 +223,10 @@ class DeltaClient(Client):
             self.named.add(url)
         wanted |= set(subscribe)
         wanted -= set(unsubscribe)
-        if not first or not resume:
-            self.held[url] = self.visible(url) if not first else {}
+        if first and not resume:
+            self.held[url] = {}
         initial = {name: Resource(url, name, body).version for name, body in self.held[url].items()} if first else None
+        self.held[url] = self.visible(url)  # what it does not ask for it drops at once, whatever it told
         self.client.send(url, subscribe, unsubscribe, initial=initial)
 
     @precondition(lambda self: self.client)
