@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple, NewType
 
 GatewayName = NewType("GatewayName", str)
@@ -138,9 +139,10 @@ def part_of(view: View, family: Family = Family.ENVOY) -> tuple[str, ...]:
     return ("view", *view) if family is Family.ENVOY else ("view", *view, family)
 
 
-def parts_of(view: View, family: Family = Family.ENVOY) -> list[tuple[str, ...]]:
+@lru_cache(maxsize=4096)
+def parts_of(view: View, family: Family = Family.ENVOY) -> tuple[tuple[str, ...], ...]:
     """Every part that a node sees. Where parts share a name, the first one counts."""
-    return [*(part_of_gateway(gateway, family) for gateway in view), part_of(view, family)]
+    return (*(part_of_gateway(gateway, family) for gateway in view), part_of(view, family))
 
 
 def group_of_port(address: str, port: int) -> str:

@@ -32,6 +32,9 @@ from controlplane.xds.observer import Refusal, Variant
 log = structlog.get_logger(__name__)
 
 Labels = tuple[tuple[str, str], ...]
+"""What a gateway selects by."""
+Proven = frozenset[tuple[str, str]]
+"""What a node is selected by."""
 
 SETTLE_BOUND = 30.0
 """Seconds after which a change counts as arrived, though some proxy has not acknowledged it."""
@@ -74,7 +77,7 @@ class Fleet:
         self._demand = demand
         self._selectors: dict[GatewayName, Labels] = {}
         self._compiled: set[tuple[View, Family]] = set()
-        self._selected: dict[Labels, View | None] = {}  # None: nobody has asked since the gateways changed
+        self._selected: dict[Proven, View | None] = {}  # None: nobody has asked since the gateways changed
         self._connected: dict[str, set[int]] = {}
         self._had_a_view: set[str] = set()  # nodes that are connected
         self._reached: dict[int, int] = {}  # by stream of a node that had a view: what it has come to
@@ -93,7 +96,7 @@ class Fleet:
             return None
         if node.id in self._connected and node.id not in self._had_a_view:
             self._shown(node.id)
-        return self._store.view([*self.near(gateways, node, family), *parts_of(gateways, family)])
+        return self._store.view((*self.near(gateways, node, family), *parts_of(gateways, family)))
 
     def _shown(self, node: str) -> None:
         """A connected node is given its first view: from now on its streams come to have what is published."""
@@ -102,7 +105,7 @@ class Fleet:
 
     def gateways(self, proven: Mapping[str, str], said: Mapping[str, str]) -> View:
         """The gateways whose selectors match what is proven, and what the node says when it says anything."""
-        key = tuple(sorted(label for label in proven.items() if not said or said.get(label[0]) == label[1]))
+        key = frozenset(proven.items() & said.items() if said else proven.items())
         if (view := self._selected.get(key)) is None:
             if len(self._selected) > CACHED:
                 self._selected.clear()
@@ -202,7 +205,7 @@ class Fleet:
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:
         """A response was sent."""
-        self._metrics.pushed(_label(type_url), size, resources)
+        self._metrics.traffic.pushed(_label(type_url), size, resources)
 
     def large(self, node: Node, type_url: str, size: int) -> None:
         """A response that some clients refuse for its size."""
@@ -214,7 +217,7 @@ class Fleet:
 
     def acked(self, type_url: str, sequence: int) -> None:
         """A response was acknowledged."""
-        self._metrics.acked(_label(type_url))
+        self._metrics.traffic.acked(_label(type_url))
 
     def nacked(self, node: Node, type_url: str, refusal: Refusal) -> None:
         """A response was refused."""
@@ -244,6 +247,5 @@ def _label(type_url: str) -> str:
     return type_url if types.is_known(type_url) else "other"
 
 
-def _selected(selectors: Mapping[GatewayName, Labels], labels: Labels) -> View:
-    there = frozenset(labels)
-    return tuple(sorted(name for name, selector in selectors.items() if there.issuperset(selector)))
+def _selected(selectors: Mapping[GatewayName, Labels], labels: Proven) -> View:
+    return tuple(sorted(name for name, selector in selectors.items() if labels.issuperset(selector)))

@@ -19,9 +19,9 @@ def _samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
 
 def test_pushes_acks_and_nacks_are_counted_by_type() -> None:
     metrics = Metrics()
-    metrics.pushed(CLUSTER, 100, 2)
-    metrics.pushed(CLUSTER, 50, 1)
-    metrics.acked(CLUSTER)
+    metrics.traffic.pushed(CLUSTER, 100, 2)
+    metrics.traffic.pushed(CLUSTER, 50, 1)
+    metrics.traffic.acked(CLUSTER)
     metrics.nacked(CLUSTER)
     samples = _samples(metrics)
     label = (("type", "Cluster"),)
@@ -70,7 +70,7 @@ def test_how_a_source_is_is_asked_when_it_is_read() -> None:
 
 def test_two_instances_do_not_share_anything() -> None:
     first, second = Metrics(), Metrics()
-    first.acked(CLUSTER)
+    first.traffic.acked(CLUSTER)
     assert ("controlplane_acks_total", (("type", "Cluster"),)) not in _samples(second)
 
 
