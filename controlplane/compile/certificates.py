@@ -34,6 +34,8 @@ def certificate_status(secret: Secret) -> CertificateStatus:
     for name, pem in (("tls.crt", chain), ("tls.key", key)):
         if problem := _pem_problem(pem):
             return CertificateStatus(f"{name} {problem}")
+    if _is_cut_off(chain):
+        return CertificateStatus(f"tls.crt {_CUT_OFF}")
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
     except ValueError:
@@ -54,6 +56,22 @@ def _pem_problem(pem: bytes) -> str | None:
     if len(_PEM_BLOCK.findall(pem)) < pem.count(b"-----BEGIN"):
         return "has text before -----BEGIN in its line"
     return None
+
+
+_CUT_OFF = "has a block that does not end: it is cut off"
+
+
+def _is_cut_off(pem: bytes) -> bool:
+    """Whether a block begins and does not end. Envoy refuses the whole then; of a key it reads the first block alone."""
+    end: bytes | None = None
+    for line in pem.split(b"\n"):
+        if line.startswith(b"-----BEGIN"):
+            if end is not None:
+                return True
+            end = line.rstrip().replace(b"BEGIN", b"END", 1)
+        elif end is not None and line.startswith(end):
+            end = None
+    return end is not None
 
 
 def _leaf_problem(leaf: x509.Certificate) -> str | None:
@@ -94,6 +112,8 @@ def trust_problem(secret: Secret, key: str) -> str | None:
         return f"has no {key}"
     if problem := _pem_problem(bundle):
         return f"{key} {problem}"
+    if _is_cut_off(bundle):
+        return f"{key} {_CUT_OFF}"
     try:
         x509.load_pem_x509_certificates(bundle)
     except ValueError:

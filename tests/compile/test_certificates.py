@@ -76,6 +76,24 @@ def test_texts_that_envoy_reads_otherwise() -> None:
     assert "must-staple" in (problem(pair(staple=True)) or "")
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        pair()["tls.crt"][:300],
+        b"-----BEGIN CERTIFICATE-----\n",
+        pair()["tls.crt"][:300] + b"\n" + pair()["tls.crt"],
+        pair()["tls.crt"].rpartition(b"-----END")[0] + b"-----END X-----\n",
+    ],
+    ids=["half", "begin", "and-another", "other-end"],
+)
+def test_a_chain_that_is_cut_off_is_refused_though_its_leaf_is_whole(rest: bytes) -> None:
+    """A file that was written in part, or copied from a terminal: Envoy takes nothing of it, and the former pair is better."""
+    good = pair()
+    said = "has a block that does not end: it is cut off"
+    assert problem({**good, "tls.crt": good["tls.crt"] + rest}) == f"tls.crt {said}"
+    assert trust_problem(Secret.of({"ca.crt": good["tls.crt"] + rest}), "ca.crt") == f"ca.crt {said}"
+
+
 def test_texts_that_are_as_good() -> None:
     good = pair()
     sec1 = KEY.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
@@ -84,6 +102,7 @@ def test_texts_that_are_as_good() -> None:
         {name: text.replace(b"\n", b"\r\n") for name, text in good.items()},
         {**good, "tls.crt": b"subject=shop\n" + good["tls.crt"] + b"the end\n"},
         {**good, "tls.crt": good["tls.key"] + good["tls.crt"]},
+        {**good, "tls.key": good["tls.key"] + good["tls.key"][:60]},  # the first block alone is read
     ):
         assert problem(files) is None
     locked = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
