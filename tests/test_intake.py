@@ -16,7 +16,7 @@ from controlplane.app.services import Services
 from controlplane.app.source_status import SourceStatus
 from controlplane.model.secret import Secret
 from controlplane.names import SecretRef
-from tests.support.certificates import Pair, authority
+from tests.support.certificates import Authority, Pair, authority
 
 REF = SecretRef("files", "platform", "shop-tls")
 DAY = 86_400.0
@@ -123,3 +123,18 @@ def test_the_first_pair_counts_whatever_its_time(rig: Rig) -> None:
     expired = leaf(-1)
     rig.intake.put_secret(REF, expired)
     assert (rig.in_force, rig.said()) == (expired, "")
+
+
+def test_authorities_that_cannot_be_used_do_not_replace_those_that_can(rig: Rig) -> None:
+    """Not after a restart either: a backend whose certificate nobody can verify any more answers 503."""
+    good, pair = leaf(9), leaf(9)
+    rig.intake.put_secret(REF, good)
+    rig.intake.put_secret(REF, Secret.of({**dict(pair.items), "ca.crt": authority().pem[:200]}))
+    assert rig.in_force == pair, "the pair is taken, with the authorities from before"
+    assert "ca.crt has a block that does not end: it is cut off; its previous authorities stay in force" in rig.said()
+    others = {**dict(pair.items), "ca.crt": Authority("another").pem}
+    rig.intake.put_secret(REF, Secret.of(others))
+    assert (rig.in_force, rig.said()) == (Secret.of(others), "")
+    without = {name: value for name, value in others.items() if name != "ca.crt"}
+    rig.intake.put_secret(REF, Secret.of(without))
+    assert (rig.in_force, rig.said()) == (Secret.of(without), "")

@@ -15,7 +15,7 @@ from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
 from controlplane.app.services import Services
 from controlplane.app.source_status import SourceStatus
-from controlplane.compile.certificates import certificate_status, period
+from controlplane.app.successors import OUTLIVING, refusal_of_pair, successor
 from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.compiler import Compiler
 from controlplane.errors import Diagnostic, Severity
@@ -28,11 +28,6 @@ from controlplane.sources.guard import Limits, ObjectGuard, held_sentence
 from controlplane.spec.codes import Code
 
 log = structlog.get_logger(__name__)
-
-_PAIR = ("tls.crt", "tls.key")
-_KEPTFILES = (*_PAIR, "ca.crt")
-"""The files of a secret that outlive it: traffic goes on with the previous certificate."""
-
 
 SERVICE_WAIT = 2.0
 """Seconds that a change of the configuration waits for services that it names first, from a source that works."""
@@ -164,40 +159,26 @@ class Intake:
         self._keep(ref)
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
-        """A secret as it is now. A pair that cannot be used does not replace one that can."""
+        """A secret as it is now. A pair or authorities that cannot be used do not replace those that can."""
         self._unconfirmed.discard(ref)
         self._lost.discard(ref)
         self._early.pop(ref, None)
-        before = self._secrets.get(ref)
-        if before is not None and (problem := self._is_no_successor(before, secret)):
-            if certificate_status(secret).problem is None:
-                self._early[ref] = secret
-            kept = {name: value for name in _PAIR if (value := before.get(name)) is not None}
-            secret = Secret.of({**dict(secret.items), **kept})
-            message = f'secret "{ref.subject}" {problem}; its previous certificate stays in force'
-            help = "write tls.crt and tls.key that belong together, and are within their time"
-            said = [Diagnostic(UNUSABLE_SECRET, message, help=help)]
-        else:
-            said = []
+        found = successor(self._secrets.get(ref), secret, self._wall_clock())
+        if found.untimely:
+            self._early[ref] = secret
+        secret = found.secret
+        help = "write tls.crt and tls.key that belong together and are within their time, and a whole ca.crt"
+        said = [Diagnostic(UNUSABLE_SECRET, f'secret "{ref.subject}" {why}', help=help) for why in found.refused]
         self._secrets[ref] = secret
         self._edit_secret(ref, secret)
         self._keep_secret(ref, secret)
         self._say_lost(ref, said)
 
-    def _is_no_successor(self, before: Secret, secret: Secret) -> str | None:
-        """Why a pair does not replace the one in force; None when it does, or when that one is no better."""
-        if certificate_status(before).problem is not None:
-            return None
-        if problem := certificate_status(secret).problem:
-            return problem
-        now = self._wall_clock()
-        return None if period(before).fault(now) else period(secret).fault(now)
-
     def remove_secret(self, ref: SecretRef) -> None:
         """A secret is gone."""
         self._early.pop(ref, None)
         before = self._secrets.pop(ref, None)
-        kept = {name: value for name in _KEPTFILES if before and (value := before.get(name)) is not None}
+        kept = {name: value for name in OUTLIVING if before and (value := before.get(name)) is not None}
         if kept:
             self._lost.add(ref)
             self._secrets[ref] = Secret.of(kept)
@@ -282,7 +263,8 @@ class Intake:
 
     def _take_early(self) -> None:
         """Pairs whose time has come, or whose predecessors' time is over."""
-        due = [ref for ref, pair in self._early.items() if not self._is_no_successor(self._secrets[ref], pair)]
+        now = self._wall_clock()
+        due = [ref for ref, pair in self._early.items() if not refusal_of_pair(self._secrets[ref], pair, now)]
         for ref in due:
             self.put_secret(ref, self._early[ref])
         if due:
