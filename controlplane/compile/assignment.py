@@ -167,7 +167,7 @@ def _of_member(pool: Pool, member: PoolMember, known: Known, near: Locality) -> 
         if pool.grant is not None and pool.grant.reserved(one.address):
             continue  # a service of a tenant that leads into this machine, or to a cloud's metadata
         if one.ports not in ports:
-            ports[one.ports] = _port(member, one, names, granted=pool.grant is not None)
+            ports[one.ports] = _port(member, service, one, names, bounded=is_bounded(pool, member))
         if (port := ports[one.ports]) is None or (chooses and not is_chosen(member, one)):
             continue
         if one.locality not in ranks:
@@ -184,12 +184,26 @@ def port_names(member: PoolMember, service: Service) -> frozenset[str]:
     return frozenset((member.port or "",))
 
 
-def _port(member: PoolMember, endpoint: Endpoint, names: Iterable[str], *, granted: bool) -> int | None:
+def _port(
+    member: PoolMember, service: Service, endpoint: Endpoint, names: Iterable[str], *, bounded: bool
+) -> int | None:
     if member.service is not None and not member.service.namespace and isinstance(member.port, int):
-        # A Consul service: another port of the same address. Who was granted the service was not granted its machines.
-        registered = not granted or any(number == member.port for _, number in endpoint.ports)
+        # A Consul service: another port of the same address.
+        registered = not bounded or any(number == member.port for _, number in endpoint.ports)
         return member.port if registered else None
+    if not bounded and isinstance(member.port, int) and is_portless(service, endpoint):
+        return member.port
     return next((number for name, number in endpoint.ports if name in names), None)
+
+
+def is_bounded(pool: Pool, member: PoolMember) -> bool:
+    """Whether the service of a member is another's: who was granted it was not granted its machines, with all their ports."""
+    return pool.grant is not None and member.service is not None and member.service.namespace != pool.grant.namespace
+
+
+def is_portless(service: Service, endpoint: Endpoint) -> bool:
+    """Whether it is of a headless service that declares no ports: its pods have whatever ports they have."""
+    return not service.ports and not endpoint.ports
 
 
 def is_chosen(member: PoolMember, endpoint: Endpoint) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Generator, Hashable, Iterable, Iterator,
 from dataclasses import dataclass, field
 
 from controlplane.compile import codes
-from controlplane.compile.assignment import Known, is_chosen, load_assignment
+from controlplane.compile.assignment import Known, is_bounded, is_chosen, is_portless, load_assignment
 from controlplane.compile.pool import Pool, PoolMember, unknown_port
 from controlplane.compile.proxyless.cluster import load_assignment as grpc_load_assignment
 from controlplane.compile.rows import Issue, ResourceKey
@@ -148,9 +148,9 @@ class EndpointTables:
                 read.note(
                     Issue(pool.origin, f"{path}.service", codes.UNKNOWN_SERVICE, message, help, False, "backends")
                 )
-            elif ref.namespace and not _has_port(member.port, service):
+            elif ref.namespace and not _has_port(pool, member, service):
                 read.note(unknown_port(pool.origin, member.index, ref, member.port, service))
-            elif pool.grant is not None and _leads_elsewhere(member, service):
+            elif is_bounded(pool, member) and _leads_elsewhere(member, service):
                 message = f"no instance of {ref} has registered port {member.port}, and no other port was granted"
                 help = "leave port out, for the one that is registered"
                 read.note(Issue(pool.origin, f"{path}.port", codes.UNKNOWN_PORT, message, help, section="backends"))
@@ -180,8 +180,10 @@ def _leads_elsewhere(member: PoolMember, service: Service) -> bool:
     return bool(numbers) and member.port not in numbers
 
 
-def _has_port(port: int | str | None, service: Service) -> bool:
-    return any(port in {one.name, one.number} for one in service.ports)
+def _has_port(pool: Pool, member: PoolMember, service: Service) -> bool:
+    if isinstance(member.port, int) and any(is_portless(service, one) for one in service.endpoints):
+        return not is_bounded(pool, member)
+    return any(member.port in {one.name, one.number} for one in service.ports)
 
 
 def _keeping(_: ResourceKey, pool: Pool) -> set[tuple[str, float]]:

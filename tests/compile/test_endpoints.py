@@ -217,6 +217,31 @@ def test_of_what_two_sources_say_of_an_address_the_better_counts(sick: str) -> N
     assert one.health_status == 0
 
 
+@pytest.mark.parametrize(
+    ("ports", "of_endpoint", "asked", "found"),
+    [
+        ({}, {}, 9000, [9000]),
+        ({}, {}, "http", []),
+        ({"http": 80}, {}, 9000, []),
+        ({"http": 80}, {"http": 81}, 80, [81]),
+    ],
+)
+def test_a_headless_service_that_declares_no_ports_has_every_port(
+    ports: dict[str, int], of_endpoint: dict[str, int], asked: int | str, found: list[int]
+) -> None:
+    """As its pods do; of one that declares some, these are all."""
+    compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
+    said = {"ports": ports, "endpoints": [{"address": "10.0.0.1", "ports": of_endpoint}]}
+    compiler.endpoints.put(service_ref("kubernetes/eu", "shop/a"), service(said))
+    member = {"kubernetes": {"cluster": "eu", "service": "shop/a", "port": asked}}
+    compiler.put(OBJECT, document([{"name": "b", "members": [member]}]))
+    told = [one.code for found in compiler.commit_now().issues.values() for one in found]
+    (resource,) = compiler.endpoints.tables.assignments.rows.values()
+    endpoints = [one.endpoint for group in decoded(resource).endpoints for one in group.lb_endpoints]
+    assert [one.address.socket_address.port_value for one in endpoints] == found
+    assert ("GW0223" in told) is (not found)
+
+
 def test_an_edit_that_names_an_unknown_service_leaves_what_works() -> None:
     """What is not known yet does not replace what is: an empty load assignment would answer 503."""
     compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))

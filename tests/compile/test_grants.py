@@ -392,3 +392,26 @@ def test_a_service_of_consul_is_the_ports_that_it_registers(namespace: str, port
     assert ports == ([served] if served else [])
     told = [(one.code, one.path) for one in compiled.diagnostics]
     assert told == ([] if served else [("GW0223", "spec.backends[own].members[0].consul.port")])
+
+
+@pytest.mark.parametrize(("name", "served"), [("team/own", [8500]), ("other/shared", [])])
+def test_a_service_without_ports_of_another_namespace_was_not_granted_with_all_ports(
+    name: str, served: list[int]
+) -> None:
+    document = team("team")
+    member = {"kubernetes": {"cluster": "eu", "service": name, "port": 8500}}
+    document["spec"]["backends"] = [{"name": "own", "members": [member]}]
+    more = {"namespaces": ["team"], "services": [{"kubernetes": {"namespace": "other"}}]}
+    documents = [gateway({**TEAMS, **more}), document]
+    compiled = compile_objects(
+        {worlds.ref(one): worlds.split(one) for one in documents},
+        {},
+        (GatewayName("platform/edge"),),
+        services={service_ref("kubernetes/eu", name): service({"endpoints": ["10.9.9.9"]})},
+    )
+    [body] = [
+        one.body for one in compiled.resources((GatewayName("platform/edge"),)) if one.type_url == LOAD_ASSIGNMENT
+    ]
+    found = endpoint_pb2.ClusterLoadAssignment.FromString(body).endpoints
+    assert [one.endpoint.address.socket_address.port_value for level in found for one in level.lb_endpoints] == served
+    assert [one.code for one in compiled.diagnostics] == ([] if served else ["GW0223"])

@@ -72,6 +72,8 @@ def converted(one: objects.EndpointSlice, regions: Regions) -> Slice:
         for port in one.ports or ()
         if port.port is not None and (port.protocol or "TCP") == "TCP"
     }
+    if one.ports and not named:  # of UDP alone: nothing that could be used, in contrast to a slice that declares none
+        return Slice(one.metadata.version, one.address_type, ())
     ports = tuple(sorted(named.items()))
     localities: dict[tuple[str, str], Locality] = {}
     found = []

@@ -11,7 +11,7 @@ from controlplane.model.endpoint import Health, Locality, ServicePort
 from controlplane.sources.kubernetes import catalog
 from controlplane.sources.kubernetes.source import Watched
 from tests.sources.kubernetes.rig import addresses, eventually, ref, states, watching
-from tests.support.kubernetes import Kubernetes, Object, kubernetes
+from tests.support.kubernetes import Kubernetes, Object, endpoint_slice, kubernetes
 
 
 @pytest.fixture
@@ -278,8 +278,15 @@ def test_headless_and_external_services(cluster: Kubernetes, namespace: str, kub
         name = {"name": "partner", "namespace": namespace}
         spec = {"type": "ExternalName", "externalName": "api.partner.example."}
         cluster.apply({"kind": "Service", "metadata": name, "spec": spec})
-        wanted = [ref(namespace, "headless"), ref(namespace, "partner")]
+        for portless, ports in (("portless", []), ("datagrams", [{"name": "dns", "port": 53, "protocol": "UDP"}])):
+            meta = {"name": portless, "namespace": namespace}
+            cluster.create({"kind": "Service", "metadata": meta, "spec": {"clusterIP": "None", "ports": ports}})
+            one = endpoint_slice(namespace, f"{portless}-1", portless, ["10.0.0.2"])
+            cluster.create({**one, "ports": ports})
+        wanted = [ref(namespace, name) for name in ("headless", "partner", "portless", "datagrams")]
         async with watching(kubeconfig, wanted) as (sink, _):
+            assert addresses(sink.services[wanted[2]]) == ["10.0.0.2"]
+            assert addresses(sink.services[wanted[3]]) == [], "UDP alone is nothing to send requests to"
             assert addresses(sink.services[wanted[0]]) == ["10.0.0.1"]
             assert sink.services[wanted[1]].external_name == "api.partner.example"
 
