@@ -56,8 +56,7 @@ def cluster(part: Part, backend: Backend, retry_budget: float | None, namespace:
         message.load_assignment.CopyFrom(_resolved_assignment(part, backend))
     if backend.failover.within or max(member.priority for member in backend.members):
         _fail_over(message)
-    http2 = backend.protocol is not BackendProtocol.HTTP1
-    message.typed_extension_protocol_options[_OPTIONS].CopyFrom(_protocol(http2=http2))
+    message.typed_extension_protocol_options[_OPTIONS].CopyFrom(_protocol(backend))
     if backend.tls is not None:
         message.transport_socket.CopyFrom(upstream(backend, namespace))
     return message
@@ -166,14 +165,16 @@ def _fail_over(message: Any) -> None:
     )
 
 
-def _protocol(*, http2: bool) -> Any:
+def _protocol(backend: Backend) -> Any:
     explicit = http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig
-    options = (
-        explicit(http2_protocol_options=protocol_pb2.Http2ProtocolOptions())
-        if http2
-        else explicit(http_protocol_options=protocol_pb2.Http1ProtocolOptions())
-    )
-    return packed(http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=options))
+    if backend.protocol is BackendProtocol.HTTP1:
+        spoken = explicit(http_protocol_options=protocol_pb2.Http1ProtocolOptions())
+    else:
+        spoken = explicit(http2_protocol_options=protocol_pb2.Http2ProtocolOptions())
+    options = http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=spoken)
+    if backend.idle_timeout is not None:
+        options.common_http_protocol_options.idle_timeout.CopyFrom(duration(backend.idle_timeout))
+    return packed(options)
 
 
 def _resolved_assignment(part: Part, backend: Backend) -> Any:

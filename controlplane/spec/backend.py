@@ -137,6 +137,7 @@ class Backend(Written):
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=4096)]
     protocol: BackendProtocol = BackendProtocol.HTTP1
     connect_timeout: PositiveDuration | None = None
+    idle_timeout: PositiveDuration | None = None
     load_balancer: LoadBalancer = LoadBalancer()
     failover: Failover = Failover()
     on_source_lost: OnSourceLost | None = None

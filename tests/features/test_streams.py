@@ -31,10 +31,12 @@ spec:
     - {name: shared, port: 8082, protocol: HTTP, timeouts: {requestReceived: 200ms}}
   backends:
     - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
+    - {name: sleepy, idleTimeout: 100ms, members: [{static: {address: 127.0.0.1, port: @one@}}]}
     - {name: narrow, limits: {requests: 2}, members: [{static: {address: 127.0.0.1, port: @one@}}]}
     - {name: grpc, protocol: GRPC, members: [{static: {address: 127.0.0.1, port: @grpc@}}]}
   routes:
     - {name: web, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, websocket: true, to: [{backend: one}]}
+    - {name: sleepy, hosts: [shop.example.com], match: [{path: {prefix: /sleepy}}], public: true, to: [{backend: sleepy}]}
     - {name: narrow, hosts: [shop.example.com], match: [{path: {prefix: /narrow}}], public: true, websocket: true, to: [{backend: narrow}]}
     - {name: grpc, hosts: [shop.example.com], match: [{path: {prefix: /test}}], public: true, timeouts: {request: 0s}, to: [{backend: grpc}]}
 ---
@@ -109,9 +111,22 @@ def test_a_backend_gets_as_many_requests_at_a_time_as_its_limits_say(edge: Edge)
         with edge.upgrade("/narrow", port=UNLIMITED) as socket:
             return socket.status
 
+    def refused() -> bool:
+        answer = edge.request("/narrow", port=UNLIMITED)
+        return answer.status == 503 and answer.body.endswith(b"reset reason: overflow")
+
     with edge.upgrade("/narrow", port=UNLIMITED) as one:
         with edge.upgrade("/narrow", port=UNLIMITED) as two:
             assert (one.say("hi"), two.say("hi")) == ("one: hi", "one: hi")
             assert status() == 503
+            assert refused()
         until(lambda: status() == 101, "there is room again")
         assert one.say("hi") == "one: hi"
+
+
+def test_a_connection_to_a_backend_is_closed_before_the_backend_does_it(edge: Edge, backends: Backends) -> None:
+    """A request that meets a connection which its backend is closing is lost: nobody knows whether it was acted on."""
+    assert edge.request("/sleepy", port=UNLIMITED).status == 200
+    closed = "cluster.gatewayspec/platform/shop/sleepy.upstream_cx_idle_timeout"
+    until(lambda: edge.envoy.stats(f"{closed}$")[closed], "the connection is closed")
+    assert edge.request("/sleepy", port=UNLIMITED).status == 200
