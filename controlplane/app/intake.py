@@ -222,12 +222,14 @@ class Intake:
         status.has_synced(self._clock())
         self.changed()
 
-    def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
+    def failed(
+        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+    ) -> None:
         """The source, or a part of it, cannot be read."""
         status = self.sources[source]
         if status.failure != reason:
             log.error("source failed", source=source, reason=reason)
-        status.has_failed(reason, self._clock(), endpoints=endpoints)
+        status.has_failed(reason, self._clock(), endpoints=endpoints, namespaces=namespaces)
         self._restore(status)
         self._hold_for_services()
         self.changed()
@@ -259,7 +261,8 @@ class Intake:
             self.flush(self._clock())
 
     def _is_heard(self, ref: ObjectRef | ServiceRef) -> bool:
-        return self.sources[ref.source].is_heard
+        status = self.sources[ref.source]
+        return status.is_heard and not (isinstance(ref, ServiceRef) and ref.namespace in status.namespaces_lost)
 
     def _take_early(self) -> None:
         """Pairs whose time has come, or whose predecessors' time is over."""

@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from controlplane.app.pace import Pace
-from controlplane.compile.endpoints import ABSENT, Endpoints, Touched
+from controlplane.compile.endpoints import ABSENT, Endpoints, Keeping, Touched
 from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, ServiceRef
 
@@ -64,8 +64,8 @@ class EndpointLane:
         """The service as it is now; None when it does not exist. Goes out with the next `flush`."""
         self.endpoints.put(ref, ABSENT if service is None else service)
 
-    def lost(self, stale: Collection[tuple[str, float]], event_time: float) -> None:
-        """The sources that have been lost for longer than some backends keep their endpoints."""
+    def lost(self, stale: Collection[Keeping], event_time: float) -> None:
+        """The services that have been lost for longer than some backends keep their endpoints."""
         self.endpoints.lost(stale)
         self.flush(event_time)
 

@@ -184,6 +184,7 @@ class Running:
                 "endpointsLostSeconds": None
                 if status.endpoints_lost is None
                 else round(now - status.endpoints_lost, 3),
+                "lostNamespaces": {one: round(now - since, 3) for one, since in status.namespaces_lost.items()},
                 "caughtUp": self.intake.services.caught_up(status.name),
             }
         return found

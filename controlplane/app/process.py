@@ -42,7 +42,7 @@ from controlplane.app.source_status import at_start, stale
 from controlplane.app.sources import discoveries, make_sources, may_declare, unknown_at_start, waited_for
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
-from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
+from controlplane.compile.endpoints import Endpoints, EndpointTables, Keeping, Touched
 from controlplane.compile.expiry import Expiry
 from controlplane.config import Configuration
 from controlplane.model.endpoint import Locality, Service
@@ -256,7 +256,7 @@ class ControlPlane:
 
     async def _watch_ages(self) -> None:
         """What was held long enough is believed; endpoints of a source that is lost are kept as long as specs say."""
-        over: frozenset[tuple[str, float]] = frozenset()
+        over: frozenset[Keeping] = frozenset()
         while True:
             await asyncio.sleep(AGE_SECONDS)
             self.intake.tick()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from controlplane.compile.endpoints import Keeping
 
 
 @dataclass(slots=True)
@@ -12,13 +14,14 @@ class SourceStatus:
 
     `spoke` is when it said something last, `lost` since when it, or a part of it, cannot be read (None: it can), and
     `endpoints_lost` since when its services cannot: a secret that may not be read makes no endpoint older. What it said
-    before this process started counts.
+    before this process started counts. `namespaces_lost` is the same for the services of single namespaces.
     """
 
     name: str
     spoke: float
     lost: float | None
     endpoints_lost: float | None = None
+    namespaces_lost: dict[str, float] = field(default_factory=dict)
     synced: bool = False
     failure: str | None = None
     remembered: bool = True
@@ -54,14 +57,25 @@ class SourceStatus:
     def has_synced(self, at: float) -> None:
         """It said everything, or works again."""
         self.synced, self.failure, self.spoke, self.lost, self.endpoints_lost = True, None, at, None, None
+        self.namespaces_lost = {}
 
-    def has_failed(self, reason: str, at: float, *, endpoints: bool = True) -> None:
-        """It, or a part of it, cannot be read; `endpoints`: its services neither."""
+    def lost_since(self, namespace: str) -> float | None:
+        """Since when the services of a namespace cannot be read ("": it has none); None: they can."""
+        return min(
+            (one for one in (self.endpoints_lost, self.namespaces_lost.get(namespace)) if one is not None), default=None
+        )
+
+    def has_failed(
+        self, reason: str, at: float, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+    ) -> None:
+        """It, or a part of it, cannot be read; `endpoints`: its services neither, or else those of `namespaces`."""
         self.failure = reason
         if self.lost is None:
             self.lost = at
         if not endpoints:
-            self.endpoints_lost = None
+            before, self.endpoints_lost = self.endpoints_lost, None
+            since = at if before is None else before
+            self.namespaces_lost = {one: self.namespaces_lost.get(one, since) for one in namespaces}
         elif self.endpoints_lost is None:
             self.endpoints_lost = at
 
@@ -80,14 +94,12 @@ def at_start(
     }
 
 
-def stale(
-    sources: Mapping[str, SourceStatus], keepings: Iterable[tuple[str, float]], at: float
-) -> frozenset[tuple[str, float]]:
-    """Of `keepings` (a source, and for how many seconds its endpoints are kept), those that are over."""
+def stale(sources: Mapping[str, SourceStatus], keepings: Iterable[Keeping], at: float) -> frozenset[Keeping]:
+    """Those that are over."""
     return frozenset(
-        (name, keep_for)
-        for name, keep_for in keepings
-        if (status := sources.get(name)) is not None
-        and status.endpoints_lost is not None
-        and at - status.endpoints_lost >= keep_for
+        keeping
+        for keeping in keepings
+        if (status := sources.get(keeping.source)) is not None
+        and (since := status.lost_since(keeping.namespace)) is not None
+        and at - since >= keeping.seconds
     )

@@ -71,10 +71,10 @@ def socket_address(address: str, port: int) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of the services of a pool. `stale` are the sources that have been lost for too long."""
+    """What is known of the services of a pool. `stale` are the sources and namespaces that have been lost for too long."""
 
     services: Mapping[ServiceRef, Service]
-    stale: frozenset[str] = frozenset()
+    stale: frozenset[tuple[str, str]] = frozenset()
 
 
 def load_assignment(name: str, pool: Pool, known: Known, near: Locality = NOWHERE) -> Any:
@@ -156,7 +156,7 @@ def _of_member(pool: Pool, member: PoolMember, known: Known, near: Locality) -> 
     service = known.services.get(member.service)
     if service is None:
         return
-    stale = member.service.source in known.stale
+    stale = (member.service.source, member.service.namespace) in known.stale
     if stale and pool.then == "empty":
         return
     names = port_names(member, service)

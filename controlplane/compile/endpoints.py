@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from controlplane.compile import codes
 from controlplane.compile.assignment import Known, is_bounded, is_chosen, is_portless, load_assignment
@@ -35,6 +36,15 @@ SLICE = 16
 MAX_CLASSES = 256
 """Places of nodes that get an order of their own: nodes say where they are, and nobody proves it."""
 
+
+class Keeping(NamedTuple):
+    """For how many seconds some pool keeps the endpoints of services that cannot be read: of a source and a namespace."""
+
+    source: str
+    namespace: str
+    seconds: float
+
+
 Touched = dict[ResourceKey, None]
 """The load assignments that are others now."""
 
@@ -52,7 +62,7 @@ class EndpointTables:
         """Wire the tables."""
         self.sources = sources
         self.services: Input[ServiceRef, Service] = Input("services")
-        self.stale: Input[tuple[str, float], bool] = Input("stale_sources")
+        self.stale: Input[Keeping, bool] = Input("stale")
         self.classes: Input[Locality, bool] = Input("locality_classes")
         self.pools: Input[ResourceKey, Pool] = Input("pools")
         self.pools_by_service = Index("pools by service", self.pools, lambda _, pool: pool.services)
@@ -86,9 +96,9 @@ class EndpointTables:
         """The load assignment of a pool: for everybody, and for each place when nearness counts."""
         services = {ref: found for ref in sorted(pool.services) if (found := read.get(self.services, ref)) is not None}
         stale = frozenset(
-            source
-            for source, keep_for in sorted(_keeping(key, pool))
-            if read.get(self.stale, (source, keep_for)) is not None
+            (keeping.source, keeping.namespace)
+            for keeping in sorted(_keeping(key, pool))
+            if read.get(self.stale, keeping) is not None
         )
         self._judge(read, pool, services)
         if pool.services and not services and all(member.service for member in pool.members):
@@ -186,11 +196,11 @@ def _has_port(pool: Pool, member: PoolMember, service: Service) -> bool:
     return any(member.port in {one.name, one.number} for one in service.ports)
 
 
-def _keeping(_: ResourceKey, pool: Pool) -> set[tuple[str, float]]:
-    """The sources whose loss matters to a pool after some time."""
+def _keeping(_: ResourceKey, pool: Pool) -> set[Keeping]:
+    """The services whose loss matters to a pool after some time."""
     if pool.keep_for is None or pool.then == "keep":
         return set()
-    return {(ref.source, pool.keep_for) for ref in pool.services}
+    return {Keeping(ref.source, ref.namespace, pool.keep_for) for ref in pool.services}
 
 
 @dataclass(slots=True)
@@ -214,15 +224,15 @@ class Endpoints:
         """Whether a pool, or one that waits, asks for the service."""
         return ref in self.tables.pools_by_service.members or ref in self._waiting_for
 
-    def lost(self, stale: Collection[tuple[str, float]]) -> None:
-        """The sources that have been lost for longer than some pools keep their endpoints."""
+    def lost(self, stale: Collection[Keeping]) -> None:
+        """The services that have been lost for longer than some pools keep their endpoints."""
         for key in self.tables.stale.rows.keys() - set(stale):
             self.tables.graph.delete(self.tables.stale, key)
         for key in stale:
             self.tables.graph.set(self.tables.stale, key, True)
 
-    def keepings(self) -> Collection[tuple[str, float]]:
-        """The sources, and for how long some pool keeps their endpoints."""
+    def keepings(self) -> Collection[Keeping]:
+        """For how long pools keep the endpoints of which services."""
         return self.tables.pools_by_keeping.members.keys()
 
     def near(self, gateways: Iterable[str], place: Locality, family: Family) -> list[tuple[str, ...]]:

@@ -62,10 +62,13 @@ class Sink(Protocol):
     def synced(self, source: str) -> None:
         """Everything that exists has been pushed; also: the source works again after `failed`."""
 
-    def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
+    def failed(
+        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+    ) -> None:
         """The source, or a part of it, cannot be read; what it said last stays in force.
 
-        `endpoints`: nothing is read of services, either. Whoever keeps them for a time only counts from then.
+        `endpoints`: nothing is read of services, either; or else of those in `namespaces`. Whoever keeps them for a time
+        only counts from then.
         At the start this is said when each part has been read or has failed: others wait no longer for what is not said yet.
         """
 

@@ -12,7 +12,7 @@ import pytest
 
 from controlplane.compile.checks import violations
 from controlplane.compile.compiler import Compiler
-from controlplane.compile.endpoints import ABSENT, Endpoints, EndpointTables
+from controlplane.compile.endpoints import ABSENT, Endpoints, EndpointTables, Keeping
 from controlplane.compile.offline import decoded
 from controlplane.compile.xds_types import LOAD_ASSIGNMENT
 from controlplane.model.endpoint import Locality, Service
@@ -113,7 +113,7 @@ class World:
         self.rows: dict[RowKey, Row] = document([])
         # Everything is known from the beginning: what waits for services is history, and tested by itself.
         self.services: dict[ServiceRef, Service] = dict.fromkeys(SERVICES, ABSENT)
-        self.stale: set[tuple[str, float]] = set()
+        self.stale: set[Keeping] = set()
         self.places: set[Locality] = set()
         for found, content in self.services.items():
             self.compiler.endpoints.put(found, content)
@@ -164,7 +164,8 @@ def test_incremental_equals_from_scratch(seed: int) -> None:
         for found, content in pending:
             world.external(world.compiler, found, content)
         if random.random() < 0.3:
-            world.stale = {(random.choice(SOURCES), 3600.0)}
+            lost = random.choice(SOURCES)
+            world.stale = {Keeping(lost, "" if lost.startswith("consul/") else "shop", 3600.0)}
             endpoints.lost(world.stale)
         if random.random() < 0.2:
             place = Locality("r", random.choice(("", "z")))

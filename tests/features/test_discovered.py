@@ -246,6 +246,25 @@ def test_endpoints_are_no_older_for_another_part_of_their_source_that_cannot_be_
         load.during(20)
 
 
+def test_a_namespace_that_cannot_be_read_is_lost_though_others_can(shop: Discovered) -> None:
+    """Where namespaces are read one by one, one of them may be denied: what it said last grows old, and nothing else."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    shop.plane.world[US] = {"shop/catalog": shop.service("c")}
+    shop.write(IN_EU + IN_US, "      onSourceLost: {keepFor: 1s, then: empty}\n")
+    shop.start()
+    with shop.steady() as load:
+        shop.becomes("a")
+        shop.plane.tell(EU, fail="services in other: Denied", namespaces=["other"])
+        until(lambda: (shop.plane.source(EU)["lostSeconds"] or 0) > 2.5, "the time would be over")
+        assert shop.serving() == {"a"}
+        assert shop.plane.source(EU)["lostNamespaces"]["other"] > 1
+        shop.plane.tell(EU, fail="services in shop: Denied", namespaces=["shop"])
+        shop.becomes("c")
+        shop.plane.tell(EU, work=True)
+        shop.becomes("a")
+        load.during(20)
+
+
 def test_mass_removal_is_held_until_it_is_confirmed(tmp_path: Path) -> None:
     """A relist that is half empty must not empty a backend."""
     shop = Discovered(tmp_path / "plane", {"guards": {"hold": "1h"}})

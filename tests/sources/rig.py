@@ -36,6 +36,7 @@ class Remembering:
         self.state = "starting"
         self.reason = ""
         self.endpoints_fail = False
+        self.lost_namespaces: frozenset[str] = frozenset()
         self.failures = 0
         self.calls: list[str] = []
         self.history: list[tuple[dict[ObjectRef, SpecObject], dict[SecretRef, Secret]]] = []
@@ -75,10 +76,13 @@ class Remembering:
     def synced(self, source: str) -> None:
         self.state = "synced"
 
-    def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
+    def failed(
+        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+    ) -> None:
         self.state = "failed"
         self.reason = reason
         self.endpoints_fail = endpoints
+        self.lost_namespaces = namespaces
         self.failures += 1
 
     def flush(self, event_time: float) -> None:

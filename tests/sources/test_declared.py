@@ -37,7 +37,9 @@ class Recorder:
     def synced(self, source: str) -> None:
         raise NotImplementedError
 
-    def failed(self, source: str, reason: str, *, endpoints: bool = True) -> None:
+    def failed(
+        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+    ) -> None:
         raise NotImplementedError
 
     def flush(self, event_time: float) -> None:

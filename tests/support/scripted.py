@@ -128,7 +128,9 @@ class ScriptedSource:
         self._confirms = said.get("confirms", self._confirms)
         if "fail" in said:
             self._broken = said["fail"]
-            self._sink.failed(self.name, said["fail"], endpoints=said.get("endpoints", True))
+            namespaces = frozenset(said.get("namespaces", ()))
+            endpoints = said.get("endpoints", not namespaces)
+            self._sink.failed(self.name, said["fail"], endpoints=endpoints, namespaces=namespaces)
             self._sink.flush(time.monotonic())
         if said.get("work"):
             self._broken, self._caught_up = None, True

@@ -55,9 +55,12 @@ class ServiceWatch:
     @property
     def lost(self) -> bool:
         """Whether there is no namespace whose services are read: none was yet, or none can be any more."""
-        return not any(
-            all(one.health.listed and one.health.trouble is None for one in pair) for pair in self._reflectors.values()
-        )
+        return not any(map(_is_read, self._reflectors.values()))
+
+    @property
+    def lost_namespaces(self) -> frozenset[str]:
+        """Of the namespaces that are read one by one, those whose services cannot be."""
+        return frozenset(scope for scope, pair in self._reflectors.items() if scope is not None and not _is_read(pair))
 
     def _fails(self, scope: str | None) -> bool:
         return any(self._watches.fails(named(plural, scope)) for plural in ("services", "endpointslices"))
@@ -155,3 +158,7 @@ class ServiceWatch:
         except msgspec.MsgspecError as error:
             raise Refused(Trouble.BROKEN, f"{path} makes no sense: {error}") from None
         return page.items or [], version_number(page.metadata.resource_version)
+
+
+def _is_read(pair: tuple[Reflector, Reflector]) -> bool:
+    return all(one.health.listed and one.health.trouble is None for one in pair)

@@ -78,8 +78,8 @@ class KubernetesSource:
         self._unsure: set[ServiceRef] = set()
         self._wake = asyncio.Event()
         self._started = False
-        self._said: tuple[str | None, bool] = (None, False)
-        """What failed, and whether services could not be read."""
+        self._said: tuple[str | None, bool, frozenset[str]] = (None, False, frozenset())
+        """What failed, whether services could not be read, and those of which namespaces."""
         self._told = False
         self._watches: Watches
         self._secrets: SecretWatch
@@ -220,7 +220,7 @@ class KubernetesSource:
     def _report(self, sink: Sink) -> None:
         """Tell the sink what the sum of all kinds is, when that has changed."""
         failure = self._watches.failure
-        said = (failure, self._services.lost)
+        said = (failure, self._services.lost, self._services.lost_namespaces)
         if not self._answered and (failure is None or not self._told):
             return
         if self._told and said == self._said:
@@ -229,7 +229,7 @@ class KubernetesSource:
         if failure is None:
             sink.synced(self.name)
         else:
-            sink.failed(self.name, failure, endpoints=self._services.lost)
+            sink.failed(self.name, failure, endpoints=said[1], namespaces=said[2])
         sink.flush(time.monotonic())
 
 

@@ -108,6 +108,7 @@ def test_a_namespace_that_is_denied_stops_no_other(cluster: Kubernetes, namespac
             source.confirm([web])
             await sink.until(lambda: sink.calls[-1] == f"put {web} surely")
             assert not any(one in sink.services or f"remove {one}" in sink.calls for one in denied)
+            assert (sink.endpoints_fail, sink.lost_namespaces) == (False, {watched.namespaces[0]})
 
     asyncio.run(scenario())
 
