@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from controlplane.compile.rows import Chain, Scope
+from controlplane.compile.rows import Chain, Scope, excluded
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName, SecretRef, group_of_chain, group_of_port
 from controlplane.spec.listener import Listener, Protocol
@@ -51,13 +51,24 @@ def chains_of_gateway(
     read: Read, tables: Tables, gateway: GatewayName, members: tuple[tuple[tuple[ElementKey, str], Chain], ...]
 ) -> Iterator[tuple[GatewayName, tuple[Chain, ...]]]:
     """All chains of a gateway. Those that drain have routes for the hosts that their listener still is for."""
-    live = dict(members)
-    found = list(live.values())
-    for key, chain in read.find(tables.kept_chains_by_gateway, gateway):
-        served = {host for other in live.values() if other.listener == chain.listener for host in other.hosts}
-        if key not in live and (hosts := tuple(host for host in chain.hosts if host in served)):
+    live = [chain for _, chain in members]
+    groups = {chain.group for chain in live}
+    found = list(live)
+    for _, chain in read.find(tables.kept_chains_by_gateway, gateway):
+        served = {host for other in live if other.listener == chain.listener for host in other.hosts}
+        hosts = tuple(host for host in chain.hosts if host in served)
+        if hosts and chain.group not in groups and not _is_taken(read, tables, chain):
             found.append(replace(chain, hosts=hosts))
     yield gateway, tuple(found)
+
+
+def _is_taken(read: Read, tables: Tables, chain: Chain) -> bool:
+    """Whether a plain port that was given up is another gateway's by now, on proxies that may see both: it has the requests."""
+    if chain.protocol is not Protocol.HTTP:
+        return False
+    ours = read.get(tables.gateways, chain.gateway)
+    rows = (read.get(tables.gateways, other.gateway) for _, other in read.find(tables.chains_by_group, chain.group))
+    return any(row is not None and ours is not None and not excluded(ours.labels, row.labels) for row in rows)
 
 
 def names_host(read: Read, tables: Tables, scope: Scope) -> bool:
@@ -67,11 +78,6 @@ def names_host(read: Read, tables: Tables, scope: Scope) -> bool:
     return any(chain.group == group and chain.protocol is Protocol.HTTPS and host in chain.hosts for chain in chains)
 
 
-def given_up(key: ElementKey, before: Element, after: Element) -> Mapping[tuple[ElementKey, str], Chain]:
-    """The TLS chains of a listener that its next version does not have: proxies drain their connections."""
-    old, new = (dict(chains_of_listener(None, key, element)) for element in (before, after))
-    return {
-        name: replace(chain, draining=True)
-        for name, chain in old.items()
-        if name not in new and chain.protocol is Protocol.HTTPS
-    }
+def ways_in(key: ElementKey, element: Element) -> dict[tuple[ElementKey, str], Chain]:
+    """The chains of a listener by what connections go by: its own key, and their group."""
+    return {(key, chain.group): chain for _, chain in chains_of_listener(None, key, element)}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from controlplane.compile.chains import names_host
 from controlplane.compile.ownership import is_foreign, is_held, refused_of_host
 from controlplane.compile.placement import covering_patterns
-from controlplane.compile.rows import Claim, CompiledRoute, HostKey, Scope
+from controlplane.compile.rows import Claim, CompiledRoute, HostKey, Scope, excluded
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName
 from controlplane.spec.listener import Protocol
@@ -30,12 +30,6 @@ def hosts_of_route(_: Read, key: ElementKey, route: CompiledRoute) -> Iterator[t
     for place in route.placements:
         how = place.declared, place.redirect, place.limited
         yield HostKey(place.group, place.host, route.gateway, *how, team), True
-
-
-def excluded(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[str, str], ...]) -> bool:
-    """Whether no node can carry the labels of both selectors."""
-    other = dict(theirs)
-    return any(other.get(key, value) != value for key, value in ours)
 
 
 def claims(

@@ -10,7 +10,9 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from typing import Any
 
-from controlplane.compile.chains import given_up
+from msgspec.structs import replace
+
+from controlplane.compile.chains import ways_in
 from controlplane.compile.codes import FAILED
 from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.compile.namesakes import Namesakes
@@ -25,7 +27,6 @@ from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ElementKey, Family, GatewayName, ObjectRef, SecretRef, ServiceRef, View, parts_of
 from controlplane.resources import Resource
-from controlplane.spec.listener import Listener
 from controlplane.spec.rows import Element, GatewayRow, Kind, Row, RowKey
 
 Publication = dict[Hashable, list[tuple[str, str, Resource | None]]]
@@ -169,13 +170,12 @@ class Compiler:
 
     def _keep_chains(self, listener: ElementKey, before: Element, after: Element) -> None:
         """A listener is about to change: connections of the chains that it loses are open for a while."""
-        tables = self.tables
-        assert isinstance(after.part, Listener)
-        for entry in after.part.tls:
-            self.release_chain((listener, entry.identity))  # it is back
-        for key, chain in given_up(listener, before, after).items():
-            if len(tables.kept_chains.rows) < MAX_DRAINING:
-                tables.graph.set(tables.kept_chains, key, chain)
+        tables, has = self.tables, ways_in(listener, after)
+        for key in has:
+            self.release_chain(key)  # it is back
+        for key, chain in ways_in(listener, before).items():
+            if key not in has and len(tables.kept_chains.rows) < MAX_DRAINING:
+                tables.graph.set(tables.kept_chains, key, replace(chain, draining=True))
 
     def _hand_chains_over(self, successor: ObjectRef, before: Mapping[RowKey, Row], now: Mapping[RowKey, Row]) -> None:
         """The gateway of another source takes the place of one: its listeners change as if they were edited."""

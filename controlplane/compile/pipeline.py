@@ -142,6 +142,7 @@ class Tables:
             "chains", self.listeners, chains.chains_of_listener
         )
         self.chains_by_gateway = Index("chains by gateway", self.chains, lambda _, chain: [chain.gateway])
+        self.chains_by_group = Index("chains by group", self.chains, lambda _, chain: [chain.group])
         self.gateway_chains: Grouped[Any, Any, Any, GatewayName, tuple[Chain, ...]] = Grouped(
             "gateway_chains",
             self.chains_by_gateway,

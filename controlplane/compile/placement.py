@@ -93,7 +93,7 @@ def placements(
 
 def https_port(chains: Iterable[Chain], hosts: Iterable[str]) -> int | None:
     """Where a redirect to HTTPS leads: the listener with a certificate for one of the hosts, else any; 443 if it can."""
-    secure = [chain for chain in chains if chain.protocol is Protocol.HTTPS]
+    secure = [chain for chain in chains if chain.protocol is Protocol.HTTPS and not chain.draining]
     names = list(hosts)
     theirs = [
         chain for chain in secure if any(intersection(pattern, host) for pattern in chain.hosts for host in names)

@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
-from controlplane.compile.claims import excluded
-from controlplane.compile.rows import Issue, ProviderStatus
+from controlplane.compile.rows import Issue, ProviderStatus, excluded
 from controlplane.filters.jwt.key_set import usable_keys
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.graph.engine import Index, Read

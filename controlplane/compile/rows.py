@@ -222,3 +222,9 @@ class Issue(NamedTuple):
 DEFAULT_REQUEST_TIMEOUT = timedelta(seconds=15)
 DEFAULT_IDLE_TIMEOUT = timedelta(seconds=300)
 """Of a route that says nothing, and that no guardrail cuts shorter: the listener's own."""
+
+
+def excluded(ours: tuple[tuple[str, str], ...], theirs: tuple[tuple[str, str], ...]) -> bool:
+    """Whether no node can carry the labels of both selectors."""
+    other = dict(theirs)
+    return any(other.get(key, value) != value for key, value in ours)

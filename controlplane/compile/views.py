@@ -9,10 +9,10 @@ from envoy.config.core.v3 import extension_pb2
 
 from controlplane.compile import codes
 from controlplane.compile.checks import checked
-from controlplane.compile.claims import excluded, wildcards
+from controlplane.compile.claims import wildcards
 from controlplane.compile.listener import REQUEST_RECEIVED, FilterChain, listener
 from controlplane.compile.placement import covering_patterns, covers
-from controlplane.compile.rows import Chain, Issue, ResourceKey
+from controlplane.compile.rows import Chain, Issue, ResourceKey, excluded
 from controlplane.compile.xds_types import EXTENSION, LISTENER
 from controlplane.errors import nearest
 from controlplane.filters import chain as filter_chain

@@ -1,13 +1,16 @@
-"""Filter chains that a listener loses have routes until proxies have drained them, and no longer."""
+"""Filter chains that a listener loses, or moves away from, have routes until proxies have drained them, and no longer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 from controlplane.app.draining import DRAIN_SECONDS, Draining
 from controlplane.compile.compiler import Compiler
+from controlplane.compile.offline import as_dict
 from controlplane.compile.xds_types import EXTENSION, LISTENER, SCOPED_ROUTE
 from controlplane.names import GatewayName, ObjectRef, View
+from controlplane.resources import Resource
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
 
@@ -85,7 +88,7 @@ def test_a_chain_that_is_back_drains_no_longer_and_a_host_that_is_gone_has_no_ro
     save(compiler, ("a.test", "new"))
     save(compiler, ("a.test", "old"))
     assert old < shards(compiler)
-    assert [name for _, name in compiler.tables.kept_chains.rows] == ["new"]
+    assert [group.rpartition(":")[2] for _, group in compiler.tables.kept_chains.rows] == ["new"]
     save(compiler, ("b.test", "third"))
     assert shards(compiler) == set()
 
@@ -109,3 +112,94 @@ def test_a_listener_and_a_gateway_that_get_other_names_are_the_same_to_proxies()
     compiler.commit_now()
     now = (GatewayName("platform/next"),)
     assert (shards(compiler, now), limits(compiler, now)) == (old, old_limits)
+
+
+PLAIN = """\
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: @name@, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: @role@}}}
+  listeners: [{name: http, port: @port@, protocol: HTTP}]
+  routes:
+    - {name: one, hosts: ["*"], match: [{path: {prefix: /one}}], public: true, respond: {status: 200, body: one}}
+"""
+
+
+def plain(compiler: Compiler, name: str, port: int, role: str = "edge") -> None:
+    text = PLAIN.replace("@name@", name).replace("@port@", str(port)).replace("@role@", role)
+    (parsed,) = parse_text(text, f"{name}.yaml", "files")
+    assert parsed.ref is not None
+    assert parsed.document is not None
+    compiler.put(parsed.ref, rows(parsed.ref, parsed.document))
+    compiler.commit_now()
+
+
+def names(compiler: Compiler, view: View = VIEW) -> dict[str, set[str]]:
+    """The listeners of a view, the limits of listener groups, and the shards with its route."""
+    found = compiler.resources(view)
+    return {
+        "listeners": {one.name for one in found if one.type_url == LISTENER},
+        "limits": limits(compiler, view),
+        "shards": {one.name for one in found if one.type_url == SCOPED_ROUTE and b"one" in one.body},
+    }
+
+
+def test_a_listener_that_moves_to_another_port_has_its_routes_on_both_for_a_while() -> None:
+    """Connections to the former port are open, and it is open itself where a proxy refuses the new one."""
+    compiler = Compiler()
+    draining = Draining(compiler, _Loop(compiler))  # type: ignore[arg-type]  # as much of the loop as it needs
+    plain(compiler, "edge", 8080)
+    before = names(compiler)
+    plain(compiler, "edge", 8081)
+    both = names(compiler)
+    assert both["listeners"] == {"0.0.0.0:8081"}
+    assert before["limits"] < both["limits"]
+    assert before["shards"] < both["shards"]
+    draining.tick(0.0)
+    draining.tick(DRAIN_SECONDS)
+    assert not names(compiler)["limits"] & before["limits"]
+    assert names(compiler)["shards"] == both["shards"] - before["shards"]
+    plain(compiler, "edge", 8080)
+    plain(compiler, "edge", 8081)
+    plain(compiler, "edge", 8080)
+    assert [group for _, group in compiler.tables.kept_chains.rows] == ["0.0.0.0:8081"]
+
+
+def test_an_https_listener_that_moves_is_redirected_to_where_it_is() -> None:
+    compiler = Compiler()
+    save(compiler, ("a.test", "tls"))
+    old = shards(compiler)
+    spec = SPEC.replace("@entries@", "{hosts: [a.test], certificate: {secretRef: tls}}").replace(
+        "port: 8443", "port: 9443"
+    )
+    spec = spec.replace("listeners: [", "listeners: [{name: http, port: 8080, protocol: HTTP}, ")
+    (parsed,) = parse_text(spec, "spec.yaml", "files")
+    assert parsed.ref is not None
+    assert parsed.document is not None
+    compiler.put(parsed.ref, rows(parsed.ref, parsed.document))
+    compiler.commit_now()
+    found = [one for one in compiler.resources(VIEW) if one.type_url == SCOPED_ROUTE]
+    assert old < {one.name for one in found}
+    redirects = [route["redirect"] for route in routes_of(found) if "redirect" in route]
+    assert {one["port_redirect"] for one in redirects if one.get("https_redirect")} == {9443}
+
+
+def routes_of(shards: list[Resource]) -> list[dict[str, Any]]:
+    """Every route of these shards."""
+    tables = [as_dict(one)["route_configuration"] for one in shards]
+    return [route for table in tables for host in table["virtual_hosts"] for route in host["routes"]]
+
+
+def test_a_port_that_another_gateway_takes_over_is_its_own_at_once() -> None:
+    """Unless no proxy can see both: then each has what it had."""
+    compiler = Compiler()
+    plain(compiler, "edge", 8080)
+    old = names(compiler)["shards"]
+    plain(compiler, "apart", 8080, role="other")
+    plain(compiler, "edge", 8081)
+    assert old < names(compiler)["shards"]
+    plain(compiler, "next", 8080)
+    assert not old & names(compiler)["shards"]
+    together = (GatewayName("platform/edge"), GatewayName("platform/next"))
+    assert old < names(compiler, together)["shards"], "those of the next one have the same names"

@@ -193,3 +193,35 @@ def test_a_refusal_by_an_envoy_is_reported_not_repeated_and_holds_up_nothing_els
     )
     assert plane.json("/v1/nodes")["held"] == plane.problems() == []
     assert plane.metric("controlplane_held_resources") == 0
+
+
+def test_connections_that_are_open_are_answered_when_their_listener_moves(plane: Plane) -> None:
+    """Envoy drains them for ten minutes, and they know nothing of another port."""
+    port, other = free_port(), free_port()
+    plane.write(gateway(port=port))
+    plane.start().ready()
+    plane.envoy().ready()
+    with Connection(port) as connection:
+        assert connection.request("/", "x.example").body == b"edge"
+        plane.write(gateway(port=other))
+        until(lambda: answers(other, "edge"), "it has moved")
+        plane.write(gateway(port=other, routes=[respond("main", "/", "edited")]))
+        until(lambda: answers(other, "edited"), "routes move on")
+        response = until(
+            lambda: response if (response := connection.request("/", "x.example")).body != b"edge" else None,
+            "here, too",
+        )
+        assert (response.status, response.body) == (200, b"edited")
+
+
+def test_a_listener_that_no_proxy_takes_elsewhere_stays_where_it_was(plane: Plane) -> None:
+    """An address that belongs to no machine here: the former one is open still, and has its routes."""
+    port = free_port()
+    plane.write(gateway(port=port))
+    plane.start().ready()
+    plane.envoy().ready()
+    moved = {"name": "http", "port": port, "protocol": "HTTP", "address": "192.0.2.1"}
+    plane.write(gateway(listeners=[moved]))
+    until(lambda: plane.said("resource held back"), "it is refused")
+    plane.write(gateway(listeners=[moved], routes=[respond("main", "/", "edited")]))
+    until(lambda: answers(port, "edited"), "routes move on")
