@@ -355,7 +355,7 @@ def _authenticate(configs: Any, resolved: Resolved) -> None:
 def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits: bool) -> None:
     """What each filter shall do on this route."""
     _authenticate(configs, resolved)
-    vary = cors.VARY if "cors" in resolved.policies else None
+    kept_back, vary = (cors.OWN, cors.VARY) if "cors" in resolved.policies else ((), None)
     if vary:
         configs[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
     if resolved.limits and not shared_limits:
@@ -363,4 +363,4 @@ def _configure(configs: Any, route: Route, resolved: Resolved, *, shared_limits:
     transform = route.transform or _NO_TRANSFORM
     request, response = transform.request.headers, transform.response.headers
     if vary or request != _NO_CHANGES or response != _NO_CHANGES:
-        configs[header_mutation.NAME].CopyFrom(header_mutation.per_route(request, response, vary))
+        configs[header_mutation.NAME].CopyFrom(header_mutation.per_route(request, response, kept_back, vary))

@@ -134,7 +134,10 @@ def _filters(key_set: str) -> list[dict[str, Any]]:
 
 def _routes() -> list[dict[str, Any]]:
     edge = {"append": {"header": {"key": "x-edge", "value": "one"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}}
-    vary = {"append": {"header": {"key": "vary", "value": "origin"}}}
+    own = [
+        *({"remove": f"access-control-{name}"} for name in ("allow-credentials", "allow-origin")),
+        {"append": {"header": {"key": "vary", "value": "origin"}}},
+    ]
     always = {"default_value": {"numerator": 100}}
     each = {
         "cors": _any(
@@ -152,7 +155,7 @@ def _routes() -> list[dict[str, Any]]:
         ),
         "headers": _any(
             f"{_HTTP}.header_mutation.v3.HeaderMutationPerRoute",
-            mutations={"request_mutations": [edge], "response_mutations": [vary]},
+            mutations={"request_mutations": [edge], "response_mutations": own},
         ),
     }
     gets = {"name": ":method", "string_match": {"exact": "GET"}}

@@ -169,6 +169,28 @@ def test_requests_from_an_allowed_origin_are_marked(edge: Edge, backends: Backen
     assert (other.status, other.header("access-control-allow-origin")) == (200, None)
 
 
+@pytest.mark.parametrize(
+    ("path", "origin", "allowed", "credentials"),
+    [
+        ("/query?v=2", EVIL, EVIL, None),  # every site may read what it shows to nobody in particular
+        ("/query?v=1", SHOP, SHOP, "true"),
+        ("/query?v=1", EVIL, None, None),
+        ("/none", EVIL, "https://backend.example.com", "true"),
+    ],
+)
+def test_a_backend_has_no_say_beside_a_policy(
+    edge: Edge, backends: Backends, path: str, origin: str, allowed: str | None, credentials: str | None
+) -> None:
+    """One that allows credentials to few origins, beside a policy for all origins without, would let all act as the user."""
+    backends.one.headers = {
+        "access-control-allow-origin": "https://backend.example.com",
+        "access-control-allow-credentials": "true",
+    }
+    answer = edge.request(path, "api.example.com", headers={"origin": origin})
+    assert answer.header("access-control-allow-origin") == allowed
+    assert answer.header("access-control-allow-credentials") == credentials
+
+
 @pytest.mark.parametrize("path", ["/pattern", "/x/y.json", "/query?v=2", "/own-vary"])
 @pytest.mark.parametrize("origin", [SHOP, EVIL, None])
 def test_caches_keep_what_is_for_one_origin_from_another(edge: Edge, path: str, origin: str | None) -> None:

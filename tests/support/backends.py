@@ -38,7 +38,7 @@ class HttpBackend:
     """Answers with its name and the request as JSON; `then` says what becomes of the next requests instead.
 
     A path of `documents` is answered with its bytes, one that ends with `/slow` when `release` is called; WebSockets are
-    echoed.
+    echoed. `headers` are said beside the usual ones.
     """
 
     def __init__(self, name: str, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0) -> None:
@@ -46,6 +46,7 @@ class HttpBackend:
         self.requests = 0
         self.open_websockets = 0
         self.documents: dict[str, bytes] = {}
+        self.headers: dict[str, str] = {}
         self._next: deque[int | str] = deque()
         self._released = asyncio.Event()
         # Made in this thread: a socket is in the network namespace of the thread that makes it.
@@ -70,6 +71,7 @@ class HttpBackend:
     def forget(self) -> None:
         """Start counting anew, with nothing demanded."""
         self.requests = 0
+        self.headers = {}
         self._next.clear()
 
     def release(self) -> None:
@@ -99,7 +101,7 @@ class HttpBackend:
         }
         status = outcome if isinstance(outcome, int) else 200
         said = {"server": "backend", "x-powered-by": "tests", "x-from": self.name, "content-type": "application/json"}
-        return web.Response(status=status, body=json.dumps(seen).encode(), headers=said)
+        return web.Response(status=status, body=json.dumps(seen).encode(), headers=said | self.headers)
 
     async def _echo(self, request: web.BaseRequest) -> web.StreamResponse:
         websocket = web.WebSocketResponse()

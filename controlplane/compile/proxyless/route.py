@@ -285,7 +285,7 @@ def _obstacles(route: Any) -> Iterator[Reason]:
 
 
 _PUBLIC = jwt.public()
-_VARY = header_mutation.per_route(HeaderChanges(), HeaderChanges(), cors.VARY)
+_CORS = header_mutation.per_route(HeaderChanges(), HeaderChanges(), cors.OWN, cors.VARY)
 _LIMITS = Reason("use", "gRPC clients do not limit rates")
 
 
@@ -297,7 +297,7 @@ def _filters(configs: Mapping[str, Any]) -> Iterator[Reason]:
         elif name == chain.ROUTE_LIMITS:
             yield _LIMITS
         elif name == header_mutation.NAME:
-            if configs[name] != _VARY:
+            if configs[name] != _CORS:
                 yield Reason("transform", "gRPC changes no header")
         elif name not in {cors.NAME, query_token.NAME}:  # for browsers, and part of authentication
             yield Reason("", f"gRPC has no filter {name}")

@@ -3,6 +3,9 @@
 Envoy allows the very origin that asks, so responses depend on it, and says so nowhere: a cache would hand what was made
 for one origin, or for none, to another. Routes with a policy say it themselves (`VARY`).
 https://fetch.spec.whatwg.org/#cors-protocol-and-http-caches
+
+It also leaves what the backend says beside its own: `allow-credentials` of a backend that allows few origins, beside any
+origin that a policy without credentials allows, would let every site act as the user. The policy alone speaks (`OWN`).
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from controlplane.filters.cors.spec import Cors
 from controlplane.filters.envoy import packed
 
 NAME = "envoy.filters.http.cors"
+OWN = ("access-control-allow-credentials", "access-control-allow-origin")
+"""The response headers of which a backend has no say beside a policy. (It gets no preflights, in whose answers are more.)"""
 VARY = "origin"
 """The request header on which every response of a route with a policy depends, whether a request has it or not."""
 

@@ -41,9 +41,13 @@ def _append(name: str, value: str, action: Any) -> Any:
     return mutation_rules_pb2.HeaderMutation(append=option)
 
 
-def per_route(request: HeaderChanges, response: HeaderChanges, vary: str | None = None) -> Any:
-    """The changes of one route. `vary` is a request header on which the response depends, whatever else the route says."""
-    response_mutations = mutations(response)
+def per_route(
+    request: HeaderChanges, response: HeaderChanges, kept_back: Iterable[str] = (), vary: str | None = None
+) -> Any:
+    """The changes of one route. `kept_back` are headers of which the backend has no say, whatever the route adds then;
+    `vary` is a request header on which the response depends in any case.
+    """
+    response_mutations = [mutation_rules_pb2.HeaderMutation(remove=name) for name in kept_back] + mutations(response)
     if vary is not None:
         response_mutations.append(_append("vary", vary, _ADD))
     return packed(
