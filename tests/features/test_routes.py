@@ -137,6 +137,14 @@ def test_inverted_header_condition_takes_requests_without_the_header(edge: Edge)
     assert edge.request("/inverted").body == b"not red"
 
 
+@pytest.mark.parametrize("values", [("red", "blue"), ("blue", "red")])
+def test_each_of_several_headers_of_one_name_is_looked_at(edge: Edge, values: tuple[str, str]) -> None:
+    """Backends may take the first or the last of them: neither gets past an inverted condition."""
+    headers = [("x-team", value) for value in values]
+    assert edge.request("/headers", headers=headers).body == b"both"
+    assert edge.request("/inverted", headers=headers).status == 404
+
+
 def test_query(edge: Edge) -> None:
     found = [edge.request(f"/query{query}").status for query in ("?v=2", "?v=3", "?v", "?w=2", "")]
     assert found == [200, 200, 200, 404, 404]
