@@ -33,7 +33,7 @@ from controlplane.names import SecretRef, listener_name
 from controlplane.spec.listener import ClientIP
 
 MAX_CONNECTIONS = 10_000
-"""Connections of one filter chain."""
+"""Connections of one filter chain unless its listener says otherwise."""
 
 REQUEST_RECEIVED = timedelta(seconds=300)
 """Within what a request is complete unless a listener says otherwise: who sends slowly must not hold a backend for ever."""
@@ -56,7 +56,7 @@ so many a Java program, makes this one with every request in clear, and would be
 class FilterChain:
     """One way in: a listener group, the hosts (SNI) it is for, and its certificate (None: plain HTTP).
 
-    `request_received` is the limit for requests that are not complete; 0 is none.
+    `request_received` is the limit for requests that are not complete; 0 is none. `connections` at a time are taken.
     """
 
     group: str
@@ -65,17 +65,21 @@ class FilterChain:
     min_tls: str
     client_ip: ClientIP | None
     request_received: timedelta = REQUEST_RECEIVED
+    connections: int = MAX_CONNECTIONS
 
     def beside(self, other: FilterChain | None) -> FilterChain:
         """The way in that two listeners share: for the hosts of both, with TLS as strict as the stricter of them.
 
-        Requests get the longer time: the shorter one would refuse what the other listener is there for.
+        Requests get the longer time, and there are as many connections as the more patient of them takes: the stricter
+        limit would refuse what the other listener is there for.
         """
         if other is None:
             return self
         hosts = tuple(sorted({*self.hosts, *other.hosts}))
         received = max(self.request_received, other.request_received, key=lambda limit: limit or timedelta.max)
-        return replace(other, hosts=hosts, min_tls=max(self.min_tls, other.min_tls), request_received=received)
+        connections = max(self.connections, other.connections)
+        min_tls = max(self.min_tls, other.min_tls)
+        return replace(other, hosts=hosts, min_tls=min_tls, request_received=received, connections=connections)
 
 
 def listener(address: str, port: int, chains: Iterable[FilterChain], *, proxy_protocol: bool) -> Any:
@@ -123,7 +127,7 @@ def _filter_chain(listener: str, chain: FilterChain, name: str) -> Any:
         name="envoy.filters.network.connection_limit",
         typed_config=packed(
             connection_limit_pb2.ConnectionLimit(
-                stat_prefix=chain.group, max_connections=UInt64Value(value=MAX_CONNECTIONS)
+                stat_prefix=chain.group, max_connections=UInt64Value(value=chain.connections)
             )
         ),
     )

@@ -10,7 +10,7 @@ from envoy.config.core.v3 import extension_pb2
 from controlplane.compile import codes
 from controlplane.compile.checks import checked
 from controlplane.compile.claims import wildcards
-from controlplane.compile.listener import REQUEST_RECEIVED, FilterChain, listener
+from controlplane.compile.listener import MAX_CONNECTIONS, REQUEST_RECEIVED, FilterChain, listener
 from controlplane.compile.placement import covering_patterns, covers
 from controlplane.compile.rows import Chain, Issue, ResourceKey, excluded
 from controlplane.compile.xds_types import EXTENSION, LISTENER
@@ -139,9 +139,9 @@ def _way_in(
 ) -> FilterChain | None:
     """A filter chain, without the hosts that others have, which are `taken`; None when it cannot be served."""
     said = spec.timeouts.request_received
-    received = REQUEST_RECEIVED if said is None else said
+    limits = REQUEST_RECEIVED if said is None else said, spec.limits.connections or MAX_CONNECTIONS
     if chain.protocol is Protocol.HTTP:
-        return FilterChain(chain.group, chain.hosts, None, min_tls, spec.client_ip, received)
+        return FilterChain(chain.group, chain.hosts, None, min_tls, spec.client_ip, *limits)
     index = next(number for number, entry in enumerate(spec.tls) if entry.identity == chain.certificate.name)  # type: ignore[union-attr]
     path = f"tls[{index}].certificate.secretRef"
     hosts = []
@@ -174,7 +174,7 @@ def _way_in(
         read.note(Issue(chain.listener, path, codes.UNUSABLE_SECRET, message, section="listeners"))
     if state is None or state.problem or not hosts:
         return None
-    return FilterChain(chain.group, tuple(hosts), chain.certificate, min_tls, spec.client_ip, received)
+    return FilterChain(chain.group, tuple(hosts), chain.certificate, min_tls, spec.client_ip, *limits)
 
 
 def _owner(chain: Chain, host: str, taken: dict[str, Chain]) -> str | None:

@@ -17,6 +17,7 @@ from controlplane.model.written import (
     Name,
     OneOf,
     Port,
+    PositiveCount,
     Written,
 )
 
@@ -72,6 +73,12 @@ class ListenerTimeouts(Written):
 NEEDS_TLS = "an HTTPS listener needs tls: at least one certificate"
 
 
+class ListenerLimits(Written):
+    """What a listener takes at a time on each proxy."""
+
+    connections: Annotated[PositiveCount, Field(le=1_000_000)] | None = None
+
+
 class Listener(Written):
     """One port. Gateways that select the same proxy share a port when the protocol is the same."""
 
@@ -82,6 +89,7 @@ class Listener(Written):
     client_ip: Annotated[ClientIP | None, Field(alias="clientIP")] = None
     tls: Annotated[tuple[Certificate, ...], Field(max_length=1000)] = ()
     timeouts: ListenerTimeouts = ListenerTimeouts()
+    limits: ListenerLimits = ListenerLimits()
     redirect: ListenerRedirect | None = None
     use: tuple[Name, ...] = ()
 

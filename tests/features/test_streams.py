@@ -6,6 +6,7 @@ Nothing here waits for a time to pass: a request that meets a limit shows that o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http.client import BadStatusLine
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.envoy
 
-LIMITED, UNLIMITED, SHARED = 8080, 8081, 8082
+LIMITED, UNLIMITED, SHARED, LONELY = 8080, 8081, 8082, 8083
 
 SPEC = """
 apiVersion: gatewayspec.dev/v1alpha1
@@ -29,6 +30,7 @@ spec:
     - {name: limited, port: 8080, protocol: HTTP, timeouts: {requestReceived: 200ms}}
     - {name: unlimited, port: 8081, protocol: HTTP, timeouts: {requestReceived: 0s}}
     - {name: shared, port: 8082, protocol: HTTP, timeouts: {requestReceived: 200ms}}
+    - {name: lonely, port: 8083, protocol: HTTP, limits: {connections: 1}}
   backends:
     - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
     - {name: sleepy, idleTimeout: 100ms, members: [{static: {address: 127.0.0.1, port: @one@}}]}
@@ -130,3 +132,17 @@ def test_a_connection_to_a_backend_is_closed_before_the_backend_does_it(edge: Ed
     closed = "cluster.gatewayspec/platform/shop/sleepy.upstream_cx_idle_timeout"
     until(lambda: edge.envoy.stats(f"{closed}$")[closed], "the connection is closed")
     assert edge.request("/sleepy", port=UNLIMITED).status == 200
+
+
+def test_a_listener_takes_as_many_connections_as_it_says(edge: Edge, backends: Backends) -> None:
+    def answered() -> bool:
+        try:
+            return edge.request("/", port=LONELY).status == 200
+        except (ConnectionError, BadStatusLine):
+            return False
+
+    with edge.connect(LONELY) as first:
+        assert first.request("/", "shop.example.com").status == 200
+        assert not answered()
+        assert first.request("/", "shop.example.com").status == 200
+    until(answered, "there is room again")
