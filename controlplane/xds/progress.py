@@ -131,7 +131,7 @@ class Push:
     heartbeat: bool = False
 
     def after(self, over: Sequence[Push]) -> None:
-        """It is refused, a full set: what those before it brought is in it too, and nobody has taken that over either."""
+        """A full set: what those before it brought is in it too, and is taken over, or refused, with it."""
         resources = {one.name: one for push in (*over, self) for one in push.listing.resources}
         self.listing = Listing.of(resources.values(), self.listing.absent)
         self.before = over[0].before

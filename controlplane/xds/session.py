@@ -179,7 +179,7 @@ class Session(Outgoing):
         while (push := progress.in_flight.pop(0)).nonce != nonce:
             self._order.acked(progress, push, now)  # passed over: the client is past it
             over.append(push)
-        if over and error is not None and progress.kind.full_state and self.variant is Variant.SOTW:
+        if over and progress.kind.full_state and self.variant is Variant.SOTW:
             push.after(over)
         progress.since = now
         if push.heartbeat and error is None:

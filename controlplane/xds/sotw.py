@@ -33,13 +33,9 @@ class SotwSession(Session):
         answers = False
         if not first and request.nonce:
             if request.nonce != progress.sent_nonce:
-                self.answered = any(push.nonce == request.nonce for push in progress.in_flight)
                 # Stale: a newer response is on its way, and its ACK repeats the whole subscription.
                 # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
-                if (
-                    request.error is not None and not progress.kind.full_state
-                ):  # the newer one does not repeat the older
-                    self._acknowledge(progress, request.nonce, request.error, now)
+                self.answered = self._about_older(progress, request, now)
                 return
             answers = self._acknowledge(progress, request.nonce, request.error, now)
         if first:
@@ -48,6 +44,19 @@ class SotwSession(Session):
         asks = self._subscribe(progress, request)
         self.answered = answers and not asks
         self._subscribed(progress, now)
+
+    def _about_older(self, progress: Progress, request: SotwRequest, now: float) -> bool:
+        """Whether it is about a response that a newer one has followed, of which it may be the ACK or NACK all the same."""
+        older = next((push for push in progress.in_flight if push.nonce == request.nonce), None)
+        if older is None:
+            return False
+        if request.error is not None:
+            counts = not progress.kind.full_state  # else the newer one repeats what is bad
+        else:
+            counts = request.version == older.version  # else it was refused, and repeats its nonce with other names
+        if counts:
+            self._acknowledge(progress, request.nonce, request.error, now)
+        return True
 
     def _subscribe(self, progress: Progress, request: SotwRequest) -> bool:
         """Whether the subscription is another one than before."""

@@ -210,6 +210,38 @@ def test_a_full_set_is_refused_for_what_one_before_it_brought() -> None:
     assert _clusters(client.expect(CDS)) == {"y": "2"}
 
 
+@pytest.mark.parametrize("each", [True, False], ids=["each response", "the last one"])
+def test_what_is_taken_over_when_a_newer_response_is_out_is_known_to_be_good(each: bool) -> None:
+    """State of the world: gRPC asks for one cluster after the other. Else new clients would get no earlier content of it."""
+    fleet = Fleet(resource(CDS, "x", "1"), resource(CDS, "y", "1"))
+    client = fleet.join(Sotw)
+    client.send(CDS, ["x"])
+    first = client.expect(CDS)
+    client.send(CDS, ["x", "y"])
+    second = client.expect(CDS)
+    if each:
+        client.ack(first, ["x", "y"])
+    client.ack(second, ["x", "y"])
+    fleet.publish(resource(CDS, "x", "bad"))
+    client.nack(client.expect(CDS), ["x", "y"])
+    fleet.settle()
+    new = fleet.join(Sotw, node="new")
+    new.send(CDS, ["x"])
+    assert _clusters(new.expect(CDS)) == {"x": "1"}
+
+
+def test_what_was_refused_when_a_newer_response_is_out_is_not_taken_over_by_a_request_for_more() -> None:
+    fleet = Fleet(resource(CDS, "x", "bad"), resource(CDS, "y", "1"))
+    client = fleet.join(Sotw)
+    client.send(CDS, ["x"])
+    first = client.expect(CDS)
+    client.send(CDS, ["x", "y"])
+    client.expect(CDS)
+    client.nack(first, ["x", "y"])
+    client.send(CDS, ["x", "y", "z"], nonce=first.nonce)
+    assert client.status(CDS).acked_nonce == ""
+
+
 def test_a_refusal_of_named_resources_counts_when_a_newer_response_is_out() -> None:
     names = ["r/bad", "r/c", "r/d"]
     fleet = Fleet(*(resource(RDS, name, "1") for name in names))
