@@ -11,6 +11,9 @@ import structlog
 from controlplane.sources.kubernetes.client import Client
 from controlplane.sources.kubernetes.reflector import LONGEST_DELAY, Health, Mirror, Reflector
 
+SAID = 5
+"""So many things that fail alike, and so many reasons, are said in words."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -87,7 +90,8 @@ class Watches:
         for name, reflector in sorted(self._reflectors.items()):
             if reflector.health.trouble is not None and name not in self._optional:
                 reasons.setdefault(reflector.health.reason, []).append(name)
-        return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items()) or None
+        found = [f"{_some(names, ', ')}: {reason}" for reason, names in reasons.items()]
+        return _some(found, "; ") or None
 
     @property
     def health(self) -> dict[str, Health]:
@@ -108,6 +112,12 @@ class Watches:
             await work
         except Exception:
             log.exception("kubernetes task failed", source=self._source, task=name)
+
+
+def _some(texts: list[str], between: str) -> str:
+    """The first of them, and how many more there are: of hundreds of secrets nobody reads each reason."""
+    more = len(texts) - SAID
+    return between.join(texts[:SAID] + ([f"and {more} more"] if more > 0 else []))
 
 
 def collection(prefix: str, namespace: str | None, plural: str) -> str:

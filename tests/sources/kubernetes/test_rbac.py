@@ -9,6 +9,7 @@ import yaml
 from controlplane.sources.kubernetes.client import Trouble
 from controlplane.sources.kubernetes.services import FEW
 from controlplane.sources.kubernetes.source import Watched
+from controlplane.sources.kubernetes.watches import SAID
 from tests.sources.kubernetes.rig import addresses, eventually, ref, secret_ref, watching
 from tests.sources.kubernetes.test_specs import route_ref, valid
 from tests.support.kubernetes import ApiError, Kubernetes, kubernetes
@@ -180,6 +181,18 @@ def test_a_secret_that_is_denied_makes_no_endpoint_older(cluster: Kubernetes, na
         async with watching(kubeconfig, [web], [tls], ready=False) as (sink, _):
             await sink.until(lambda: sink.state == "failed" and web in sink.services)
             assert (sink.endpoints_fail, sink.reason.startswith("secret ")) == (False, True)
+
+    asyncio.run(scenario())
+
+
+def test_of_many_that_are_denied_a_few_are_said(cluster: Kubernetes, namespace: str, tmp_path: Path) -> None:
+    """A failure is read by people, and logged as often as it changes."""
+
+    async def scenario() -> None:
+        secrets = [secret_ref(namespace, f"tls-{number}") for number in range(SAID + 7)]
+        async with watching(config(cluster, tmp_path, namespace), [], secrets, ready=False) as (sink, _):
+            await sink.until(lambda: sink.reason.endswith("; and 7 more"))
+            assert sink.reason.count("Denied") == SAID
 
     asyncio.run(scenario())
 
