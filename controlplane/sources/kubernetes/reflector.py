@@ -15,14 +15,21 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
 
 from controlplane.sources.kubernetes.client import Client, Parameters, Refused, Trouble
 from controlplane.sources.kubernetes.nesting import shallow
-from controlplane.sources.kubernetes.objects import Event, Object, Page, Status, version_number
+from controlplane.sources.kubernetes.objects import (
+    Event,
+    Metadata,
+    Object,
+    Page,
+    Status,
+    version_number,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +92,25 @@ class Health:
         return self.listed or self.trouble is not None
 
 
+class Landmark(NamedTuple):
+    """The first object of a list, by which a cluster is recognised: its key, by which lists are sorted, and its uid."""
+
+    key: str
+    uid: str
+
+    @classmethod
+    def at(cls, metadata: Metadata) -> Landmark:
+        """An object by its metadata."""
+        return cls(f"{metadata.namespace}/{metadata.name}", metadata.uid)
+
+    @classmethod
+    def of(cls, page: Page) -> Landmark:
+        """The first one of the first page; of an empty list one that stands behind every other."""
+        if not page.items:
+            return cls("\x7f", "")
+        return cls.at(msgspec.json.decode(page.items[0], type=Object).metadata)
+
+
 class Reflector:
     """Keeps one mirror in step."""
 
@@ -111,6 +137,7 @@ class Reflector:
         self._accept_watch = _METADATA if metadata_only else _JSON
         self._version = ""
         self._server = ""
+        self._first: Landmark | None = None
         self._highest = 0
         self._listed_at = -LONGEST_DELAY
         self._again = asyncio.Event()
@@ -137,8 +164,7 @@ class Reflector:
                     await self._list()
                 elif self._broken:
                     await self._check_history()
-                await self._watch()
-                self._broken = False
+                self._broken = not await self._watch()
                 delay = FIRST_DELAY
             except Refused as refused:
                 self._failed(refused)
@@ -186,6 +212,8 @@ class Reflector:
             body = await self._client.get(self._path, asked, self._accept)
             try:
                 page = await _page(body)
+                if "continue" not in asked:
+                    self._first = Landmark.of(page)
                 if not page.metadata.resource_version:
                     raise Refused(Trouble.BROKEN, f"the list of {self.what} has no resourceVersion")
                 until = time.monotonic() + SLICE_SECONDS
@@ -201,20 +229,25 @@ class Reflector:
             asked["continue"] = page.metadata.continue_
 
     async def _check_history(self) -> None:
-        """Whether the cluster is behind what it has told: then etcd was restored from a backup, and nothing we know holds.
+        """Whether the cluster is behind what it has told, or another one: nothing that we know holds then.
 
-        A watch from a version that does not exist yet would be silent until it does.
+        It was restored from a backup, and a watch from a version that does not exist yet would be silent until it does; or
+        somebody put another cluster into its place, which may be ahead, and a watch tells nothing of what it lacks.
         """
         body = await self._client.get(self._path, {**self._parameters, "limit": "1"}, self._accept)
         try:
-            version = (await _page(body)).metadata.resource_version
+            page = await _page(body)
+            first = Landmark.of(page)
         except msgspec.MsgspecError as error:
             raise Refused(Trouble.BROKEN, f"the list of {self.what} makes no sense: {error}") from None
+        version = page.metadata.resource_version
         if version_number(version) < version_number(self._version):
             raise Refused(Trouble.GONE, f"the cluster is at {version}, behind {self._version}")
+        if self._first is not None and self._first != first:
+            raise Refused(Trouble.GONE, f"the first of its {self.what} is not the one that was there")
 
-    async def _watch(self) -> None:
-        """Follow until the watch ends in time, or until everything is to be listed again."""
+    async def _watch(self) -> bool:
+        """Follow until the watch ends, or until everything is to be listed again; whether it lasted as long as was asked."""
         began = time.monotonic()
         seconds = random.randint(*WATCH_SECONDS)  # noqa: S311  so that many watches do not end at once
         asked_for = {**self._parameters, "resourceVersion": self._version}
@@ -233,6 +266,7 @@ class Reflector:
             self._version = ""
         elif time.monotonic() - began < FIRST_DELAY:
             raise Refused(Trouble.UNREACHABLE, "the watch ended at once")
+        return time.monotonic() - began > seconds - WATCH_SECONDS[0] / 2
 
     async def _follow(self, lines: AsyncGenerator[list[bytes], None]) -> None:
         async with aclosing(lines):
@@ -275,14 +309,19 @@ class Reflector:
             status = msgspec.json.decode(event.object, type=Status)
             trouble = Trouble.GONE if status.code == 410 else Trouble.BROKEN
             raise Refused(trouble, f"the watch says {status.code} {status.message}")
-        version = msgspec.json.decode(event.object, type=Object).metadata.resource_version or self._version
+        metadata = msgspec.json.decode(event.object, type=Object).metadata
+        version = metadata.resource_version or self._version
         if version_number(version) < version_number(self._version):
             raise Refused(Trouble.GONE, f"the cluster is at {version}, behind {self._version}")
         match event.type:
             case "ADDED" | "MODIFIED":
                 self._mirror.changed(event.object)
+                if self._first is not None:
+                    self._first = min(self._first, Landmark.at(metadata))
             case "DELETED":
                 self._mirror.deleted(event.object)
+                if self._first == Landmark.at(metadata):
+                    self._first = None  # whichever is the first now
         return version
 
     def _say(self, trouble: Trouble | None, reason: str) -> None:

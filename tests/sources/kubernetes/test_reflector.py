@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from controlplane.sources.kubernetes import reflector
-from controlplane.sources.kubernetes.client import Client
+from controlplane.sources.kubernetes.client import Client, Refused, Trouble
 from controlplane.sources.kubernetes.nesting import LEVELS as LEVELS_KEPT
 from controlplane.sources.kubernetes.nesting import shallow
 from controlplane.sources.kubernetes.specs import Documents
@@ -209,6 +209,54 @@ class Rewinds(Counting):
         self.rewound.append(rewound)
         if len(self.rewound) == 2:
             self.done.set()
+
+
+class Swapped(Replaced):
+    """A cluster that another one takes the place of: ahead of it, and with an object of the same name. Watches end early."""
+
+    def __init__(self, *, breaks: bool, same: bool) -> None:
+        super().__init__(400, moves=False)
+        self.breaks, self.same = breaks, same
+        self.watched_again = asyncio.Event()
+
+    async def get(self, _: str, asked: dict[str, str], *__: Any) -> bytes:
+        self.asked.append(f"list {self.version} {asked['limit']}")
+        uid = "one" if self.same or self.version == 100 else "another"
+        items = [{"metadata": {"name": "n", "namespace": "shop", "uid": uid, "resourceVersion": "50"}}]
+        return json.dumps({"metadata": {"resourceVersion": str(self.version)}, "items": items}).encode()
+
+    async def watch(self, _: str, asked: dict[str, str], *__: Any) -> AsyncGenerator[list[bytes], None]:
+        self.asked.append(f"watch {asked['resourceVersion']}")
+        yield []
+        if self.version == self.later:
+            self.watched_again.set()
+            await asyncio.Event().wait()
+        self.version = self.later
+        if self.breaks:
+            raise Refused(Trouble.UNREACHABLE, "broken off")
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+@pytest.mark.parametrize("same", [True, False])
+def test_another_cluster_in_the_place_of_one_is_recognised(
+    breaks: bool, same: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It tells nothing of what only the former one had; of the same cluster nothing is listed again."""
+    monkeypatch.setattr(reflector, "FIRST_DELAY", 0.0)
+    cluster = Swapped(breaks=breaks, same=same)
+
+    async def scenario() -> None:
+        one = reflector.Reflector(cast(Client, cluster), "/things", Counting(), lambda: None, what="things")
+        task = asyncio.create_task(one.run())
+        async with asyncio.timeout(20):
+            await cluster.watched_again.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+    relisted = [] if same else ["list 400 500"]
+    watched = "watch 100" if same else "watch 400"
+    assert cluster.asked == ["list 100 500", "watch 100", "list 400 1", *relisted, watched]
 
 
 @pytest.mark.parametrize(("version", "moves"), [(40, False), (40, True), (400, True)])
