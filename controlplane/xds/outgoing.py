@@ -248,6 +248,13 @@ class Outgoing(ABC):
         progress.refusal, progress.refused_new = None, NOTHING
         self._order.mended(progress)
 
+    def _has_taken(self, type_url: str, listing: Listing) -> None:
+        """The client has taken this over: it is good to show when what comes after it is refused."""
+        if listing.resources and self.node is not None and self.view is not None:
+            if self.view.unproven(type_url):
+                self.view.prove(type_url, listing.versions)
+            self._holds.accepted(self.node, listing)
+
     def _may_go(self, progress: Progress, now: float) -> tuple[frozenset[str], int]:
         """What may be removed, with its tick: all that is gone, or what was held first and need not wait any more."""
         if self._spares(progress, now) or self._lets_go(progress, now):

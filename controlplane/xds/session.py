@@ -205,10 +205,7 @@ class Session(Outgoing):
             progress.settled = max(progress.settled, push.cursor)
         self._order.acked(progress, push, now)
         self._observer.acked(progress.kind.url, push.cursor)
-        if push.listing.resources and self.node is not None and self.view is not None:
-            if self.view.unproven(progress.kind.url):
-                self.view.prove(progress.kind.url, push.listing.versions)
-            self._holds.accepted(self.node, push.listing)
+        self._has_taken(progress.kind.url, push.listing)
 
     def _refused(self, progress: Progress, push: Push, error: str, now: float) -> None:
         detail = quotable(error, progress.kind.url, self._limits.detail_characters)

@@ -94,7 +94,8 @@ class SotwSession(Session):
             if not listing.resources and not (answer and progress.finish):
                 return None
         elif self._has_it_all(progress, listing):
-            progress.sent, progress.sent_version = listing, listing.version
+            progress.sent, progress.sent_version, progress.returning = listing, listing.version, False
+            self._has_taken(progress.kind.url, listing)
             return None
         else:
             listing = progress.sent = followed(progress.sent, listing)

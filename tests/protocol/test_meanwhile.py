@@ -242,6 +242,24 @@ def test_what_was_refused_when_a_newer_response_is_out_is_not_taken_over_by_a_re
     assert client.status(CDS).acked_nonce == ""
 
 
+def test_what_a_client_comes_back_with_is_known_to_be_good() -> None:
+    """State of the world: after a restart of the control plane it has everything, and is sent nothing to acknowledge."""
+    fleet = Fleet(resource(CDS, "x", "1"), resource(CDS, "y", "1"))
+    former = fleet.join(Sotw)
+    former.send(CDS)
+    version = former.expect(CDS).version_info
+    client = fleet.join(Sotw, node="node-2")
+    client.send(CDS, version=version)
+    client.expect_nothing()
+    former.end()
+    fleet.publish(resource(CDS, "x", "bad"))
+    client.nack(client.expect(CDS), error="Error adding/updating cluster(s) x: no")
+    fleet.settle()
+    new = fleet.join(node="new")
+    new.send(CDS)
+    assert _clusters(new.expect(CDS)) == {"x": "1", "y": "1"}
+
+
 def test_a_refusal_of_named_resources_counts_when_a_newer_response_is_out() -> None:
     names = ["r/bad", "r/c", "r/d"]
     fleet = Fleet(*(resource(RDS, name, "1") for name in names))
