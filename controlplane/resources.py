@@ -24,7 +24,7 @@ def content_version(body: bytes) -> str:
 
 
 _SHORT = tuple(
-    bytes((value,)) if value <= 0x7F else bytes((value & 0x7F | 0x80, value >> 7)) for value in range(0x4000)
+    bytes((value,)) if value <= 0x7F else bytes((value & 0x7F | 0x80, value >> 7)) for value in range(0x1000)
 )
 """What almost every field of a route and every length in it is: made once, for a load asks for it by the hundred thousand."""
 

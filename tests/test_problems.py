@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from structlog.testing import capture_logs
 
 from controlplane.app.problems import Problems
@@ -75,7 +76,7 @@ def test_an_object_that_moved_has_new_places(readings: Callable[[], int]) -> Non
     register = Problems(lambda _: spec)
     register.say("compiler", [about(0)])
     readings()
-    spec = replace(spec, line=20)
+    spec = structs.replace(spec, line=20)
     assert str(next(iter(asyncio.run(register.all()))).place) == "f.yaml:24:20"
     assert readings() == 2
 
@@ -101,7 +102,7 @@ def test_counting_reads_nothing(readings: Callable[[], int]) -> None:
 
 def test_others_have_their_turns_while_places_are_found() -> None:
     """Five thousand broken objects are five thousand documents to read."""
-    register = Problems(lambda ref: replace(document(1), ref=ref))
+    register = Problems(lambda ref: structs.replace(document(1), ref=ref))
     subjects = [REF._replace(name=f"s{number}").subject for number in range(50)]
     register.say("compiler", [replace(about(0), subject=subject) for subject in subjects])
 

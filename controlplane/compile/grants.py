@@ -9,8 +9,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from controlplane.compile import codes
 from controlplane.compile.placement import covers
@@ -53,8 +54,7 @@ GrantKey = tuple[GatewayName, str]
 """A gateway, and the namespace that it grants something to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """Everything that a gateway grants to one namespace."""
 
     namespace: str
@@ -185,8 +185,7 @@ def _fits(pattern: str, name: str) -> bool:
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(msgspec.Struct, frozen=True):
     """What of a route's hosts and matches its gateway grants: the rest is not claimed, not even with a 503."""
 
     hosts: tuple[str, ...]

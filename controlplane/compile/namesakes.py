@@ -55,7 +55,8 @@ class Namesakes:
     def _declared(self, name: ObjectRef) -> list[ObjectRef]:
         """All objects of this kind and name, the one that counts first."""
         named = [ObjectRef(source, *name[1:]) for source in self._sources]
-        return sorted((ref for ref in named if ref in self.objects), key=self._age)
+        found = [ref for ref in named if ref in self.objects]
+        return found if len(found) < 2 else sorted(found, key=self._age)
 
     def _age(self, ref: ObjectRef) -> tuple[str, str]:
         return next((row.claim for row in self.objects[ref].values()), ""), ref.source

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from controlplane.compile import codes
 from controlplane.compile.chains import names_host
@@ -306,8 +307,7 @@ class Follows(Enum):
     MORE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True):
     """What is known of the paths that a match takes: their first segments (None: any), and what may follow."""
 
     segments: tuple[str | None, ...]

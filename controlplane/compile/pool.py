@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from controlplane.compile import codes
 from controlplane.compile.grants import Grant, limits_of_backend
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
     from controlplane.compile.pipeline import Tables
 
 
-@dataclass(frozen=True, slots=True)
-class PoolMember:
+class PoolMember(msgspec.Struct, frozen=True):
     """One member of a pool: an address (`service` None), or the endpoints of a service that its choice leaves.
 
     `index` is its place in the spec, for messages.
@@ -65,8 +65,7 @@ class PoolMember:
         return "/".join([self.service.source, self.service.namespace, self.service.name, str(self.port or ""), *chosen])
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """What the load assignment of one cluster is made of.
 
     `shift` is Envoy's overprovisioning factor, None for its own. `shares`: members of one priority share its requests by
@@ -89,8 +88,7 @@ class Pool:
         return frozenset(member.service for member in self.members if member.service is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True):
     """A name that Envoy resolves, or an address among such names."""
 
     host: str
@@ -99,8 +97,7 @@ class Resolved:
     weight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """One cluster of a backend: a pool with the name of its load assignment, or names that Envoy resolves."""
 
     name: str
@@ -109,8 +106,7 @@ class Part:
     assignment: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(msgspec.Struct, frozen=True):
     """The clusters of a backend. Routes name `entry`: the only part, or the aggregate of all in their order."""
 
     gateway: GatewayName

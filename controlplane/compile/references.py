@@ -5,8 +5,9 @@ Called by `route`; every question goes to `Surroundings`, whose answers are reco
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from controlplane.compile import codes
 from controlplane.compile.grants import Grant
@@ -72,8 +73,7 @@ class Surroundings(Protocol):
         """Say what is wrong."""
 
 
-@dataclass(slots=True)
-class Problems:
+class Problems(msgspec.Struct):
     """Collects the issues of one route; any error disables it."""
 
     around: Surroundings
@@ -90,16 +90,15 @@ class Problems:
         self.around.note(Issue(self.key, path, code, message, help, error=False))
 
 
-@dataclass(slots=True)
-class Resolved:
+class Resolved(msgspec.Struct):
     """A route with everything that it refers to."""
 
-    clusters: dict[str, int] = field(default_factory=dict)
-    policies: dict[str, Any] = field(default_factory=dict)
+    clusters: dict[str, int] = {}
+    policies: dict[str, Any] = {}
     """What its policies say to the filters that take one word of a route: by the field of `Policy`."""
-    limits: dict[str, LocalLimit] = field(default_factory=dict)
+    limits: dict[str, LocalLimit] = {}
     requirement: str | None = None
-    token_parameters: list[str] = field(default_factory=list)
+    token_parameters: list[str] = []
     """Query parameters that tokens are taken out of."""
 
 

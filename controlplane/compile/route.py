@@ -6,10 +6,10 @@ A route that cannot be compiled as it is written answers 503 and says why; it ne
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from envoy.config.route.v3 import route_components_pb2
 from google.protobuf.struct_pb2 import Struct
 
@@ -266,8 +266,7 @@ def _preflight(place: Order, where: str | None, match: Match, resolved: Resolved
     return Entry(place, where, asked, _checked(message, key))
 
 
-@dataclass(frozen=True, slots=True)
-class _Effective:
+class _Effective(msgspec.Struct, frozen=True):
     """What holds for a route once the layers are merged."""
 
     request: timedelta

@@ -134,10 +134,11 @@ Flag = Annotated[bool, Field(strict=True)]
 
 NAME = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
 """The pattern of a `Name`."""
+_IS_NAME = re.compile(NAME).fullmatch
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(NAME, text):
+    if not _IS_NAME(text):
         raise ValueError(
             "a name has lower-case letters, digits, '-' and '.', and begins and ends with one of the former"
         )

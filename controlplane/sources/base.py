@@ -7,8 +7,9 @@ empty result. All calls come from the event loop's thread.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from controlplane.errors import Diagnostic
 from controlplane.model.endpoint import Service
@@ -17,8 +18,7 @@ from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.spec.rows import Row, RowKey
 
 
-@dataclass(frozen=True, slots=True)
-class SpecObject:
+class SpecObject(msgspec.Struct, frozen=True):
     """One valid document. `text` is its YAML; `line` is the line of `file` on which the text begins, from 1."""
 
     ref: ObjectRef

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
 
 from controlplane.errors import Diagnostic, Place
 from controlplane.names import ObjectRef, kubernetes_source
@@ -17,8 +20,7 @@ from controlplane.spec.parse import Parsed, Piece, parse_piece
 from controlplane.spec.rows import rows
 
 
-@dataclass(slots=True)
-class Document:
+class Document(msgspec.Struct):
     """One document of a file: the object it declares, or its errors."""
 
     parsed: Parsed

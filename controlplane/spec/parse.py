@@ -10,10 +10,10 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
+import msgspec
 from pydantic import ValidationError
 
 from controlplane.errors import Diagnostic, InvalidInput, Place, nearest
@@ -52,8 +52,7 @@ class Piece(NamedTuple):
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """One document of a file.
 
     `document` is None when something is wrong with it; `ref` is None when even its identity could not be read.

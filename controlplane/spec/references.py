@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.names import ElementKey, SecretRef, ServiceRef
@@ -12,8 +13,7 @@ from controlplane.spec.listener import Listener
 from controlplane.spec.rows import Element, Row, RowKey
 
 
-@dataclass(frozen=True, slots=True)
-class References:
+class References(msgspec.Struct, frozen=True):
     """The services and secrets of one document. A secret is in the source and namespace of its document."""
 
     services: frozenset[ServiceRef] = frozenset()

@@ -12,10 +12,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import msgspec
 import yaml
 from yaml._yaml import CParser
 from yaml.events import (
@@ -47,8 +47,7 @@ Path = tuple[str | int, ...]
 """The way to a value from the top of a document: keys of mappings, indexes of lists."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """Something wrong with the YAML itself; `line` and `column` count from 0 within the document's text."""
 
     code: Code
@@ -59,8 +58,7 @@ class Fault:
     path: Path = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """`data` is None for an empty document; with faults it holds what could be read.
 
     When reading broke off, containers are in it only if they are complete, except the outermost.

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import product
 from typing import Any, NamedTuple
 
+import msgspec
 from envoy.config.route.v3 import route_components_pb2
 from google.protobuf.struct_pb2 import Struct
 
@@ -72,8 +72,7 @@ class Reason(NamedTuple):
     servers: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(msgspec.Struct, frozen=True):
     """A route for both ends, as delimited fields of a virtual host; empty when no gRPC request can match it."""
 
     client: bytes
