@@ -59,6 +59,11 @@ def delimited(number: int, body: bytes) -> bytes:
     return varint(tag) + varint(size) + body
 
 
+def scalar(number: int, value: int) -> bytes:
+    """A varint protobuf field (wire type 0): a number that is not negative, or an enum."""
+    return varint(number << 3) + varint(value)
+
+
 def version_entry(name: str, version: str) -> bytes:
     """The encoded entry of a map from names to versions (key = 1, value = 2), as clients send them."""
     return delimited(1, name.encode()) + delimited(2, version.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from datetime import timedelta
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -56,7 +57,7 @@ def cluster(part: Part, backend: Backend, retry_budget: float | None, namespace:
         message.load_assignment.CopyFrom(_resolved_assignment(part, backend))
     if backend.failover.within or max(member.priority for member in backend.members):
         _fail_over(message)
-    message.typed_extension_protocol_options[_OPTIONS].CopyFrom(_protocol(backend))
+    message.typed_extension_protocol_options[_OPTIONS].CopyFrom(_protocol(backend.protocol, backend.idle_timeout))
     if backend.tls is not None:
         message.transport_socket.CopyFrom(upstream(backend, namespace))
     return message
@@ -106,11 +107,18 @@ def jwks_cluster(name: str, provider: JwtProvider, namespace: tuple[str, str]) -
 
 
 def _base(name: str, connect_timeout: timedelta, retry_budget: float, limits: Limits) -> Any:
+    message = cluster_pb2.Cluster(name=name)
+    message.MergeFrom(_nameless(connect_timeout, retry_budget, limits))
+    return message
+
+
+@lru_cache(maxsize=64)
+def _nameless(connect_timeout: timedelta, retry_budget: float, limits: Limits) -> Any:
+    """What thousands of clusters have in common. To be copied."""
     requests = limits.requests or max(AT_A_TIME, limits.connections or 0)
     connections = limits.connections or max(AT_A_TIME, limits.requests or 0)
     thresholds = circuit_breaker_pb2.CircuitBreakers.Thresholds
     return cluster_pb2.Cluster(
-        name=name,
         connect_timeout=duration(connect_timeout),
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
         ignore_health_on_host_removal=True,
@@ -165,15 +173,17 @@ def _fail_over(message: Any) -> None:
     )
 
 
-def _protocol(backend: Backend) -> Any:
+@lru_cache(maxsize=64)
+def _protocol(protocol: BackendProtocol, idle_timeout: timedelta | None) -> Any:
+    """How a backend is spoken to. To be copied."""
     explicit = http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig
-    if backend.protocol is BackendProtocol.HTTP1:
+    if protocol is BackendProtocol.HTTP1:
         spoken = explicit(http_protocol_options=protocol_pb2.Http1ProtocolOptions())
     else:
         spoken = explicit(http2_protocol_options=protocol_pb2.Http2ProtocolOptions())
     options = http_protocol_options_pb2.HttpProtocolOptions(explicit_http_config=spoken)
-    if backend.idle_timeout is not None:
-        options.common_http_protocol_options.idle_timeout.CopyFrom(duration(backend.idle_timeout))
+    if idle_timeout is not None:
+        options.common_http_protocol_options.idle_timeout.CopyFrom(duration(idle_timeout))
     return packed(options)
 
 

@@ -18,23 +18,18 @@ from controlplane.compile.action import direct_response
 from controlplane.compile.rows import EVERY_PATH, Entry, SaidPath, ShardKey
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.filters import chain
-from controlplane.filters.envoy import serialised
+from controlplane.filters.envoy import numbers, serialised
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.names import scope_name, shard_name
 from controlplane.resources import Resource, delimited
 
-
-def _numbers(message_type: Any, *names: str) -> tuple[int, ...]:
-    return tuple(message_type.DESCRIPTOR.fields_by_name[name].number for name in names)
-
-
-_HOST_NAME, _HOST_DOMAINS, _HOST_ROUTES = _numbers(route_components_pb2.VirtualHost, "name", "domains", "routes")
-_CONFIGURATION_NAME, _CONFIGURATION_HOSTS = _numbers(route_pb2.RouteConfiguration, "name", "virtual_hosts")
+_HOST_NAME, _HOST_DOMAINS, _HOST_ROUTES = numbers(route_components_pb2.VirtualHost, "name", "domains", "routes")
+_CONFIGURATION_NAME, _CONFIGURATION_HOSTS = numbers(route_pb2.RouteConfiguration, "name", "virtual_hosts")
 _SCOPE = scoped_route_pb2.ScopedRouteConfiguration
-_SCOPE_NAME, _SCOPE_KEY, _SCOPE_CONFIGURATION = _numbers(_SCOPE, "name", "key", "route_configuration")
-(_KEY_FRAGMENTS,) = _numbers(_SCOPE.Key, "fragments")
-(_FRAGMENT_TEXT,) = _numbers(_SCOPE.Key.Fragment, "string_key")
+_SCOPE_NAME, _SCOPE_KEY, _SCOPE_CONFIGURATION = numbers(_SCOPE, "name", "key", "route_configuration")
+(_KEY_FRAGMENTS,) = numbers(_SCOPE.Key, "fragments")
+(_FRAGMENT_TEXT,) = numbers(_SCOPE.Key.Fragment, "string_key")
 
 
 def ordered(entries: Iterable[Entry]) -> Iterator[tuple[Entry, Entry | None]]:

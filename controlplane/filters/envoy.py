@@ -24,6 +24,11 @@ def type_url(message_type: Any) -> str:
     return f"type.googleapis.com/{message_type.DESCRIPTOR.full_name}"
 
 
+def numbers(message_type: Any, *fields: str) -> tuple[int, ...]:
+    """The numbers of some fields of a message class: for bytes that are put together."""
+    return tuple(message_type.DESCRIPTOR.fields_by_name[name].number for name in fields)
+
+
 def packed(message: Any) -> Any:
     """The message in an Any."""
     return AnyMessage(type_url=type_url(message), value=serialised(message))
