@@ -289,16 +289,14 @@ class Graph:
                     yield table.name, key, task.failure
 
     def _run(self, table: _Computed[Any, Any], task_key: Any) -> None:
-        task = table.tasks.get(task_key) or _Task(table, task_key)
+        task = table.tasks.pop(task_key, None) or _Task(table, task_key)
         task.forget_reads()
         former = task.given
         if not table.exists(task_key):
-            table.tasks.pop(task_key, None)
             if task.notes or task.failure:
                 self._noted[table.name, task_key] = ((), None)
             task.given, task.notes, task.failure = {}, (), None
         else:
-            table.tasks[task_key] = task
             self.runs += 1
             read = Read(task)
             try:
@@ -307,12 +305,15 @@ class Graph:
                 raise
             except Exception as error:  # noqa: BLE001  one bad row degrades only itself: it keeps its last good rows
                 task.failure = error
+                table.tasks[task_key] = task
                 self._noted[table.name, task_key] = (task.notes, error)
                 return
             notes = tuple(read._notes)
             if task.failure is not None or notes != task.notes:
                 self._noted[table.name, task_key] = (notes, None)
             task.notes, task.failure = notes, None
+            if task.given or task.reads or notes:  # else there is nothing to remember
+                table.tasks[task_key] = task
         if former:
             for key in former.keys() - task.given.keys():
                 self._withdraw(table, task, key)

@@ -153,10 +153,11 @@ class Backend(Written):
     def _consistent(self) -> Backend:
         seen: set[tuple[object, ...]] = set()
         for member in self.members:
-            if member.identity in seen:
+            if (identity := member.identity) in seen:
                 raise ValueError(f"{member} is a member twice")
-            seen.add(member.identity)
-        if sorted({member.priority for member in self.members}) != list(range(len({m.priority for m in self.members}))):
+            seen.add(identity)
+        priorities = {member.priority for member in self.members}
+        if priorities != set(range(len(priorities))):
             raise ValueError("priorities begin at 0 and leave no gap")
         for priority in {member.priority for member in self.members if member.service is not None}:
             if any(member.dns and member.priority == priority for member in self.members):
