@@ -44,14 +44,18 @@ class _Loop:
         self._compiler.commit_now()
 
 
-def put(compiler: Compiler, *entries: tuple[str, str], gateway: str = "edge", listener: str = "https") -> ObjectRef:
-    text = ", ".join(f"{{hosts: [{hosts}], certificate: {{secretRef: {secret}}}}}" for hosts, secret in entries)
-    spec = SPEC.replace("@entries@", text).replace("name: edge", f"name: {gateway}")
-    (parsed,) = parse_text(spec.replace("name: https", f"name: {listener}"), "spec.yaml", "files")
+def declare(compiler: Compiler, text: str) -> ObjectRef:
+    (parsed,) = parse_text(text, "spec.yaml", "files")
     assert parsed.ref is not None
     assert parsed.document is not None
     compiler.put(parsed.ref, rows(parsed.ref, parsed.document))
     return parsed.ref
+
+
+def put(compiler: Compiler, *entries: tuple[str, str], gateway: str = "edge", listener: str = "https") -> ObjectRef:
+    text = ", ".join(f"{{hosts: [{hosts}], certificate: {{secretRef: {secret}}}}}" for hosts, secret in entries)
+    spec = SPEC.replace("@entries@", text).replace("name: edge", f"name: {gateway}")
+    return declare(compiler, spec.replace("name: https", f"name: {listener}"))
 
 
 def save(compiler: Compiler, *entries: tuple[str, str], gateway: str = "edge", listener: str = "https") -> None:
@@ -127,11 +131,7 @@ spec:
 
 
 def plain(compiler: Compiler, name: str, port: int, role: str = "edge") -> None:
-    text = PLAIN.replace("@name@", name).replace("@port@", str(port)).replace("@role@", role)
-    (parsed,) = parse_text(text, f"{name}.yaml", "files")
-    assert parsed.ref is not None
-    assert parsed.document is not None
-    compiler.put(parsed.ref, rows(parsed.ref, parsed.document))
+    declare(compiler, PLAIN.replace("@name@", name).replace("@port@", str(port)).replace("@role@", role))
     compiler.commit_now()
 
 
@@ -173,11 +173,7 @@ def test_an_https_listener_that_moves_is_redirected_to_where_it_is() -> None:
     spec = SPEC.replace("@entries@", "{hosts: [a.test], certificate: {secretRef: tls}}").replace(
         "port: 8443", "port: 9443"
     )
-    spec = spec.replace("listeners: [", "listeners: [{name: http, port: 8080, protocol: HTTP}, ")
-    (parsed,) = parse_text(spec, "spec.yaml", "files")
-    assert parsed.ref is not None
-    assert parsed.document is not None
-    compiler.put(parsed.ref, rows(parsed.ref, parsed.document))
+    declare(compiler, spec.replace("listeners: [", "listeners: [{name: http, port: 8080, protocol: HTTP}, "))
     compiler.commit_now()
     found = [one for one in compiler.resources(VIEW) if one.type_url == SCOPED_ROUTE]
     assert old < {one.name for one in found}
