@@ -109,7 +109,7 @@ def test_an_error_of_one_cluster_is_no_error_of_the_other() -> None:
     assert rig.status(US)["conditions"][0]["reason"] == "Invalid"
     assert [str(one.place) for one in asyncio.run(rig.register.all())] == ["kubernetes/us: RouteSpec shop/api"]
     rig.write(US, GOOD)
-    assert (rig.touched, asyncio.run(rig.register.all())) == ([US, US], [])
+    assert (rig.touched, asyncio.run(rig.register.all())) == ([US, US], {})
 
 
 def test_what_was_never_valid_is_not_in_force() -> None:
