@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2, outlier_detection_pb2
-from envoy.config.core.v3 import protocol_pb2
+from envoy.config.core.v3 import address_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.extensions.clusters.aggregate.v3 import cluster_pb2 as aggregate_cluster_pb2
 from envoy.extensions.clusters.common.dns.v3 import dns_pb2
@@ -32,6 +32,14 @@ AT_A_TIME = 1024
 """Requests, connections and waiting requests of a backend on one proxy: one that hangs must not take all there is."""
 RETRY_BUDGET_PERCENT = 20.0
 """Retries in flight, as a share of requests in flight: a failing backend is not buried under retries."""
+
+KEEPALIVE = address_pb2.TcpKeepalive(
+    keepalive_time=UInt32Value(value=60),
+    keepalive_interval=UInt32Value(value=10),
+    keepalive_probes=UInt32Value(value=3),
+)
+"""Load balancers and NAT of clouds forget a connection that says nothing for 4 to 10 minutes, and the request that comes on it
+next is lost. Probes of TCP keep it known, and end one whose other end is gone."""
 
 _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _POLICIES = {
@@ -122,6 +130,7 @@ def _nameless(connect_timeout: timedelta, retry_budget: float, limits: Limits) -
         connect_timeout=duration(connect_timeout),
         per_connection_buffer_limit_bytes=UInt32Value(value=BUFFER_LIMIT),
         ignore_health_on_host_removal=True,
+        upstream_connection_options=cluster_pb2.UpstreamConnectionOptions(tcp_keepalive=KEEPALIVE),
         common_lb_config=cluster_pb2.Cluster.CommonLbConfig(
             healthy_panic_threshold=percent_pb2.Percent(value=50.0),
             # Of changes of health that follow one another Envoy would merge those of a second: an endpoint that begins to

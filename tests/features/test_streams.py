@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from http.client import BadStatusLine
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +147,17 @@ def test_a_listener_takes_as_many_connections_as_it_says(edge: Edge, backends: B
         assert not answered()
         assert first.request("/", "shop.example.com").status == 200
     until(answered, "there is room again")
+
+
+def test_an_idle_connection_to_a_backend_is_probed(edge: Edge, backends: Backends) -> None:
+    """What stands between the two, a NAT or a load balancer, forgets it otherwise, and the next request is lost."""
+
+    def probed() -> bool:
+        fields = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return any(
+            int(remote.partition(":")[2], 16) == backends.one.port and state == "01" and timer.startswith("02:")
+            for _, _, remote, state, _, timer, *_ in fields
+        )
+
+    assert edge.request("/", port=UNLIMITED).status == 200
+    until(probed, "the kernel's timer of an established connection is that of its keepalive")

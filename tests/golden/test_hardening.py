@@ -76,6 +76,8 @@ CLUSTER_ROWS = [
     ("circuit_breakers.thresholds.0.retry_budget.min_retry_concurrency", 3),
     ("common_lb_config.healthy_panic_threshold.value", 50.0),
     ("ignore_health_on_host_removal", True),
+    ("upstream_connection_options.tcp_keepalive.keepalive_time", 60),
+    ("common_lb_config.update_merge_window", "0s"),
     ("eds_cluster_config.eds_config", DISCOVERED),
 ]
 UPSTREAM_TLS_ROWS = [
