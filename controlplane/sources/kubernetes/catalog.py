@@ -19,6 +19,7 @@ from typing import Literal
 
 import msgspec
 
+from controlplane.errors import Diagnostic, Place, Severity
 from controlplane.model.endpoint import Endpoint, Health, Service
 from controlplane.names import ServiceRef
 from controlplane.sources.base import Sink
@@ -32,6 +33,7 @@ from controlplane.sources.kubernetes.slices import (
     service,
     with_former_names,
 )
+from controlplane.spec.codes import Code
 
 MOVE_SECONDS = 0.1
 """An EndpointSlice that only loses endpoints in good health may be the first half of a move to another slice: so long
@@ -104,6 +106,7 @@ class Catalog:
         self._dirty: dict[Key, None] = {}
         self._pending: dict[Key, None] = {}
         self._unsaid: set[Key] = set()
+        self._named: set[Key] = set()  # with slices of names, which was said
 
     def want(self, keys: Iterable[Key]) -> None:
         """Refer to these, too."""
@@ -121,6 +124,7 @@ class Catalog:
                 self._unsaid.discard(key)
                 for name in known.slices:
                     self._owners.pop((key[0], name), None)
+                self._say_named(key, ())
 
     def confirm(self, keys: Collection[Key]) -> None:
         """Push these again as sure, once they have been read anew."""
@@ -285,6 +289,7 @@ class Catalog:
             known.doubtful, known.confirming = False, None
             self._pending.pop(key, None)
         ref = ServiceRef(self._source, *key)
+        self._say_named(key, known.slices.values())
         sure = confirmed or not (known.doubtful or known.said == "nothing")
         now: Service | None = None
         if known.declared is not None:
@@ -303,6 +308,18 @@ class Catalog:
         else:
             self.sink.put_service(ref, now, sure=sure)
         return True
+
+    def _say_named(self, key: Key, slices: Iterable[Slice]) -> None:
+        """Slices of names (`addressType: FQDN`) give no endpoints: whoever wrote them must be told."""
+        named = any(one.family not in FAMILIES for one in slices)
+        if named == (key in self._named):
+            return
+        (self._named.add if named else self._named.discard)(key)
+        message = f'service "{key[0]}/{key[1]}" has EndpointSlices of names (addressType: FQDN), which are no endpoints'
+        help = "use a Service of type ExternalName, or a dns member"
+        place = Place(f"{self._source}:{key[0]}/{key[1]}")
+        said = Diagnostic(Code.UNUSABLE_INSTANCE, message, help=help, severity=Severity.WARNING, place=place)
+        self.sink.problems(self._source, f"service {key[0]}/{key[1]}", (said,) if named else ())
 
     def _still_leaving(self, key: Key, known: Known, now: Service) -> Service:
         """The service with the endpoints that may only be on the move, be it to a slice with another name of a port."""

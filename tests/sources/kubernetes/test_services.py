@@ -293,6 +293,28 @@ def test_headless_and_external_services(cluster: Kubernetes, namespace: str, kub
     asyncio.run(scenario())
 
 
+def test_slices_of_names_are_no_endpoints_and_that_is_said(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    async def scenario() -> None:
+        cluster.service(namespace, "web")
+        cluster.slice(namespace, "web-1", "web", ["db.example.com"], family="FQDN")
+        web, subject = ref(namespace, "web"), f"service {namespace}/web"
+        async with watching(kubeconfig, [web]) as (sink, source):
+            assert addresses(sink.services[web]) == []
+            [said] = sink.said[subject]
+            assert "addressType: FQDN" in said.message
+            cluster.delete("EndpointSlice", "web-1", namespace)
+            cluster.slice(namespace, "web-2", "web", ["10.0.0.1"])
+            await sink.until(lambda: addresses(sink.services[web]) == ["10.0.0.1"] and subject not in sink.said)
+            cluster.slice(namespace, "web-3", "web", ["db.example.com"], family="FQDN")
+            await eventually(lambda: subject in sink.said, "it is said beside good ones, too")
+            source.forget([web], [])
+            assert subject not in sink.said
+
+    asyncio.run(scenario())
+
+
 def test_zone_and_region_are_the_locality(cluster: Kubernetes, namespace: str, kubeconfig: Path) -> None:
     """The slice says the zone, else the node does; the region is what nodes of that zone say, or the configuration."""
 
