@@ -283,8 +283,19 @@ class Outgoing(ABC):
         bound = progress.removals.cap
         if progress.kind.url != types.CLUSTER or now >= bound or self.node is None or not self.node.lets_go:
             return False
+        for one in progress.sent.resources if progress.sent is not None else ():
+            if one.name in progress.gone and not self._is_supplied(one):
+                return False  # it waits for endpoints that do not come, and gRPC for Java with it for all others
         self._order.wake(bound)
         return True
+
+    def _is_supplied(self, cluster: Resource) -> bool:
+        """Whether the client has the endpoints of this cluster, or gets them."""
+        if (name := self._warming(cluster).assignment) is None:
+            return True
+        there = self.view is not None and self.view.get(types.LOAD_ASSIGNMENT, name) is not None
+        assignments = self._types.get(types.LOAD_ASSIGNMENT)
+        return there or (assignments is not None and name in assignments.gone)
 
     def _poll_heartbeats(self, progress: Progress, beats: Heartbeats, now: float) -> list[bytes]:
         """Let what has a TTL live on, content and version being what the client was sent."""

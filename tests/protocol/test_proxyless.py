@@ -63,3 +63,20 @@ def test_a_cluster_that_is_back_is_answered(client: Sotw) -> None:
     client.take(EDS, b"2", names=["old"])
     client.advance(60.0)
     client.expect_nothing()
+
+
+def test_a_cluster_whose_endpoints_never_came_goes_at_once() -> None:
+    """The client waits 15 s for them, gRPC for Java with all of its calls."""
+    client = Sotw(resource(RDS, "a"), eds_cluster("old"), resource(EDS, "old"), says={"user_agent_name": "gRPC Java"})
+    client.send(RDS, ["a"])
+    client.take(RDS, b"1", names=["a"])
+    client.send(CDS, ["old"])
+    client.take(CDS, OLD, names=["old"])
+    client.publish(
+        resource(RDS, "a", "2"), eds_cluster("new"), resource(EDS, "new"), removed(CDS, "old"), removed(EDS, "old")
+    )
+    client.send(EDS, ["old"])
+    client.take(RDS, b"2", names=["a"])
+    client.take(CDS, names=["old"])
+    client.send(CDS, ["old", "new"])
+    client.take(CDS, NEW, names=["old", "new"])
