@@ -269,13 +269,23 @@ class Outgoing(ABC):
         return frozenset(first.names & progress.gone.keys()), first.tick
 
     def _spares(self, progress: Progress, now: float) -> bool:
-        """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound."""
+        """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound.
+
+        So does a listener, which nothing names, while another is held back with nothing in its place: that may be the
+        same one on another port.
+        """
+        if self.view is None:
+            return False
         for other in self._order.of_removals:
-            if other is progress:
-                break
-            if now < other.spared_until and self.view is not None and self.view.substitutes(other.kind.url):
+            own = other is progress
+            if own and other.kind.url != types.LISTENER:
+                return False
+            held = self.view.substitutes(other.kind.url)
+            if now < other.spared_until and (None in held.values() if own else held):
                 self._order.wake(other.spared_until)
                 return True
+            if own:
+                return False
         return False
 
     def _lets_go(self, progress: Progress, now: float) -> bool:

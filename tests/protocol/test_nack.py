@@ -457,6 +457,29 @@ def test_what_names_a_new_cluster_that_is_refused_is_held_with_it() -> None:
         each.expect_nothing()
 
 
+def test_a_listener_outlives_the_refusal_of_the_one_in_its_place_whenever_that_was() -> None:
+    """On a port that is taken. The same edit made again is not asked about again, and takes away as little."""
+    fleet = Fleet(resource(LDS, "old"))
+    client = fleet.join()
+    client.send(LDS)
+    client.take(LDS, ["old"])
+    for edit in ("first", "again"):
+        fleet.publish(removed(LDS, "old"), resource(LDS, "new"))
+        if edit == "first":
+            client.nack(client.expect_names(LDS, ["new"]))
+            fleet.settle()
+        client.advance(200)
+        client.expect_nothing()
+        fleet.publish(resource(LDS, "old"), removed(LDS, "new"))
+        client.take(LDS, [], removed=["new"])  # whether it has it or not
+        client.expect_nothing()
+    fleet.publish(removed(LDS, "old"), resource(LDS, "new"))
+    client.advance(200)
+    client.expect_nothing()
+    client.advance(101)
+    client.expect_names(LDS, [], removed=["old"])
+
+
 def test_what_names_something_that_is_held_is_followed_through_its_edits() -> None:
     fleet = Fleet(resource(CDS, "old"), scope("a", "old"), scope("b", "old"))
     client = fleet.join()
