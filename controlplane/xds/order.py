@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import inf
 
 from controlplane.resources import Resource
-from controlplane.snapshot.store import View
+from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import types
 from controlplane.xds.bounds import Timing
 from controlplane.xds.progress import Progress, Push
@@ -51,7 +51,7 @@ class Order:
         self._types = types_of_stream
         self._timing = timing
         self._window = window
-        self._view: View | None = None
+        self._view: Substituted | None = None
         self._aggregated = aggregated
         self._secrets: tuple[int, float] | None = None
         self.deadline: float | None = None
@@ -65,7 +65,7 @@ class Order:
         self.of_additions = sorted(self._types.values(), key=lambda each: types.push_rank(each.kind.url))
         self.of_removals = sorted(self._types.values(), key=lambda each: types.removal_rank(each.kind.url))
 
-    def begin(self, view: View | None) -> None:
+    def begin(self, view: Substituted | None) -> None:
         """Forget the deadline, for the session asks about everything that waits anew; `view` is what there is now."""
         self.deadline = None
         self._view = view
@@ -118,6 +118,26 @@ class Order:
                 break
             held |= self._until(other.removals.blocks_removal(wanted, now))
         return held | self._unwarmed(inf, now)
+
+    def spares(self, progress: Progress, now: float) -> bool:
+        """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound.
+
+        So does a listener, which nothing names, while another is held back with nothing in its place: that may be the
+        same one on another port.
+        """
+        if self._view is None:
+            return False
+        for other in self.of_removals:
+            own = other is progress
+            if own and other.kind.url != types.LISTENER:
+                return False
+            held = self._view.substitutes(other.kind.url)
+            if now < other.spared_until and (None in held.values() if own else held):
+                self.wake(other.spared_until)
+                return True
+            if own:
+                return False
+        return False
 
     def holds_secrets(self, now: float) -> bool:
         """Whether secrets that a listener under way has the client ask for must wait for the scopes that wait for it.

@@ -257,7 +257,7 @@ class Outgoing(ABC):
 
     def _may_go(self, progress: Progress, now: float) -> tuple[frozenset[str], int]:
         """What may be removed, with its tick: all that is gone, or what was held first and need not wait any more."""
-        if self._spares(progress, now) or self._lets_go(progress, now):
+        if self._order.spares(progress, now) or self._lets_go(progress, now):
             return NOTHING, 0
         if not self._order.holds_removals(progress, now):
             progress.removals.first = None
@@ -267,26 +267,6 @@ class Outgoing(ABC):
             return NOTHING, 0
         progress.removals.first = None
         return frozenset(first.names & progress.gone.keys()), first.tick
-
-    def _spares(self, progress: Progress, now: float) -> bool:
-        """Whether the client goes on with earlier content that may name what is gone: it stays, up to a bound.
-
-        So does a listener, which nothing names, while another is held back with nothing in its place: that may be the
-        same one on another port.
-        """
-        if self.view is None:
-            return False
-        for other in self._order.of_removals:
-            own = other is progress
-            if own and other.kind.url != types.LISTENER:
-                return False
-            held = self.view.substitutes(other.kind.url)
-            if now < other.spared_until and (None in held.values() if own else held):
-                self._order.wake(other.spared_until)
-                return True
-            if own:
-                return False
-        return False
 
     def _lets_go(self, progress: Progress, now: float) -> bool:
         """Whether the client will give up by itself what is gone: it is not told before, up to the bound."""
