@@ -75,8 +75,8 @@ def _measure(api: Cluster, size: int, plan: Plan, medians: dict[int, float]) -> 
         client = Client(port)
         last = host(api.routes - 1)
         until(lambda: envoy.check() or client.ask(last, "/").status == 200, "the last route answers", step=0.05)
-        sight = Sight(stack.enter_context(Beside(bare_watch, api.folder, api.api.port, routes_path())))
         until(api.told, "what is there has its status", step=0.5)
+        sight = Sight(stack.enter_context(Beside(bare_watch, api.folder, api.api.port, routes_path())))
         sight.quiet(1.0)
         others = stack.enter_context(Beside(changing, api.folder, api.api.port, size))
         watched = [(host(index), "/") for index in range(1, size, 2)]
