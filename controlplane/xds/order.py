@@ -128,15 +128,14 @@ class Order:
         if self._view is None:
             return False
         for other in self.of_removals:
-            own = other is progress
-            if own and other.kind.url != types.LISTENER:
-                return False
             held = self._view.substitutes(other.kind.url)
-            if now < other.spared_until and (None in held.values() if own else held):
+            own = other is progress
+            counts = progress.kind.url == types.LISTENER and None in held.values() if own else held
+            if counts and now < other.spared_until:
                 self.wake(other.spared_until)
                 return True
             if own:
-                return False
+                break
         return False
 
     def holds_secrets(self, now: float) -> bool:
