@@ -67,6 +67,9 @@ class Look(Protocol):
     async def routes(self, route: str, spec: str) -> dict[str, Any]:
         """Of routes with such names: where they come from, since when, and which nodes have them."""
 
+    def changes(self, of: str, last: int) -> dict[str, Any]:
+        """The last changes of objects that are so called, the newest first."""
+
     def sources(self) -> list[dict[str, Any]]:
         """One entry per source."""
 
@@ -180,6 +183,12 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     async def routes(request: web.Request) -> web.Response:
         return await _json(await look.routes(request.query.get("route", "*"), request.query.get("spec", "*")))
 
+    async def changes(request: web.Request) -> web.Response:
+        last = request.query.get("last", "20")
+        if not last.isdecimal():
+            return await _json({"error": f'last: "{last}" is no number'}, 400)
+        return await _json(look.changes(request.query.get("of", "*"), int(last[:9])))
+
     async def sources(_: web.Request) -> web.Response:
         return await _json({"sources": look.sources(), "state": look.state()})
 
@@ -194,6 +203,7 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     app.router.add_get("/v1/nodes/resources", inventory)
     app.router.add_get("/v1/nodes/progress", progress)
     app.router.add_get("/v1/routes", routes)
+    app.router.add_get("/v1/changes", changes)
     app.router.add_get("/v1/sources", sources)
     app.router.add_get("/v1/problems", problems)
     return app

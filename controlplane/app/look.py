@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from controlplane.app.changes import Changes
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
 from controlplane.app.problems import plain
@@ -43,6 +44,7 @@ class Running:
     refusals: Refusals
     rollcall: Rollcall
     explained: Routes
+    remembered: Changes
     state_status: Callable[[], dict[str, Any]]
     telemetry: Metrics
     clock: Callable[[], float]
@@ -158,6 +160,10 @@ class Running:
     async def routes(self, route: str, spec: str) -> dict[str, Any]:
         """Where routes come from, since when they are as they are, and which proxies have them."""
         return await self.explained.explained(route, spec)
+
+    def changes(self, of: str, last: int) -> dict[str, Any]:
+        """The last changes: what was edited, and what that changed."""
+        return self.remembered.explained(of, last)
 
     def sources(self) -> list[dict[str, Any]]:
         """Whether each source works, how old its word is, what it delivers and what of that is held."""

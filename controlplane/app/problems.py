@@ -39,6 +39,8 @@ class Problems:
     """By subject of which something is said: where its paths stand, for as long as the object is the same."""
     changed: Callable[[Collection[str]], None] = lambda _: None
     """Called with the subjects of which something else is said now."""
+    fresh: Callable[[Sequence[Diagnostic], int], None] = lambda _, __: None
+    """Called with what is said for the first time, in its place: those that are logged, and how many others."""
 
     def say(self, speaker: Hashable, diagnostics: Sequence[Diagnostic]) -> None:
         """Replace what this speaker said before; log what is new."""
@@ -57,7 +59,8 @@ class Problems:
             if list(after) != list(before):
                 changed |= self._attribute(speaker, before, after)
             fresh += [one for one in after if one not in before]
-        self._log(fresh)
+        if fresh:
+            self._log(fresh)
         if changed:
             self.changed(changed)
 
@@ -143,9 +146,9 @@ class Problems:
                 self._places[subject] = spec, places
         return [one if one.place is not None else one.at(places[_path(one)]) for one in diagnostics]
 
-    def _log(self, fresh: Iterable[Diagnostic]) -> None:
-        listed = list(fresh)
-        for one in self.placed(listed[:LOGGED_AT_ONCE]):
+    def _log(self, fresh: Sequence[Diagnostic]) -> None:
+        listed, others = self.placed(fresh[:LOGGED_AT_ONCE]), len(fresh[LOGGED_AT_ONCE:])
+        for one in listed:
             say = log.error if one.severity is Severity.ERROR else log.warning
             say(
                 "problem",
@@ -155,8 +158,9 @@ class Problems:
                 detail=one.message,
                 help=one.help,
             )
-        if len(listed) > LOGGED_AT_ONCE:
-            log.warning("more problems", count=len(listed) - LOGGED_AT_ONCE)
+        if others:
+            log.warning("more problems", count=others)
+        self.fresh(listed, others)
 
 
 def plain(one: Diagnostic) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import structlog
 from controlplane import __version__
 from controlplane.app import garbage
 from controlplane.app.addresses import Addresses
+from controlplane.app.changes import Changes
 from controlplane.app.draining import Draining
 from controlplane.app.fleet import Fleet
 from controlplane.app.intake import Intake
@@ -145,6 +146,7 @@ class ControlPlane:
         self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals, served)
         self._expiry = Expiry(self._compiler.tables)
         self._routes = Routes(self._compiler, self._store, self._server, register, time.monotonic)
+        self._changes = Changes(self._store, register)
         self._reports = Reports(self.intake.register, self._loop, self._store, self._server)
         self._fleet.moved = self._reports.fleet_moved
         if clusters := configuration.sources.kubernetes:
@@ -163,6 +165,7 @@ class ControlPlane:
             self._refusals,
             self._rollcall,
             self._routes,
+            self._changes,
             self._reports,
             self._metrics,
         )
@@ -226,6 +229,7 @@ class ControlPlane:
             self._refusals,
             self._rollcall,
             self._routes,
+            self._changes,
             self._memory.status,
             self._metrics,
             time.monotonic,

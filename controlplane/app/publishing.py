@@ -11,8 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
-
+from controlplane.app.changes import Changes
 from controlplane.app.fleet import Fleet, Labels
 from controlplane.app.intake import Intake
 from controlplane.app.loop import CommitLoop
@@ -29,8 +28,6 @@ from controlplane.names import GatewayName
 from controlplane.snapshot.store import Store
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.server import XdsServer
-
-log = structlog.get_logger(__name__)
 
 RETURN_SECONDS = 90.0
 """For proxies to come back after a start, with what they had: Envoy waits up to 30 s between two attempts."""
@@ -51,6 +48,7 @@ class Publishing:
     refusals: Refusals
     rollcall: Rollcall
     routes: Routes
+    changes: Changes
     reports: Reports
     metrics: Metrics
 
@@ -58,6 +56,7 @@ class Publishing:
         """What a commit changed goes out at once; what only looks on comes when streams have written it."""
         before = self.store.sequence
         sequence = self.store.publish(commit.publication)
+        touched = self.changes.touched(commit.publication, before)
         if commit.fleet_changed:
             self.fleet.select(self.selectors(), set(self.compiler.views()))
         gone = self.requirements.gone(commit.requirements)
@@ -78,12 +77,10 @@ class Publishing:
         self.reports.published(commit.publication, sequence)
         self.metrics.build_seconds.observe(build_seconds)
         soon = asyncio.get_running_loop().call_soon
+        edits = tuple(self.loop.taken)
+        soon(self.changes.committed, edits, touched, sequence, round(build_seconds * 1000, 2))
         soon(self._told, commit.issues, sequence)
-        soon(self.reports.committed, tuple(self.loop.taken), sequence)
-        if commit.publication:
-            changed = sum(map(len, commit.publication.values()))
-            milliseconds = round(build_seconds * 1000, 2)
-            soon(partial(log.info, "published", sequence=sequence, resources=changed, build_ms=milliseconds))
+        soon(self.reports.committed, edits, sequence)
 
     def endpoints_changed(self, touched: Touched, event_time: float) -> None:
         """What the endpoint lane changed goes out at once."""

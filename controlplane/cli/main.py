@@ -30,6 +30,7 @@ COMMANDS = {
     "schema": "controlplane.cli.schema",
     "serve": "controlplane.cli.serve",
     "fleet": "controlplane.cli.fleet",
+    "changes": "controlplane.cli.changes",
     "sources": "controlplane.cli.sources",
     "bootstrap": "controlplane.cli.bootstrap",
     "pki": "controlplane.cli.pki",

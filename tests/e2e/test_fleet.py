@@ -166,3 +166,34 @@ def test_a_route_is_explained(plane: Plane) -> None:
     assert row.split()[:3] == ["main", "platform/edge", "synced"]
     assert f"{file}:{main['line']}:" in row
     assert "GW0202" in row
+
+
+def test_an_edit_is_followed_to_what_came_of_it(plane: Plane) -> None:
+    """Saved, refused, without effect, removed: each is told, with the number that says whether proxies have it."""
+    port = free_port()
+    file = plane.write(gateway(port=port, routes=[respond("main", "/main", "one")]))
+    plane.start().ready()
+    plane.envoy().ready()
+
+    def changes(*arguments: str) -> list[dict[str, Any]]:
+        result = controlplane("changes", *arguments, "--admin", plane.admin, "-o", "json")
+        assert result.returncode == 0, result.stderr
+        found: list[dict[str, Any]] = json.loads(result.stdout)["changes"]
+        return found
+
+    assert any("GatewaySpec platform/edge" in one["edited"] for one in changes("platform/edge"))
+    plane.write(gateway(port=port, routes=[respond("main", "/main", "two")]))
+    until(lambda: answers(port, "two", "/main"), "the edit is served")
+    newest = changes()[0]
+    assert (newest["edited"], newest["resources"]) == (["GatewaySpec platform/edge"], {"srds": 1})
+    assert fleet(plane, "wait", str(newest["sequence"])).returncode == 0
+
+    good = file.read_text()
+    file.write_text(good + "# nothing else\n")
+    until(lambda: len(changes()) > 0 and changes()[0]["sequence"] is None, "a comment is taken, and changes nothing")
+    file.write_text(good + "  wrong: field\n")
+    until(lambda: changes()[0]["problems"], "the mistake is told")
+    assert changes()[0]["problems"][0]["file"] == str(file)
+    table = controlplane("changes", "--last", "2", "--admin", plane.admin).stdout.splitlines()
+    assert [row.split()[2:4] for row in table[1:]] == [["no", "effect"], ["problem", "-"]]
+    assert not changes("nobody/else")
