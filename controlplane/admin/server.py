@@ -21,6 +21,10 @@ FORMAT_VERSION = "1.0"
 """Of every JSON answer; within a major version fields are only added."""
 PORTION = 500
 """Pieces of an answer's text (names, values, brackets) that are written before others have a turn: a millisecond or two."""
+IDLE_SECONDS = 60.0
+"""After which a connection without a whole request is closed: longer than between two scrapes, or between two probes."""
+CONNECTIONS = 100
+"""At a time on one listener. Each is a descriptor, and without one the process can neither read specs nor take proxies."""
 
 
 class Look(Protocol):
@@ -209,6 +213,24 @@ def application(look: Look, *, public: bool = False) -> web.Application:
     return app
 
 
+class _Runner(web.AppRunner):
+    """Of too many connections the oldest goes: strangers who hold theirs must not keep the next probe out."""
+
+    @property
+    def server(self) -> Any:
+        """What makes the protocol of each connection."""
+        server: Any = super().server
+
+        def connected() -> asyncio.BaseProtocol:
+            # aiohttp has no bound of its own. To `close` one would wait for a peer who does not read what is left.
+            for transport in list(server._connections.values())[:-CONNECTIONS]:
+                transport.abort()
+            protocol: asyncio.BaseProtocol = server()
+            return protocol
+
+        return connected
+
+
 def _is_ours(record: logging.LogRecord) -> bool:
     """Whether a log record is about this server, not about bytes of a stranger, which are answered 400."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
@@ -217,7 +239,7 @@ def _is_ours(record: logging.LogRecord) -> bool:
 async def listen(app: web.Application, host: str, port: int) -> tuple[web.AppRunner, int]:
     """Serve on an address; the runner (to clean up) and the port."""
     server_logger.addFilter(_is_ours)
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    runner = _Runner(app, access_log=None, handle_signals=False, keepalive_timeout=IDLE_SECONDS)
     await runner.setup()
     site = web.TCPSite(runner, host, port)
     await site.start()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -32,6 +34,7 @@ class Listening:
 
     async def start(self) -> Addresses:
         """Listen everywhere. Raises ConfigurationError, and may listen at some places then."""
+        _allow_descriptors()
         admin, metrics = self._configuration.admin.listen, self._configuration.metrics.listen
         admin_port = await self._listen_http("the admin API", admin)
         if metrics is not None:
@@ -58,6 +61,13 @@ class Listening:
             raise ConfigurationError(f"{what} cannot listen on {address}: {reason(error)}") from None
         self._runners.append(runner)
         return port
+
+
+def _allow_descriptors() -> None:
+    """As many files and connections as this process may have: shells and container runtimes begin with 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # some systems name a bound that they do not grant
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def reason(error: OSError) -> str:
