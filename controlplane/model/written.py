@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
     WithJsonSchema,
@@ -25,7 +26,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from controlplane.model import regex
 from controlplane.model.characters import Characters, characters
@@ -49,7 +50,7 @@ class Choice(NamedTuple):
 
 
 class Written(BaseModel):
-    """A frozen model with camelCase field names; an unknown field is an error.
+    """A frozen model with camelCase field names; an unknown field is an error, and so is a known one with nothing behind it.
 
     A validator is built when a model is first used, not when it is defined: those of the kinds hold all others.
     """
@@ -62,6 +63,28 @@ class Written(BaseModel):
         validate_by_name=False,
         defer_build=True,
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """The rules of the model. What may be left out may not be null.
+
+        `tls:` with nothing behind it looks like something that is said, and would be plain text: a slip that nobody sees.
+        """
+        schema = handler(source)
+        model: Any = handler.resolve_ref_schema(schema)
+        while model["type"] != "model-fields":
+            model = model["schema"]
+        for field in model["fields"].values():
+            said = field["schema"]
+            if said["type"] == "default" and said["schema"]["type"] == "nullable":
+                said["schema"] = core_schema.no_info_before_validator_function(_something, said["schema"])
+        return schema
+
+
+def _something(value: object) -> object:
+    if value is None:
+        raise PydanticCustomError("nothing", "has no value")
+    return value
 
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")

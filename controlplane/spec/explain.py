@@ -175,6 +175,8 @@ def _message(kind: str, message: str, value: Any, context: dict[str, Any]) -> tu
     if wanted := _WANTED.get(kind):
         return Code.WRONG_TYPE, f"must be {wanted}, not {_type_name(value)}", _type_help(wanted, value)
     match kind:
+        case "nothing":
+            return Code.WRONG_TYPE, message, _NOT_NOTHING
         case "greater_than_equal":
             return Code.OUT_OF_RANGE, f"must be at least {context['ge']}", ""
         case "less_than_equal":
@@ -197,9 +199,12 @@ def _entries(count: int) -> str:
     return "1 entry" if count == 1 else f"{count} entries"
 
 
+_NOT_NOTHING = "give it a value, or remove the key"
+
+
 def _type_help(wanted: str, value: Any) -> str:
     if value is None:
-        return "give it a value, or remove the key"
+        return _NOT_NOTHING
     if wanted == "a text" and isinstance(value, int | float):
         return "put it in quotes"
     if wanted == "a list":
