@@ -9,11 +9,11 @@ from typing import Any
 from envoy.config.route.v3 import route_components_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 
-from controlplane.compile.rows import Order, Signature
+from controlplane.compile.rows import Order, SaidPath, Signature
 from controlplane.model import regex
 from controlplane.model.written import dump
 from controlplane.names import ElementKey
-from controlplane.spec.match import HeaderMatch, Match, PathMatch, QueryMatch
+from controlplane.spec.match import MAX_TEMPLATE, HeaderMatch, Match, PathMatch, QueryMatch
 
 MAX_SEGMENT = 255
 """Characters of a first segment that make a shard key."""
@@ -51,7 +51,9 @@ def order(match: Match, claim: str, route: ElementKey, number: int) -> Order:
         kind, specificity = 0, 0
     elif path.template is not None:
         parts = path.template.split("/")
-        kind, specificity = 1, -sum(not re.match(r"[*{]", part) for part in parts) * 100 - len(parts)
+        literal = sum(not re.match(r"[*{]", part) for part in parts)
+        # One that takes any rest comes behind one for as many segments, of which it would leave nothing.
+        kind, specificity = 1, -2 * (literal * MAX_TEMPLATE + len(parts)) + _takes_the_rest(parts[-1])
     elif path.regex is not None:
         kind, specificity = 2, 0
     else:
@@ -59,10 +61,20 @@ def order(match: Match, claim: str, route: ElementKey, number: int) -> Order:
     return Order(kind, specificity, not match.methods, -len(match.headers), -len(match.query), claim, route, number)
 
 
+def _takes_the_rest(part: str) -> bool:
+    return part.strip("{}").endswith("**")
+
+
+def _without_names(path: PathMatch) -> SaidPath:
+    """What the path condition says, whatever the variables of a template are called."""
+    kind, text = path.said
+    return kind, re.sub(r"\{\w+(=\*\*?)?\}", lambda variable: (variable[1] or "=*")[1:], text) if kind == "template" else text
+
+
 def signature(match: Match) -> Signature:
     """What the match takes."""
     conditions = [*map(dump, match.headers), *({"query": dump(query)} for query in match.query)]
-    return Signature(match.path.said, tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions))))
+    return Signature(_without_names(match.path), tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions))))
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
@@ -113,7 +125,7 @@ def _template_regex(template: str) -> str:
     """
 
     def part(text: str) -> str:
-        if text.strip("{}").endswith("**"):
+        if _takes_the_rest(text):
             return ".*"
         return "[^/]+" if text.startswith(("{", "*")) else re.escape(text)
 

@@ -123,7 +123,8 @@ def _rank(said: Said) -> tuple[Any, ...]:
     length = 0
     if kind == 1:
         parts = path["template"].split("/")
-        length = 100 * sum(not part.startswith(("{", "*")) for part in parts) + len(parts)
+        takes_rest = parts[-1].endswith(("**", "**}"))
+        length = 1000 * sum(not part.startswith(("{", "*")) for part in parts) + 2 * len(parts) - takes_rest
     elif kind == 3:
         length = len(path["prefix"])
     conditions = -len(said.get("headers", ())), -len(said.get("query", ()))

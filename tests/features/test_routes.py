@@ -28,6 +28,8 @@ spec:
   routes:
     - {name: exact, hosts: [shop.example.com], match: [{path: {exact: /api/exact}}], public: true, respond: {status: 200, body: exact}}
     - {name: template, hosts: [shop.example.com], match: [{path: {template: "/api/{item}"}}], public: true, respond: {status: 200, body: template}}
+    - {name: all-files, hosts: [shop.example.com], match: [{path: {template: "/files/{path=**}"}}], public: true, respond: {status: 200, body: all files}}
+    - {name: one-file, hosts: [shop.example.com], match: [{path: {template: "/files/{id}"}}], public: true, respond: {status: 200, body: one file}}
     - {name: regex, hosts: [shop.example.com], match: [{path: {regex: "/api/[0-9]+/x"}}], public: true, respond: {status: 200, body: regex}}
     - {name: long, hosts: [shop.example.com], match: [{path: {prefix: /api/long/er}}], public: true, respond: {status: 200, body: long}}
     - {name: short, hosts: [shop.example.com], match: [{path: {prefix: /api}}], public: true, respond: {status: 200, body: short}}
@@ -100,6 +102,8 @@ def test_public_route_reaches_its_backend(edge: Edge, backends: Backends) -> Non
         ("/api/long/er/main.css", "floating"),
         ("/api/main.css", "template"),
         ("/api/x[1]", "template"),  # Envoy's own matcher of templates takes no brackets
+        ("/files/x", "one file"),  # though the other one is the first by name
+        ("/files/x/y", "all files"),
         ("/a", "a or b"),
         ("/b", "a or b"),
     ],
