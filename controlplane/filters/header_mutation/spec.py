@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any
 
-from controlplane.model.written import ChangedHeaderName, HeaderValue, Written
+from pydantic import BeforeValidator, Field, model_validator
+
+from controlplane.model.written import ChangedHeaderName, FieldError, HeaderValue, Written
+
+
+def _each_name_once(said: Any) -> Any:
+    """Names in other letters are one name, of whose values all but the last would be lost."""
+    seen: set[str] = set()
+    for name in said if isinstance(said, dict) else ():
+        if (lower := str(name).lower()) in seen:
+            raise FieldError((name,), f'"{lower}" stands here twice: the case of its letters makes no other header')
+        seen.add(lower)
+    return said
+
+
+_Values = Annotated[dict[ChangedHeaderName, HeaderValue], Field(max_length=64), BeforeValidator(_each_name_once)]
 
 
 class HeaderChanges(Written):
@@ -13,8 +28,8 @@ class HeaderChanges(Written):
     Values are literal: `%` is not a command here.
     """
 
-    set: dict[ChangedHeaderName, HeaderValue] = Field(default_factory=dict, max_length=64)
-    add: dict[ChangedHeaderName, HeaderValue] = Field(default_factory=dict, max_length=64)
+    set: _Values = Field(default_factory=dict)
+    add: _Values = Field(default_factory=dict)
     remove: tuple[ChangedHeaderName, ...] = ()
 
     @model_validator(mode="after")
