@@ -68,13 +68,17 @@ def _takes_the_rest(part: str) -> bool:
 def _without_names(path: PathMatch) -> SaidPath:
     """What the path condition says, whatever the variables of a template are called."""
     kind, text = path.said
-    return kind, re.sub(r"\{\w+(=\*\*?)?\}", lambda variable: (variable[1] or "=*")[1:], text) if kind == "template" else text
+    return kind, re.sub(
+        r"\{\w+(=\*\*?)?\}", lambda variable: (variable[1] or "=*")[1:], text
+    ) if kind == "template" else text
 
 
 def signature(match: Match) -> Signature:
     """What the match takes."""
     conditions = [*map(dump, match.headers), *({"query": dump(query)} for query in match.query)]
-    return Signature(_without_names(match.path), tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions))))
+    return Signature(
+        _without_names(match.path), tuple(sorted(set(match.methods))), tuple(sorted(map(_canonical, conditions)))
+    )
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode

@@ -77,12 +77,15 @@ def test_a_name_that_stands_twice_is_shown_where_it_does() -> None:
     ("direction", "kind"), [("request", "set"), ("request", "add"), ("response", "set"), ("response", "add")]
 )
 def test_a_header_in_other_letters_is_the_same_one(direction: str, kind: str) -> None:
-    (message,) = said(f'to: [{{backend: web}}]\n      transform: {{{direction}: {{headers: {{{kind}: {{X-A: "1", x-a: "2"}}}}}}}}')
+    (message,) = said(
+        f'to: [{{backend: web}}]\n      transform: {{{direction}: {{headers: {{{kind}: {{X-A: "1", x-a: "2"}}}}}}}}'
+    )
     assert f'transform.{direction}.headers.{kind}.x-a: "x-a" stands here twice' in message
 
 
 @pytest.mark.parametrize("field", ["listeners", "auth", "transform", "redirect", "respond"])
 def test_a_field_with_nothing_behind_it_is_not_one_that_is_left_out(field: str) -> None:
-    assert f"spec.routes[root].{field}: has no value (give it a value, or remove the key)" in said(
-        f"to: [{{backend: web}}]\n      {field}:"
-    )[0]
+    assert (
+        f"spec.routes[root].{field}: has no value (give it a value, or remove the key)"
+        in said(f"to: [{{backend: web}}]\n      {field}:")[0]
+    )
