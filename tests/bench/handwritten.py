@@ -31,6 +31,13 @@ _ACCESS_LOG = {
     "cluster": "%UPSTREAM_CLUSTER%",
     "endpoint": "%UPSTREAM_HOST%",
 }
+_OF_PROXIES = (
+    "forwarded",
+    *(f"x-forwarded-{what}" for what in ("host", "port", "prefix", "scheme", "server", "ssl")),
+    "x-original-url",
+    "x-rewrite-url",
+)
+"""What no client may say, for no proxy stands before this one."""
 
 
 def configuration(port: int, backend_port: int, hosts: Iterable[str], key_set: str) -> str:
@@ -96,6 +103,15 @@ def _manager(hosts: Iterable[str], key_set: str) -> dict[str, Any]:
         path_with_escaped_slashes_action="UNESCAPE_AND_REDIRECT",
         strip_any_host_port=True,
         strip_trailing_host_dot=True,
+        early_header_mutation_extensions=[
+            {
+                "name": "of_proxies",
+                "typed_config": _any(
+                    "extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+                    mutations=[{"remove": name} for name in _OF_PROXIES],
+                ),
+            }
+        ],
         common_http_protocol_options={
             "idle_timeout": "3600s",
             "max_headers_count": 100,

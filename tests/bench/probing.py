@@ -90,6 +90,17 @@ def resolution(client: Client, host: str, path: str, looks: int) -> list[float]:
     return [after - before for before, after in pairwise(times)]
 
 
+def plain_work() -> float:
+    """Seconds that a piece of work took which is the same each time: a machine that stutters stretches its tail as well."""
+    began = time.monotonic()
+    sum(range(_WORK))
+    return time.monotonic() - began
+
+
+_WORK = 300_000
+"""Of numbers that are added up: some 5 ms, as much as the control plane takes for a change."""
+
+
 @contextlib.contextmanager
 def bystander(
     port: int, routes: Sequence[tuple[str, str]], pause: float = BYSTANDER_PAUSE

@@ -1,10 +1,11 @@
 """From a saved file to the first answer by it: file system, watcher, parser, compiler, xDS, Envoy, all of them real.
 
-The clock runs from the return of the rename to the moment at which a client in a tight loop has the new answer. What the
-rename itself takes is the file system's affair, and is shown beside it: it waits when the journal of the disk is being
-written, for whomever. Half of the edits change a body; the other half change the path, which makes a shard and takes one
-away. A bystander asks for routes that nobody edits all the time; it must never see anything but 200. All sizes run at the same time and are edited in
-turns, so that what else the machine does meets all of them alike.
+The clock runs from the return of the rename to the moment at which a client in a tight loop has the new answer. What
+the rename itself takes is the file system's affair, and is shown beside it: it waits when the journal of the disk is
+being written, for whomever. Half of the edits change a body; the other half change the path, which makes a shard and
+takes one away. Before each edit the prober does a piece of work that is always the same, and whose tail is that of the
+machine. A bystander asks for routes that nobody edits all the time; it must never see anything but 200. All sizes run
+at the same time and are edited in turns, so that what else the machine does meets all of them alike.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.fleet import fleet
-from tests.bench.probing import BYSTANDER_PAUSE, Answer, Client, bystander, resolution, wait_for
+from tests.bench.probing import BYSTANDER_PAUSE, Answer, Client, bystander, plain_work, resolution, wait_for
 from tests.bench.result import Plan, Result, growth, median, percentile
 from tests.bench.specs import Shape
 
@@ -58,6 +59,8 @@ def _propagation(name: str, shape: Shape, sizes: tuple[int, ...], plan: Plan) ->
         yield Result(name, size, "rename p99", percentile([edit.renamed * 1000 for edit in side.edits], 0.99), "ms")
         yield Result(name, size, "prober's resolution p50", median(side.resolution) * 1000, "ms")
         yield Result(name, size, "prober's resolution p99", percentile(side.resolution, 0.99) * 1000, "ms")
+        yield Result(name, size, "plain work p50", median([edit.worked * 1000 for edit in side.edits]), "ms")
+        yield Result(name, size, "plain work p99", percentile([edit.worked * 1000 for edit in side.edits], 0.99), "ms")
         yield Result(name, size, "answers elsewhere", side.seen.total(), "")
         yield Result(name, size, "unexpected answers elsewhere", _unexpected(side.seen), "", 0)
     yield from growth(name, "p50", medians, GROWTH_GOAL)
@@ -65,8 +68,9 @@ def _propagation(name: str, shape: Shape, sizes: tuple[int, ...], plan: Plan) ->
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Seconds that the rename took, and seconds from then to the answer."""
+    """Seconds that plain work took before, and the rename; seconds from then to the answer."""
 
+    worked: float
     renamed: float
     answered: float
 
@@ -95,6 +99,7 @@ class _Side:
         """Save one document differently, and wait for the answer."""
         specs = self._running.specs
         time.sleep(self._chance.uniform(*PAUSES))
+        worked = plain_work()
         index = self._chance.choice(self._running.edited())
         if number % 2:
             body, extra = f"body{number}", None
@@ -104,7 +109,7 @@ class _Side:
         expected = body.encode()
         path = specs.path(index, extra or "")
         answered = wait_for(self._client, specs.host(index), path, lambda answer: answer.body == expected)
-        self.edits.append(Edit(saved - before, answered - saved))
+        self.edits.append(Edit(worked, saved - before, answered - saved))
 
 
 def _unexpected(seen: Counter[Answer]) -> int:
