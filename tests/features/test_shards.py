@@ -203,6 +203,22 @@ def test_two_host_headers_reach_no_route(edge: Edge, hosts: tuple[str, str]) -> 
     assert answer.split()[1] in {b"400", b"404"}
 
 
+@pytest.mark.parametrize(
+    "hosts", [(SECRET, "x.wild.test"), ("x.wild.test", "y.wild.test"), (SECRET, "nobody.example.org")]
+)
+def test_two_host_headers_are_no_host_below_a_wildcard(hosts: tuple[str, str]) -> None:
+    """Envoy joins them: what a backend takes for the first would come to it by the route of the last."""
+    said = [
+        {"name": name, "hosts": [host], "match": [{"path": {"prefix": "/"}}], **PUBLIC}
+        for name, host in (("w", "*.wild.test"), ("a", "*"))
+    ]
+    with Edge(json.dumps(gateway(said))) as edge:
+        lines = "".join(f"host: {host}\r\n" for host in hosts)
+        assert raw(edge, f"GET /api HTTP/1.1\r\n{lines}connection: close\r\n\r\n").split()[1] == b"404"
+        assert edge.request("/api", ",".join(hosts)).status == 404
+        assert [edge.request("/api", host).body for host in hosts] == [b"open"] * 2
+
+
 def test_internal_headers_cannot_come_over_http2_either(edge: Edge) -> None:
     with edge.http2() as connection:
         for headers in FORGED[:10]:

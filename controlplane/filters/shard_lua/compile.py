@@ -8,7 +8,8 @@ these filters off for itself. Only when there is none do they act:
 1. `fallback`, without any script: the host's fallback shard. Where there is one, it decides, and the scripts pass.
 2. `rekey`, for a host in another spelling: the canonical host's shard, then its fallback.
 3. `rekey_wildcard`: the wildcard host that covers the name (known from a table), its shard and fallback; else the
-   catch-all of the listener group.
+   catch-all of the listener group. It covers no name with a comma: of several host headers Envoy makes one, of which
+   the first may be a protected host to the backend, and the last one below a wildcard that is public.
 
 The shards of an open host, of which only some paths were granted, do not decide on the others: their last route
 (`elsewhere`) switches the third filter on again. Of open wildcards the table knows the segments. It may name no shard
@@ -104,6 +105,7 @@ local function serves(key, path)
 end
 
 local function covering(group, name, path)
+  if find(name, ",", 1, true) then return nil end
   local dot = find(name, ".", 1, true)
   while dot ~= nil do
     local key = group .. "*" .. sub(name, dot)
