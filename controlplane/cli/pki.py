@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -191,12 +192,16 @@ def _write(terminal: Terminal, out: Path, contents: Mapping[str, bytes], *, dry_
 
 
 def _replace(file: Path, content: bytes) -> None:
-    """Write a file that only its owner can read, in one step."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-    beside.replace(file)
+    """Write a file that only its owner can read, in one step; nothing that somebody else put there is written to."""
+    descriptor, beside = tempfile.mkstemp(
+        prefix=f".{file.name}.", dir=file.parent
+    )  # mode 0600, and never one that is there
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        Path(beside).replace(file)
+    finally:
+        Path(beside).unlink(missing_ok=True)
 
 
 @command.command(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
 
+from controlplane.cli import pki
 from controlplane.cli.exit import Exit
 from controlplane.pki.authority import Authority
 from tests.cli.conftest import Run
@@ -97,3 +100,15 @@ def test_a_dry_run_refuses_whom_it_cannot_distrust(run: Run, state: Path) -> Non
     assert run("pki", "rotate", "--distrust", old[:8], "--dry-run").returncode == Exit.OK
     assert len(json.loads(run("pki", "show", "-o", "json").stdout)["certificates"]) == 3
     assert run("pki", "rotate", "--distrust", old[:8]).returncode == Exit.OK
+
+
+def test_a_key_goes_into_no_file_that_somebody_put_there(tmp_path: Path) -> None:
+    """Where others may write, such as in /tmp, a file whose name can be guessed may be theirs, to be read by them."""
+    stranger = tmp_path / "stranger"
+    stranger.touch()
+    (tmp_path / f".node.key.{os.getpid()}").symlink_to(stranger)
+    (tmp_path / "node.key").symlink_to(stranger)
+    pki._replace(tmp_path / "node.key", b"the key")
+    assert stranger.read_bytes() == b""
+    written = (tmp_path / "node.key").lstat()
+    assert (stat.S_ISREG(written.st_mode), stat.S_IMODE(written.st_mode)) == (True, 0o600)
