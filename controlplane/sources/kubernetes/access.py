@@ -38,6 +38,8 @@ EARLY_SECONDS = 30.0
 """Credentials that expire sooner than this are renewed."""
 
 
+_THIS_MACHINE = frozenset(("127.0.0.1", "::1", "localhost"))
+
 _CONFIG_OF_PLUGINS = "client.authentication.k8s.io/exec"
 """The extension of a cluster in a kubeconfig that is meant for its credential plugin."""
 
@@ -192,6 +194,8 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
         if _is_insecure(cluster, file):
             tls.check_hostname = False
             tls.verify_mode = ssl.CERT_NONE
+    elif headers and urlsplit(server).hostname not in _THIS_MACHINE:
+        raise NoAccess(f"{file}: credentials are sent over https only, or to this machine; not to {server}")
     return Credentials(server.rstrip("/"), tls, headers, name, proxy, expires)
 
 

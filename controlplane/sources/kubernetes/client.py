@@ -79,13 +79,7 @@ class Client:
         """The whole body of an answer. Raises Refused."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._ask(path, parameters, accept) as answer:
-                parts, size = [], 0
-                async for part in answer.content.iter_any():
-                    parts.append(part)
-                    size += len(part)
-                    if size > MAX_BYTES:
-                        raise Refused(Trouble.BROKEN, f"{path} answers with more than {MAX_BYTES >> 20} MiB")
-                return b"".join(parts)
+                return await _whole(answer, path, MAX_BYTES)
         except TimeoutError:
             raise Refused(Trouble.UNREACHABLE, f"no whole answer within {ANSWER_SECONDS:g} s") from None
 
@@ -96,7 +90,7 @@ class Client:
                 asyncio.timeout(ANSWER_SECONDS),
                 self._ask(path, parameters, method=method, body=body, content_type=content_type) as answer,
             ):
-                return await answer.read()
+                return await _whole(answer, path, MAX_LINE)  # the object as it is now
         except TimeoutError:
             raise Refused(Trouble.UNREACHABLE, f"no answer within {ANSWER_SECONDS:g} s") from None
 
@@ -275,6 +269,17 @@ class Connector(aiohttp.TCPConnector):
             raise
         self._noted.add(transport)
         return transport, protocol
+
+
+async def _whole(answer: aiohttp.ClientResponse, path: str, most: int) -> bytes:
+    """The body, of at most so many bytes. Raises Refused."""
+    parts, size = [], 0
+    async for part in answer.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise Refused(Trouble.BROKEN, f"{path} answers with more than {most >> 20} MiB")
+    return b"".join(parts)
 
 
 @contextmanager

@@ -235,6 +235,11 @@ def test_a_kubeconfig_that_makes_no_sense(tmp_path: Path, change: str, reason: s
         ({"exec": {"command": "./x", "env": [7]}}, {}, "no kubeconfig of the known form"),
         ({"client-certificate-data": "YQ=="}, {}, "a client certificate needs its key"),
         ({"client-key-data": "YQ=="}, {}, "a key its certificate"),
+        (
+            {"token": "t"},
+            {"server": "http://10.0.0.1:8080"},
+            "over https only, or to this machine; not to http://10.0.0.1",
+        ),
         ({}, {"insecure-skip-tls-verify": "false"}, "true or false, without quotes"),
         ({}, {"insecure-skip-tls-verify": 1}, "true or false, without quotes"),
         ({}, {"tls-server-name": 7}, "tls-server-name is no text"),
