@@ -10,6 +10,11 @@ BIN := .venv/bin
 # What surroundings may say of other environments: modules of others in the way, packages installed elsewhere.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
 export PIP_USER := 0
+# Caches are in the home folder; where nothing can be written there, installers end or complain without being told.
+ifneq ($(shell test -w "$$HOME" && echo writable),writable)
+export UV_NO_CACHE := 1
+export PIP_NO_CACHE_DIR := 1
+endif
 READY := .venv/.ready
 EXPORT := $(BIN)/uv export --quiet --frozen --no-header --no-emit-project --all-extras --all-groups
 

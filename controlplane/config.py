@@ -355,6 +355,14 @@ def _validated(data: Any, base: Path) -> Configuration:
     return configuration
 
 
+def _flag(flag: str, text: str) -> Endpoint:
+    """The address that a flag was given. Raises ValueError, which names the flag."""
+    try:
+        return Endpoint.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: {error}") from None
+
+
 def with_flags(configuration: Configuration, flags: Flags) -> Configuration:
     """The configuration as the flags change it. Raises ConfigurationError."""
     update: dict[str, Any] = {}
@@ -367,13 +375,13 @@ def with_flags(configuration: Configuration, flags: Flags) -> Configuration:
         if flags.state is not None:
             update["state"] = configuration.state.model_copy(update={"path": flags.state})
         if flags.xds is not None or flags.insecure:
-            listen = Endpoint.parse(flags.xds) if flags.xds is not None else configuration.xds.listen
+            listen = _flag("--xds", flags.xds) if flags.xds is not None else configuration.xds.listen
             insecure = flags.insecure or configuration.xds.insecure
             tls = None if flags.insecure else configuration.xds.tls
             changed = {"listen": listen, "tls": tls, "insecure": insecure}
             update["xds"] = configuration.xds.model_copy(update=changed).checked()
         if flags.admin is not None:
-            update["admin"] = Admin(listen=Endpoint.parse(flags.admin))
+            update["admin"] = Admin(listen=_flag("--admin", flags.admin))
     except ValidationError as error:
         reasons = "; ".join(str(detail["msg"]).removeprefix("Value error, ") for detail in error.errors())
         raise ConfigurationError(reasons) from None

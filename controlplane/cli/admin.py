@@ -46,7 +46,7 @@ def ask(address: str, path: str, **query: str) -> dict[str, Any]:
     from urllib.request import ProxyHandler, build_opener
 
     host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isdecimal()):
+    if not (host and colon and port.isdecimal() and host.startswith("[") == host.endswith("]")):
         raise click.UsageError(f"--admin {address}: an address is HOST:PORT, such as 127.0.0.1:18080")
     opener = build_opener(ProxyHandler({}))  # loopback, never by a proxy
     url = f"http://{address}{path}" + (f"?{urlencode(query)}" if query else "")

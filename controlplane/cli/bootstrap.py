@@ -69,7 +69,7 @@ def command(
     from controlplane.errors import ConfigurationError
 
     wanted = node_labels(labels)
-    life = duration(lifetime)
+    life = duration("--lifetime", lifetime)
     if grpc:
         _check_grpc(admin, certificates, insecure=insecure)
     elif backend_ca:

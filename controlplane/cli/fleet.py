@@ -158,7 +158,7 @@ def wait(terminal: Terminal, version: str, percent: float, timeout: str, admin: 
     Later versions count: who has them has had this one. Exit code 0: acknowledged; 75: not in time; 79: so many proxies
     lack something that was refused that it cannot be reached; 69: no control plane answers.
     """
-    deadline = time.monotonic() + duration(timeout).total_seconds()
+    deadline = time.monotonic() + duration("--timeout", timeout).total_seconds()
     answer: dict[str, Any] | None = None
     while True:
         try:

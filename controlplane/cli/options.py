@@ -71,14 +71,14 @@ def node_labels(values: Sequence[str]) -> dict[str, str]:
     return labels
 
 
-def duration(text: str) -> timedelta:
-    """A duration as in specs: `1h30m`. Raises UsageError."""
+def duration(option: str, text: str) -> timedelta:
+    """The duration that an option was given, as in specs: `1h30m`. Raises UsageError."""
     from controlplane.model.written import parse_duration
 
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise click.UsageError(f"{text}: {error}") from None
+        raise click.UsageError(f"{option} {text}: {error}") from None
 
 
 class Folder(click.ParamType[Path]):

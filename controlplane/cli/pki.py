@@ -156,7 +156,7 @@ def issue(
     from controlplane.errors import ConfigurationError
 
     wanted = node_labels(labels)
-    life = duration(lifetime)
+    life = duration("--lifetime", lifetime)
     refuse_denied(state, node_id)
     signer = authority(terminal, state, make=not dry_run)
     try:
@@ -237,7 +237,9 @@ def rotate(terminal: Terminal, state: Path, distrust: str | None, dry_run: bool)
     old = signer.rotate()
     terminal.data(old)
     terminal.say("a new authority issues; running control planes take it over by themselves")
-    terminal.say("next: give each proxy a new bootstrap, then: controlplane pki rotate --distrust " + old)
+    terminal.say(
+        f"next: give each proxy a new bootstrap, then: controlplane pki rotate --state {state} --distrust {old}"
+    )
 
 
 def _trusted_fingerprint(signer: Authority, beginning: str) -> str:

@@ -74,6 +74,20 @@ def test_a_usage_error_is_64(run: Run) -> None:
         assert result.stderr
 
 
+def test_a_usage_error_says_what_of_it_is_wrong(run: Run) -> None:
+    """Of several options, which; of a word that is none of ours, which of ours is like it."""
+    for arguments, said in [
+        (("validat",), "No such command 'validat'. Did you mean 'validate'?"),
+        (("fleet", "wait", "1", "--timeout", "5"), "--timeout 5: a duration is"),
+        (("fleet", "status", "--admin", "[::1:1"), "--admin [::1:1: an address is HOST:PORT"),
+        (("serve", "--specs", ".", "--xds", "1.2.3.4"), "--xds 1.2.3.4: an address is HOST:PORT"),
+        (("serve", "--specs", ".", "--admin", "nowhere"), "--admin nowhere: an address is HOST:PORT"),
+    ]:
+        result = run(*arguments)
+        assert (result.returncode, result.stdout) == (Exit.USAGE, "")
+        assert said in result.stderr
+
+
 def test_stdin_is_read_like_a_file(run: Run) -> None:
     assert run("validate", "-", stdin=GATEWAY).returncode == Exit.OK
     broken = run("validate", "-", stdin="a: [")
