@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from http.client import BadStatusLine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.features.conftest import Backends
 from tests.support.client import Http2
 from tests.support.edge import Edge
+from tests.support.relay import Relay
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.envoy
@@ -133,6 +135,46 @@ def test_a_connection_to_a_backend_is_closed_before_the_backend_does_it(edge: Ed
     closed = "cluster.gatewayspec/platform/shop/sleepy.upstream_cx_idle_timeout"
     until(lambda: edge.envoy.stats(f"{closed}$")[closed], "the connection is closed")
     assert edge.request("/sleepy", port=UNLIMITED).status == 200
+
+
+SILENT = """
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: shop, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}
+  defaults: {timeouts: {request: 100ms}}
+  listeners: [{name: http, port: 8080, protocol: HTTP}]
+  backends: [{name: grpc, protocol: GRPC, members: [{static: {address: 127.0.0.1, port: @relay@}}]}]
+  routes: [{name: grpc, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: grpc}]}]
+"""
+
+
+def ping_soon(configuration: dict[str, Any]) -> None:
+    """Both times that a backend over HTTP/2 has until a connection is given up."""
+    (options,) = configuration["static_resources"]["clusters"][0]["typed_extension_protocol_options"].values()
+    keepalive = options["explicit_http_config"]["http2_protocol_options"]["connection_keepalive"]
+    keepalive.update(dict.fromkeys(keepalive, "0.05s"))
+
+
+def test_a_connection_on_which_nothing_comes_any_more_is_left(ports: dict[str, int]) -> None:
+    """One connection has all requests of a backend that speaks HTTP/2, and would keep them."""
+    headers = {"content-type": "application/grpc", "te": "trailers"}
+
+    def echoed() -> bool:
+        stream = connection.open("/test/Echo", "shop.example.com", "POST", headers, end=False)
+        connection.send(stream, b"\0\0\0\0\1a", end=True)
+        return connection.answer(stream).header("grpc-status") == "0"
+
+    with (
+        Relay(ports["grpc"]) as relay,
+        Edge(SILENT, {"relay": relay.port}, change=ping_soon) as edge,
+        edge.http2() as connection,
+    ):
+        assert echoed()
+        relay.fall_silent()
+        assert not echoed()
+        until(echoed, "another connection is made")
 
 
 def test_a_listener_takes_as_many_connections_as_it_says(edge: Edge, backends: Backends) -> None:

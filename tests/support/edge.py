@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -53,14 +53,21 @@ def configuration(result: Compiled, secrets: Path | None = None) -> dict[str, An
 
 
 class Edge:
-    """A running Envoy with these specs."""
+    """A running Envoy with these specs. `change` is made to the configuration before: nobody waits for long times to pass."""
 
-    def __init__(self, spec: str, ports: Mapping[str, int] | None = None, secrets: Path | None = None) -> None:
+    def __init__(
+        self,
+        spec: str,
+        ports: Mapping[str, int] | None = None,
+        secrets: Path | None = None,
+        change: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
         result = compiled(filled(spec, ports or {}), secrets)
         self.diagnostics = result.diagnostics
         content = configuration(result, secrets)
         for listener in content["static_resources"].get("listeners", ()):
             listener["address"]["socket_address"].update(address="127.0.0.1", port_value=0)
+        change(content)
         self.envoy = Envoy(content)
         self._kept: Connection | None = None
 
