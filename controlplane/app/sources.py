@@ -8,7 +8,7 @@ from typing import Any
 from controlplane.app.memory import Memory
 from controlplane.config import Configuration
 from controlplane.errors import ConfigurationError, nearest
-from controlplane.names import ObjectRef, consul_source, kubernetes_source
+from controlplane.names import FILES, ObjectRef, consul_source, kubernetes_source
 from controlplane.sources.files import FileSource
 from controlplane.sources.secrets import SecretSource
 
@@ -32,7 +32,8 @@ def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
 
         found += consul_sources(datacenters, memory.texts, hold)
     if configuration.secrets is not None:
-        found.append(SecretSource(configuration.secrets.path, last_good=memory.secrets))
+        in_folder = {ref: secret for ref, secret in memory.secrets.items() if ref.source == FILES}
+        found.append(SecretSource(configuration.secrets.path, last_good=in_folder))
     return found
 
 

@@ -40,7 +40,7 @@ from controlplane.sources.reading import (
     scan,
     unreadable,
 )
-from controlplane.sources.watching import Wake, folder_identity, wakes_and_dues
+from controlplane.sources.watching import VOID, Wake, folder_identity, wakes_and_dues
 from controlplane.spec.codes import Code
 from controlplane.spec.parse import MAX_FILE, decode, parse_piece, split
 
@@ -122,15 +122,16 @@ class FileSource:
     async def _refresh(self, wake: Wake, sink: Sink) -> None:
         """Look at what may have changed, and say it."""
         self._looked = self._slice_began = time.monotonic()
+        folder = folder_identity(self._root)
         changed, everything = self._to_read(wake)
-        if everything or not self._synced:
+        if everything or not self._synced or folder != self._folder:
             found = await self._look_at_everything(sink, wake)
             if found is None:
                 return
             changed = found | changed
         for name, how in changed.items():
             await self._read(name, how, patient=self._synced)
-        await self._settle(sink, wake.at)
+        await self._settle(sink, wake.at, folder)
 
     def _to_read(self, wake: Wake) -> tuple[dict[str, frozenset[Change]], bool]:
         """The files to read, and whether the tree must be looked at."""
@@ -162,6 +163,8 @@ class FileSource:
         """The files that differ from what was read; None when the folder itself cannot be read."""
         try:
             tree = await asyncio.to_thread(scan, self._root, is_spec_file)
+            if not (tree.files or tree.troubles) and folder_identity(self._root) != self._folder:
+                self._refuse_void()
         except OSError as error:
             await self._fail(sink, error, wake.at)
             return None
@@ -187,6 +190,11 @@ class FileSource:
             changed = dict.fromkeys(tree.files.keys() | self._files.keys(), _NO_CHANGE)
         return changed
 
+    def _refuse_void(self) -> None:
+        """Raise OSError when something was declared in another folder: this one may be what nothing is mounted on."""
+        if self._files or (self._folder is None and self._last_good):
+            raise OSError(errno.ENODATA, VOID)
+
     async def _fail(self, sink: Sink, error: OSError, at: float) -> None:
         reason = f"{self._root}: {error.strerror or error}"
         if reason == self._failure:
@@ -200,13 +208,17 @@ class FileSource:
             self._declared.settle(sink, doubt=True)
         message = f"the folder cannot be read: {error.strerror or error}"
         help = "what was declared in it stays in force"
+        if error.strerror == VOID:
+            message = f"the folder is not believed: {VOID}"
+            help += "; to declare nothing, put a file there that holds a comment alone"
         diagnostic = Diagnostic(Code.ROOT_UNREADABLE, message, help=help, place=Place(self._root))
         sink.problems(self.name, self._root, [diagnostic])
         sink.failed(self.name, reason)
         sink.flush(at)
 
-    async def _settle(self, sink: Sink, at: float) -> None:
-        if (folder := folder_identity(self._root)) is None:
+    async def _settle(self, sink: Sink, at: float, folder: tuple[int, int] | None) -> None:
+        """Say what is in force now; `folder` is the one that was looked at."""
+        if folder_identity(self._root) is None:
             # Files that were found missing went with the folder, whether or not anybody has looked at that yet.
             await self._fail(sink, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), at)
             return

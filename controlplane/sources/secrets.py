@@ -24,7 +24,7 @@ from controlplane.model.secret import Secret
 from controlplane.names import SecretRef
 from controlplane.sources.base import Sink
 from controlplane.sources.reading import GENERATION, Signature, is_being_written, is_gone, read_regular
-from controlplane.sources.watching import Wake, wakes_and_dues
+from controlplane.sources.watching import VOID, Wake, folder_identity, wakes_and_dues
 from controlplane.spec.codes import Code
 
 log = structlog.get_logger(__name__)
@@ -78,6 +78,7 @@ class SecretSource:
         self._last_good = dict(last_good or {})
         self._settle_seconds = settle_seconds
         self._look_again = look_again
+        self._folder_read: tuple[int, int] | None = None
         self._known: dict[SecretRef, _Read] = {}
         self._due: dict[SecretRef, tuple[float, bool]] = {}  # when, and whether it has rested by then
         self._said: dict[str, tuple[Diagnostic, ...]] = {}
@@ -112,11 +113,15 @@ class SecretSource:
                 case _:
                     everything = True
         if everything:
+            folder = folder_identity(self._root)
             try:
                 listed, troubles = await asyncio.to_thread(self._list)
+                if not (listed or troubles) and folder != self._folder_read:
+                    self._refuse_void()
             except OSError as error:
                 self._fail(sink, error, wake.at)
                 return
+            self._folder_read = folder
             self._say_troubles(sink, troubles)
             unlisted = {ref for ref in self._known if ref.namespace not in troubles}
             changed |= listed | unlisted | {ref for ref in self._last_good if ref.namespace in troubles}
@@ -137,6 +142,11 @@ class SecretSource:
                 continue
             listed.update(SecretRef(self._source, namespace, name) for name in names)
         return listed, troubles
+
+    def _refuse_void(self) -> None:
+        """Raise OSError when there were secrets in another folder: this one may be what nothing is mounted on."""
+        if self._known or (self._folder_read is None and self._last_good):
+            raise OSError(errno.ENODATA, VOID)
 
     async def _read_all(self, refs: list[SecretRef], rested: set[SecretRef], sink: Sink) -> None:
         beside = len(refs) > _AT_ONCE
@@ -231,6 +241,9 @@ class SecretSource:
                 sink.put_secret(ref, secret)
         message = f"the folder cannot be read: {error.strerror or error}"
         help = "the secrets that were in it stay in force"
+        if error.strerror == VOID:
+            message = f"the folder is not believed: {VOID}"
+            help += "; to have none, put an empty folder of a namespace and a secret there"
         self._problem(
             sink, self._root, (Diagnostic(Code.ROOT_UNREADABLE, message, help=help, place=Place(self._root)),)
         )

@@ -160,3 +160,7 @@ def folder_identity(root: str) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+VOID = "it is empty, and not the folder in which something was before (is nothing mounted there?)"
+"""Why a folder is a failure of its source that holds nothing and stands where another one held something."""

@@ -438,6 +438,33 @@ def test_a_missing_root_is_a_failure_and_keeps_everything(tmp_path: Path) -> Non
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("start", [False, True])
+def test_an_empty_folder_in_the_place_of_another_is_a_failure(tmp_path: Path, start: bool) -> None:
+    """Nothing is mounted there, perhaps; one object is as dear as a hundred. A file says that nothing is meant."""
+
+    async def scenario() -> None:
+        root = tmp_path / "specs"
+        root.mkdir()
+        if not start:
+            (root / "a.yaml").write_text(routes("a"))
+        last_good = {ref("a"): routes("a")} if start else {}
+        async with running(FileSource(root, last_good=last_good, look_again=0.02)) as sink:
+            if not start:
+                assert sink.state == "synced"
+                root.rename(tmp_path / "away")
+                root.mkdir()
+                await sink.until(lambda: sink.state != "synced")
+            assert "it is empty" in sink.reason
+            assert sink.codes == ["GW0302"]
+            assert sink.names == ["a"]
+            (root / "none.yaml").write_text("# nothing is meant to be served\n")
+            await sink.until(lambda: sink.names == [])
+            assert sink.state == "synced"
+            assert sink.said == {}
+
+    asyncio.run(scenario())
+
+
 def test_a_root_that_is_no_folder_is_a_failure(tmp_path: Path) -> None:
     async def scenario() -> None:
         (tmp_path / "a.yaml").write_text(routes("a"))

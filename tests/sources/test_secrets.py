@@ -153,6 +153,32 @@ def test_nothing_but_regular_files_is_opened(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("start", [False, True])
+def test_an_empty_folder_in_the_place_of_another_is_a_failure(tmp_path: Path, start: bool) -> None:
+    """Nothing is mounted there, perhaps: key sets that go would close their routes."""
+
+    async def scenario() -> None:
+        root = tmp_path / "secrets"
+        root.mkdir()
+        before = Secret.of({"tls.crt": b"c"})
+        if not start:
+            write(root, "tls", {"tls.crt": "c"})
+        last_good = {TLS: before} if start else {}
+        async with running(SecretSource(root, last_good=last_good, look_again=0.02)) as sink:
+            if not start:
+                assert sink.state == "synced"
+                root.rename(tmp_path / "away")
+                root.mkdir()
+                await sink.until(lambda: sink.state != "synced")
+            assert "it is empty" in sink.reason
+            assert sink.secrets == {TLS: before}
+            (root / "shop" / "none").mkdir(parents=True)
+            await sink.until(lambda: sink.secrets == {})
+            assert sink.state == "synced"
+
+    asyncio.run(scenario())
+
+
 def test_a_missing_root_is_a_failure_and_keeps_everything(tmp_path: Path) -> None:
     async def scenario() -> None:
         root = tmp_path / "secrets"
@@ -164,8 +190,8 @@ def test_a_missing_root_is_a_failure_and_keeps_everything(tmp_path: Path) -> Non
             root.rename(tmp_path / "away")
             await sink.until(lambda: sink.state == "failed")
             assert value(sink, "tls.crt") == b"c"
-            root.mkdir()
-            await sink.until(lambda: sink.secrets == {})
+            write(root, "other", {"tls.crt": "o"})
+            await sink.until(lambda: list(sink.secrets) == [TLS._replace(name="other")])
             assert sink.said == {}
 
     asyncio.run(scenario())
