@@ -14,6 +14,12 @@ class Timing:
 
     phase: float = 5.0
     """For the ACK of a change, before what depends on it goes out all the same."""
+    silent: float = 35.0
+    """Beyond that, for a client that has said nothing at all since: it stands still, and would read all of it at once when it goes
+    on, routes before it can ask for the endpoints of their clusters. Its stream ends before that, when it answers no ping."""
+    overslept: float = 1.0
+    """By how much a poll that was due may be late. After more this process stood still, which counts for no wait: what clients
+    said meanwhile is read in a moment."""
     answer: float = 0.5
     """For the ACK of an answer to a first request or a resume: the client may well not wait for anything."""
     warming: float = 0.5

@@ -37,6 +37,7 @@ class Order:
         "_secrets",
         "_timing",
         "_types",
+        "_unheard",
         "_view",
         "_window",
         "deadline",
@@ -54,6 +55,7 @@ class Order:
         self._view: Substituted | None = None
         self._aggregated = aggregated
         self._secrets: tuple[int, float] | None = None
+        self._unheard: float | None = None  # when a change was sent, of a client that has said nothing since
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
         self.expected: dict[str, Expectation] = {}
@@ -69,6 +71,35 @@ class Order:
         """Forget the deadline, for the session asks about everything that waits anew; `view` is what there is now."""
         self.deadline = None
         self._view = view
+
+    def told(self, now: float) -> None:
+        """The client was sent a change."""
+        if self._unheard is None:
+            self._unheard = now
+
+    def heard(self, now: float) -> None:
+        """The client has said something. If it stood still before, that time does not count."""
+        since, self._unheard = self._unheard, None
+        if since is not None and now - since > self._timing.phase:
+            self.postpone(min(now - since, self._timing.silent))
+
+    def still_until(self, now: float) -> float | None:
+        """Until when nothing is sent to a client that stands still; None when it does not, or not for long enough."""
+        if self._unheard is None:
+            return None
+        began = self._unheard + self._timing.phase
+        return began + self._timing.silent if began <= now < began + self._timing.silent else None
+
+    def postpone(self, seconds: float) -> None:
+        """For so long the client, or this process, stood still: no wait was over in that time."""
+        if self._unheard is not None:
+            self._unheard += seconds
+        if self._secrets is not None:
+            self._secrets = self._secrets[0], self._secrets[1] + seconds
+        for expectation in self.expected.values():
+            expectation.limit += seconds
+        for progress in self._types.values():
+            progress.postpone_waits(seconds)
 
     def holds_additions(self, progress: Progress, now: float, wanted: int | None = None) -> bool:
         """Whether the additions and changes of this type must wait, or those of them that were `wanted` at this tick.

@@ -87,28 +87,38 @@ class Outgoing(ABC):
 
     def poll(self, now: float) -> list[bytes]:
         """The responses that may go out now, in order. Recorded as sent: write them all."""
+        if self._deadline is not None and now - self._deadline > self._timing.overslept:
+            self._order.postpone(now - self._deadline)
         self._order.begin(self.view)
         if self.view is None:
             return []
         responses: list[bytes] = []
-        late = []
-        for progress in self._order.of_additions:
-            if progress.changed or progress.asked or progress.whole or progress.finish or progress.trials:
-                responses += self._poll_additions(progress, self.view, now)
-                if progress.postponed:
-                    late.append(progress)
-        for progress in late:
-            responses += self._poll_late(progress, self.view, now)
-        for progress in self._order.of_removals:
-            if progress.refusal is not None and self._silently_gone(progress, progress.refusal, self.view):
-                self._pardon(progress)
-            if progress.gone:
-                responses += self._poll_removals(progress, now)
+        if (still := self._order.still_until(now)) is not None:
+            self._order.wake(still)
+        else:
+            responses += self._poll_changes(self.view, now)
         self._deadline = self._order.deadline
         for progress in self._order.of_additions:
             if progress.beats is not None:
                 responses += self._poll_heartbeats(progress, progress.beats, now)
         self._settle()
+        return responses
+
+    def _poll_changes(self, view: Substituted, now: float) -> list[bytes]:
+        responses: list[bytes] = []
+        late = []
+        for progress in self._order.of_additions:
+            if progress.changed or progress.asked or progress.whole or progress.finish or progress.trials:
+                responses += self._poll_additions(progress, view, now)
+                if progress.postponed:
+                    late.append(progress)
+        for progress in late:
+            responses += self._poll_late(progress, view, now)
+        for progress in self._order.of_removals:
+            if progress.refusal is not None and self._silently_gone(progress, progress.refusal, view):
+                self._pardon(progress)
+            if progress.gone:
+                responses += self._poll_removals(progress, now)
         return responses
 
     def _poll_additions(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
@@ -349,6 +359,8 @@ class Outgoing(ABC):
             sent=now,
             limit=now + bound,
         )
+        if bound >= self._timing.phase:
+            self._order.told(now)
         if not progress.in_flight:
             progress.since = now
         progress.in_flight.append(push)

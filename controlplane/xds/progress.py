@@ -76,6 +76,12 @@ class Lane:
             self.first = First(self.wanted, set(waiting()))
         return self.first if self.first.tick != self.wanted else None
 
+    def postpone(self, seconds: float) -> None:
+        """All that ends, ends later."""
+        self.cap += seconds
+        self.limit += seconds
+        self.removal_limit += seconds
+
     def again(self, name: str) -> None:
         """This is wanted again, in a newer form."""
         if self.first is not None:
@@ -249,6 +255,14 @@ class Progress:
         if self.late is None:
             self.late = Lane()
         return self.late
+
+    def postpone_waits(self, seconds: float) -> None:
+        """The waits for this type end later."""
+        for lane in (self.additions, self.late, self.removals):
+            if lane is not None:
+                lane.postpone(seconds)
+        for push in self.in_flight:
+            push.limit += seconds
 
     def ask(self, names: frozenset[str]) -> None:
         """These are to be answered, whatever the client holds."""

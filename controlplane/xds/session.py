@@ -71,6 +71,7 @@ class Session(Outgoing):
                 self.node = request.node
                 self._look(request.node, now)
         type_url = checks.type_of(request, self.node, self._only)
+        self._order.heard(now)
         self._tick += 1
         if (progress := self._types.get(type_url)) is not None:
             return progress, False

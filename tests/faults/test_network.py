@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from controlplane.xds import types
-from tests.e2e.plane import Plane, answers, gateway, respond
+from tests.e2e.plane import Plane, answers, forward, gateway, respond, static
 from tests.e2e.raw import Client, Live
+from tests.support.backends import HttpBackend
 from tests.support.client import Connection
 from tests.support.load import Load
 from tests.support.load import answers as answered
@@ -131,6 +132,25 @@ def test_a_frozen_proxy_holds_up_nobody_and_gets_the_newest_when_it_thaws(plane:
         until(lambda number=number: answers(port, str(number)), "the other is served", 20)
     frozen.send(signal.SIGCONT)
     until(lambda: answers(frozen_port, "10 " + "x" * 3_000), "it has the newest")
+
+
+@pytest.mark.envoy
+@pytest.mark.soak
+def test_a_proxy_that_stood_still_while_its_backend_was_renamed_fails_no_request(plane: Plane) -> None:
+    """Its stream is given up meanwhile: it reads what is left in its buffer, and that must not be half of a change."""
+    port = free_port()
+    with HttpBackend("backend") as backend:
+        for name in ("before", "after"):
+            plane.write(gateway(port=port, routes=[forward("main", "/", name)], backends=[static(name, backend.port)]))
+            if name == "before":
+                plane.start().ready()
+                envoy = plane.envoy().ready()
+                until(lambda: answers(port), "it answers")
+                envoy.send(signal.SIGSTOP)
+        until(lambda: not plane.json("/v1/nodes")["nodes"], "its stream is given up")
+        envoy.send(signal.SIGCONT)
+        with load(port):
+            until(lambda: "/before::" not in envoy.admin("/clusters"), "it has what changed")
 
 
 @pytest.mark.envoy

@@ -107,7 +107,8 @@ class Recorder(SilentObserver):
 class Dialogue:
     """What both variants have in common. `parts` is what the node sees; None: nothing is configured for it.
 
-    `says`: what else the client says of itself.
+    `says`: what else the client says of itself. `bounds`: those of the stream; one that says nothing is not taken for one that
+    stands still, unless a `timing` is given.
     """
 
     kind: type[DeltaSession] | type[SotwSession]
@@ -137,7 +138,7 @@ class Dialogue:
             self._arrived,
             only=only,
             observer=self.observer,
-            timing=bounds.pop("timing", Timing()),
+            timing=bounds.pop("timing", Timing(silent=0.0)),
             holds=bounds.pop("holds", None),
             limits=Limits(**bounds),
         )
@@ -321,10 +322,10 @@ NAMED = [EDS, SDS, ECDS, RDS]
 """The types of which an Envoy asks for names."""
 
 
-def synced(*extra: str) -> Delta:
+def synced(*extra: str, **bounds: Any) -> Delta:
     """A stream that holds one resource of every type."""
     urls = [CDS, EDS, SDS, LDS, ECDS, RDS, SRDS]
-    client = Delta(*(resource(url, "a") for url in urls))
+    client = Delta(*(resource(url, "a") for url in urls), **bounds)
     for url in urls:
         client.send(url, ["a", *extra] if url in NAMED else [])
         client.ack(client.expect(url))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from controlplane.resources import Resource
+from controlplane.xds.bounds import Timing
 from tests.protocol.dialogue import (
     CDS,
     ECDS,
@@ -265,6 +268,51 @@ def test_a_silent_client_is_not_waited_for_longer_than_the_bound() -> None:
     client.expect_nothing()
     client.publish(resource(SRDS, "b", "2"))  # and then it is not waited for again
     client.expect_names(SRDS, ["b"])
+
+
+def with_a_new_cluster() -> tuple[Delta, Any]:
+    """A client that is sent a cluster, for which it has not asked the endpoints yet; with the bounds of the server."""
+    client = synced(timing=Timing())
+    client.publish(eds_cluster("b"), resource(EDS, "b"), resource(SRDS, "a", "2"), removed(CDS, "a"))
+    return client, client.expect_names(CDS, ["b"])
+
+
+def goes_on(client: Delta, clusters: Any) -> None:
+    client.ack(clusters)
+    client.expect_nothing()
+    client.send(EDS, ["b"])
+    client.take(EDS, ["b"])
+    client.take(SRDS, ["a"])
+    client.take(CDS, removed=["a"])
+    client.expect_nothing()
+
+
+@pytest.mark.parametrize("seconds", [4.0, 6.0, 24.0, 37.0])
+def test_a_client_that_stands_still_gets_no_more_before_it_goes_on(seconds: float) -> None:
+    """It would read all of it at once, and have routes to clusters whose endpoints it could not ask for."""
+    client, clusters = with_a_new_cluster()
+    client.advance(seconds)
+    client.expect_nothing()
+    goes_on(client, clusters)
+
+
+def test_a_client_that_says_nothing_for_long_is_not_waited_for_ever() -> None:
+    client, _ = with_a_new_cluster()
+    client.advance(39.9)
+    client.expect_nothing()
+    client.advance(0.2)
+    client.expect_names(SRDS, ["a"])
+    client.advance(5)
+    client.expect_names(CDS, removed=["a"])
+
+
+def test_time_in_which_this_process_stood_still_is_no_wait() -> None:
+    """What the client said meanwhile is read in a moment."""
+    client, clusters = with_a_new_cluster()
+    client.now += 90
+    client.poll()
+    client.expect_nothing()
+    goes_on(client, clusters)
 
 
 def test_endpoints_do_not_wait_behind_an_answer_that_is_missing() -> None:
