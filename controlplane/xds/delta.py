@@ -12,7 +12,7 @@ from controlplane.snapshot.listing import Listing
 from controlplane.xds import difference, virtual_hosts
 from controlplane.xds.heartbeats import TIMED
 from controlplane.xds.observer import Variant
-from controlplane.xds.progress import Progress
+from controlplane.xds.progress import UNKNOWN, Progress
 from controlplane.xds.requests import DeltaRequest, acknowledgement, delta_request
 from controlplane.xds.session import Session
 from controlplane.xds.types import ROUTE_CONFIGURATION, VIRTUAL_HOST, WILDCARD
@@ -83,7 +83,7 @@ class DeltaSession(Session):
         if self.view is not None:
             for name in {one.name for push in progress.in_flight for one in push.listing.resources}:
                 if progress.subscription.covers(name):
-                    difference.note(progress, self.view, name, difference.UNKNOWN, self._wanted(now))
+                    difference.note(progress, self.view, name, UNKNOWN, self._wanted(now))
             progress.relax()
 
     def _unsubscribe(self, progress: Progress, request: DeltaRequest, now: float) -> None:

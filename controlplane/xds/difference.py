@@ -12,12 +12,10 @@ from typing import NamedTuple
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import Substituted
-from controlplane.xds.progress import Progress
+from controlplane.xds.progress import UNKNOWN, Progress
 from controlplane.xds.returning import Returned
 from controlplane.xds.types import VIRTUAL_HOST
 
-UNKNOWN = "?"
-"""The version of what a client may hold or not: no resource has it."""
 MANY = 64
 """Names from which on it pays to go through them in bulk."""
 

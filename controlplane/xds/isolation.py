@@ -6,7 +6,7 @@ to blame is sent once more. Where nothing is blamed by name, halves are tried on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from controlplane.resources import Resource
@@ -14,11 +14,11 @@ from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import difference
 from controlplane.xds.blame import blamed, halves
-from controlplane.xds.difference import UNKNOWN, Wanted
+from controlplane.xds.difference import Wanted
 from controlplane.xds.holds import Holds
 from controlplane.xds.nodes import Node
 from controlplane.xds.observer import Refusal
-from controlplane.xds.progress import Progress, Push
+from controlplane.xds.progress import UNKNOWN, Progress, Push, Refused
 
 
 def isolate(
@@ -37,19 +37,16 @@ def isolate(
         return []
     url = progress.kind.url
     progress.sent = push.before
-    suspects = {}
+    suspects, refused = {}, {}
     for one in push.listing.resources:
         current = view.get(url, one.name)
+        refused[one.name] = _refused(progress, push, one)
         if current is not None and current.version == one.version and progress.subscription.covers(one.name):
             suspects[one.name] = one
-        else:  # it has changed since, and what is noted of it is that the client took this over
-            for noted in (progress.changed, progress.gone):
-                if one.name in noted:
-                    noted[one.name] = UNKNOWN
-    progress.again |= dict.fromkeys(suspects, push.nonce)
-    every = [one.name for one in push.listing.resources]
-    named = frozenset(every) if len(every) == 1 else blamed(refusal.detail, every)
+    progress.again |= {name: refused[name] for name in suspects}
+    named = frozenset(refused) if len(refused) == 1 else blamed(refusal.detail, refused)
     to_blame = named & suspects.keys()
+    held = []
     if named:
         held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)
         progress.complaints |= {name: replace(refusal, names=(name,)) for name in sorted(to_blame)}
@@ -57,13 +54,43 @@ def isolate(
         if progress.returning and push.before is None:
             _begin_with_what_is_good(progress, push, view)
         try_again(progress, view, suspects.keys() - to_blame, wanted)
-        return held
-    if suspects and progress.unnamed < trials:
+    elif suspects and progress.unnamed < trials:
         progress.unnamed += 1
         if progress.returning and push.before is None and not _begin_with_what_is_good(progress, push, view):
             return []
         progress.trials[:0] = halves(suspects)  # each is sent when nothing else is under way or waits
-    return []
+    again = suspects.keys() - to_blame
+    _go_on(progress, view, {name: one for name, one in refused.items() if name not in again}, named, wanted)
+    return held
+
+
+def _refused(progress: Progress, push: Push, resource: Resource) -> Refused:
+    """What the client held before, also when the same was refused for others before."""
+    name, version = resource.name, resource.version
+    held = push.held.get(name, UNKNOWN)
+    if held == UNKNOWN and (earlier := progress.again.get(name)) is not None and earlier.version == version:
+        held = earlier.held
+    return Refused(push.nonce, version, held)
+
+
+def _go_on(
+    progress: Progress, view: Substituted, refused: Mapping[str, Refused], named: Collection[str], wanted: Wanted
+) -> None:
+    """None of these is sent again. What the client has is what it had, or of those that it does not name perhaps not: if
+    something else is shown now, it is sent that. Who is the first to refuse may have just begun, and have nothing.
+    """
+    under_way = {one.name: later.held for later in progress.in_flight for one in later.listing.resources}
+    for name, one in refused.items():
+        held = one.held if name in named else UNKNOWN
+        shown = view.get(progress.kind.url, name)
+        if (later := under_way.get(name)) is not None:
+            later[name] = held
+        elif name in progress.changed:  # as if it had taken over what it refused
+            progress.changed[name] = held
+        elif name in progress.gone:
+            progress.gone[name] = held
+        elif shown is not None and shown.version != one.version:
+            difference.touched(progress, view, [(name, held)], wanted)
 
 
 def _still_there(progress: Progress, push: Push, view: Substituted, trials: int, wanted: Wanted) -> None:

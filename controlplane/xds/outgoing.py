@@ -169,7 +169,7 @@ class Outgoing(ABC):
     ) -> list[bytes]:  # fmt: skip
         """What is asked for, these changes (`upto`: all that waited at this tick), and everything if it is the turn of that."""
         url = progress.kind.url
-        created = frozenset([name for name in changed if not progress.changed[name]])
+        held = {name: progress.changed[name] for name in changed}
         listing = difference.due(progress, view, changed, whole=whole)
         if progress.again:
             listing = altered(url, listing, progress.again)
@@ -192,8 +192,9 @@ class Outgoing(ABC):
                 progress.relax()
                 return []
             push = self._record(progress, draft, part, before, now, bound)
-            if created:
-                push.created = created if part is listing else created.intersection(one.name for one in part.resources)
+            push.held = (
+                held if part is listing else {one.name: held[one.name] for one in part.resources if one.name in held}
+            )
             if part is parts[-1]:
                 self._all_sent(progress, push, listing, changed, view, now, answers=answers, late=late, upto=upto)
             if url == types.LOAD_ASSIGNMENT:
@@ -354,7 +355,7 @@ class Outgoing(ABC):
             version=draft.version,
             listing=listing,
             before=before,
-            created=frozenset(),
+            held={},
             cursor=self._cursor,
             sent=now,
             limit=now + bound,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import inf
 from sys import maxsize
+from typing import NamedTuple
 
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substitutes
@@ -19,6 +20,9 @@ from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.observer import Refusal, State, TypeStatus
 from controlplane.xds.subscription import Subscription
 from controlplane.xds.types import ResourceType
+
+UNKNOWN = "?"
+"""The version of what a client may hold or not: no resource has it."""
 
 
 @dataclass(slots=True)
@@ -117,15 +121,15 @@ class Lane:
 class Push:
     """A response under way. A tick is set when it carried all that waited in that lane.
 
-    `created` are the names in it that the client did not hold before. `before` is, in the state of the world, the set
-    that `listing` was made from.
+    `held` are the versions of what changed that the client held before ("" for none); of what answers a request it may
+    hold anything. `before` is, in the state of the world, the set that `listing` was made from.
     """
 
     nonce: str
     version: str
     listing: Listing
     before: Listing | None
-    created: frozenset[str]
+    held: dict[str, str]
     cursor: int
     sent: float
     limit: float
@@ -141,7 +145,16 @@ class Push:
         resources = {one.name: one for push in (*over, self) for one in push.listing.resources}
         self.listing = Listing.of(resources.values(), self.listing.absent)
         self.before = over[0].before
-        self.created = self.created.union(*(push.created for push in over))
+        for push in reversed(over):  # what it held before the first of them counts
+            self.held |= {one.name: push.held.get(one.name, UNKNOWN) for one in push.listing.resources}
+
+
+class Refused(NamedTuple):
+    """Content of a refused response, by the nonce of the last one that held it; `held` is what the client had before."""
+
+    nonce: str
+    version: str
+    held: str
 
 
 class Progress:
@@ -176,7 +189,7 @@ class Progress:
         self.unsure: frozenset[str] = (
             NOTHING  # of these: what others refused, so that the client may have it all the same
         )
-        self.again: dict[str, str] = {}  # name to the nonce of the refused response in which it was sent last
+        self.again: dict[str, Refused] = {}  # by name: what was refused, perhaps for others, and is sent again
         self.complaints: dict[str, Refusal] = {}  # of what it refused and is therefore spared, by name
         self.spared_until = 0.0  # while it is: what earlier content needs is not removed
         self.returning = False  # state of the world, full-state types: it may have what we know nothing of

@@ -15,16 +15,17 @@ from google.protobuf.message import DecodeError
 from controlplane.resources import Resource, delimited
 from controlplane.snapshot.listing import Listing
 from controlplane.xds import types
+from controlplane.xds.progress import Refused
 
 _NAMESPACE = "sent-again"
 """Of the metadata that nobody reads, in which a second sending differs from the first."""
 
 
-def altered(type_url: str, listing: Listing, again: Mapping[str, str]) -> Listing:
-    """The listing with every scope in `again` (by name: what is different this time) in other bytes."""
+def altered(type_url: str, listing: Listing, again: Mapping[str, Refused]) -> Listing:
+    """The listing with every scope in `again` in other bytes, which differ each time that it was refused."""
     if type_url != types.SCOPED_ROUTES or not any(one.name in again for one in listing.resources):
         return listing
-    changed = [_altered(one, again[one.name]) if one.name in again else one for one in listing.resources]
+    changed = [_altered(one, again[one.name].nonce) if one.name in again else one for one in listing.resources]
     return Listing(changed, listing.absent)
 
 

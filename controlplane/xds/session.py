@@ -212,7 +212,7 @@ class Session(Outgoing):
         detail = quotable(error, progress.kind.url, self._limits.detail_characters)
         names = tuple(one.name for one in push.listing.resources) or tuple(push.listing.absent)
         progress.refusal = Refusal(push.nonce, push.version, names[: self._limits.reported_names], detail, now)
-        progress.refused_new |= push.created
+        progress.refused_new |= {name for name, held in push.held.items() if not held}
         if progress.beats is not None:
             progress.beats.refused([one.name for one in push.listing.resources])
         self._order.refused(progress, push)
