@@ -12,9 +12,11 @@ import pytest
 
 from controlplane.admin import server
 from controlplane.app import look, rollcall
+from controlplane.app.ages import Ages
 from controlplane.app.look import Running
 from controlplane.app.rollcall import Rollcall
 from controlplane.names import GatewayName
+from controlplane.snapshot.store import Store
 
 COUNT = 200
 BODY = {"name": "route", "domains": ["a.example.com"], "routes": [{"n": number} for number in range(30)]}
@@ -66,9 +68,12 @@ def test_bodies_are_not_made_before_they_are_written(monkeypatch: pytest.MonkeyP
     assert found is not None
     entries = [found["resources"]["cds"][0]]
     item = SimpleNamespace(name="web", resource=resource, state="synced")
-    node = SimpleNamespace(node=SimpleNamespace(id="edge-1"))
+    node = SimpleNamespace(node=SimpleNamespace(id="edge-1"), parts=())
     asked: Any = SimpleNamespace(nodes=lambda: [node], inventory=lambda *_: [item])
-    has = Rollcall(cast(Any, None), asked, cast(Any, None), cast(Any, None)).inventory("edge-1", "cluster", bodies=True)
+    ages = Ages(Store(), lambda: 0.0)
+    has = Rollcall(ages.store, asked, cast(Any, None), cast(Any, None), ages).inventory(
+        "edge-1", "cluster", bodies=True
+    )
     assert has is not None
     entries += has["resources"]
     for entry in entries:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from controlplane.app.ages import Ages
 from controlplane.app.changes import NAMED, REMEMBERED, Changes
 from controlplane.app.problems import LOGGED_AT_ONCE, Problems
 from controlplane.compile.xds_types import CLUSTER, LISTENER
@@ -29,7 +30,8 @@ class Rig:
         self.store, self.register, self.now = Store(), Problems(), START
         self.gone: set[ObjectRef] = set()
         self.register.object_of = lambda ref: None if ref in self.gone else self._object(ref)
-        self.changes = Changes(self.store, self.register, lambda: self.now)
+        self.ages = Ages(self.store, lambda: 0.0)
+        self.changes = Changes(self.register, lambda: self.now)
 
     @staticmethod
     def _object(ref: ObjectRef) -> Any:
@@ -42,7 +44,7 @@ class Rig:
             for part, of in publish.items()
         }
         sequence = self.store.publish(changes)
-        self.changes.committed(edits, self.changes.touched(changes, before), sequence, 1.0)
+        self.changes.committed(edits, self.ages.touched(changes, before), sequence, 1.0)
 
     def said(self, pattern: str = "*", last: int = 20) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.changes.explained(pattern, last)["changes"]

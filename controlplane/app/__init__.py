@@ -12,7 +12,7 @@ Read `process` first: it makes the parts, starts them in order, and ends them. T
     publishing  requirements  draining        what follows from a commit, at once and later
     fleet  trust  gone                        which proxy sees what, who is let in, who has left
     problems  refusals  reports               what is wrong, and whom it is told
-    look  rollcall  routes  changes  observing   what the admin API and the metrics show
+    look  rollcall  routes  changes  ages  observing   what the admin API and the metrics show
 """
 
 from controlplane.app.addresses import Addresses

@@ -6,7 +6,7 @@ For `controlplane changes`, the admin API and the log. It only looks, and rememb
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -18,7 +18,6 @@ from controlplane.app.problems import Problems, plain
 from controlplane.errors import Diagnostic
 from controlplane.names import ObjectRef, SecretRef
 from controlplane.snapshot.content import Touched
-from controlplane.snapshot.store import Store
 from controlplane.xds import types
 
 log = structlog.get_logger(__name__)
@@ -72,7 +71,6 @@ class Entry:
 class Changes:
     """Told by commits, and of what is wrong all at once."""
 
-    store: Store
     register: Problems
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     began: datetime = field(init=False)
@@ -82,11 +80,6 @@ class Changes:
         """From now on it remembers."""
         self.began = self.clock()
         self.register.fresh = self._gone_wrong
-
-    def touched(self, parts: Iterable[Hashable], before: int) -> dict[Hashable, Touched]:
-        """By part: what publications after `before` touched."""
-        found = ((part, self.store.view((part,)).touched_since(before)) for part in parts)
-        return {part: touched for part, touched in found if touched}
 
     def committed(
         self, edits: Sequence[Hashable], touched: Mapping[Hashable, Touched], sequence: int, build_ms: float

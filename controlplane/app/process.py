@@ -20,6 +20,7 @@ import structlog
 from controlplane import __version__
 from controlplane.app import garbage
 from controlplane.app.addresses import Addresses
+from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
 from controlplane.app.draining import Draining
 from controlplane.app.fleet import Fleet
@@ -143,10 +144,11 @@ class ControlPlane:
         )
         self._fleet.explain = self._refusals.held
         served = dict(self._memory.served_before)
-        self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals, served)
+        self._ages = Ages(self._store, time.monotonic)
+        self._rollcall = Rollcall(self._store, self._server, self._fleet, self._refusals, self._ages, served)
         self._expiry = Expiry(self._compiler.tables)
-        self._routes = Routes(self._compiler, self._store, self._server, register, time.monotonic)
-        self._changes = Changes(self._store, register)
+        self._routes = Routes(self._compiler, self._store, self._server, register, self._ages)
+        self._changes = Changes(register)
         self._reports = Reports(self.intake.register, self._loop, self._store, self._server)
         self._fleet.moved = self._reports.fleet_moved
         if clusters := configuration.sources.kubernetes:
@@ -164,7 +166,7 @@ class ControlPlane:
             Requirements(self._compiler, self._loop),
             self._refusals,
             self._rollcall,
-            self._routes,
+            self._ages,
             self._changes,
             self._reports,
             self._metrics,

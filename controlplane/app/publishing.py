@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
 from controlplane.app.fleet import Fleet, Labels
 from controlplane.app.intake import Intake
@@ -20,7 +21,6 @@ from controlplane.app.refusals import Refusals
 from controlplane.app.reports import Reports
 from controlplane.app.requirements import Requirements
 from controlplane.app.rollcall import Rollcall
-from controlplane.app.routes import Routes
 from controlplane.compile.compiler import Commit, Compiler, issues_of
 from controlplane.compile.endpoints import Touched
 from controlplane.errors import Diagnostic
@@ -47,7 +47,7 @@ class Publishing:
     requirements: Requirements
     refusals: Refusals
     rollcall: Rollcall
-    routes: Routes
+    ages: Ages
     changes: Changes
     reports: Reports
     metrics: Metrics
@@ -56,7 +56,7 @@ class Publishing:
         """What a commit changed goes out at once; what only looks on comes when streams have written it."""
         before = self.store.sequence
         sequence = self.store.publish(commit.publication)
-        touched = self.changes.touched(commit.publication, before)
+        touched = self.ages.touched(commit.publication, before)
         if commit.fleet_changed:
             self.fleet.select(self.selectors(), set(self.compiler.views()))
         gone = self.requirements.gone(commit.requirements)
@@ -73,11 +73,11 @@ class Publishing:
         if self.fleet.ready:
             self.forget_secrets()
         self.rollcall.published(commit.publication, sequence)
-        self.routes.published(commit.publication, sequence)
         self.reports.published(commit.publication, sequence)
         self.metrics.build_seconds.observe(build_seconds)
         soon = asyncio.get_running_loop().call_soon
         edits = tuple(self.loop.taken)
+        soon(self.ages.published, touched, sequence)
         soon(self.changes.committed, edits, touched, sequence, round(build_seconds * 1000, 2))
         soon(self._told, commit.issues, sequence)
         soon(self.reports.committed, edits, sequence)
@@ -95,8 +95,10 @@ class Publishing:
             self.metrics.endpoint_seconds.observe(max(0.0, time.monotonic() - event_time))
         self.rollcall.published(publication, sequence)
         self.reports.published(publication, sequence)
+        soon = asyncio.get_running_loop().call_soon
+        soon(self.ages.published, self.ages.touched(publication, before), sequence)
         issues = issues_of(self.compiler.endpoints.tables.graph)
-        asyncio.get_running_loop().call_soon(self._told, issues, sequence)
+        soon(self._told, issues, sequence)
 
     def selectors(self) -> dict[GatewayName, Labels]:
         """What each gateway selects proxies by."""

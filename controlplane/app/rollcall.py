@@ -13,10 +13,13 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, TypeGuard
 
+from controlplane.app.ages import Ages
 from controlplane.app.fleet import Fleet
 from controlplane.app.refusals import Refusals
 from controlplane.compile.offline import as_dict
+from controlplane.compile.provenance import elements, title
 from controlplane.names import Family, GatewayName, part_of, part_of_gateway, parts_of
+from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.state.content import Served
 from controlplane.xds import types
@@ -62,6 +65,7 @@ class Rollcall:
     server: XdsServer
     fleet: Fleet
     refusals: Refusals
+    ages: Ages
     served: dict[str, Served] = field(default_factory=dict)
     """By gateway: the version that is served, and since when; at first what the process before this one served."""
     _published: OrderedDict[str, tuple[GatewayName, int]] = field(default_factory=OrderedDict)
@@ -122,18 +126,27 @@ class Rollcall:
         return [row for *_, row in sorted(found, key=lambda one: one[:2])]
 
     def inventory(self, node: str, type_url: str, *, bodies: bool) -> dict[str, Any] | None:
-        """What a connected proxy has of a type; None when there is no such proxy. Bodies are made when they are written."""
-        if node not in self._nodes():
+        """What a connected proxy has of a type, since when that is so, and of what it was made; None: there is no such proxy.
+
+        What costs something is made when it is written.
+        """
+        if (streams := self._nodes().get(node)) is None:
             return None
+        parts = list(dict.fromkeys(part for stream in streams for part in stream.parts or ()))
         listed = []
         for one in self.server.inventory(node, type_url):
+            resource = one.resource
+            since = self.ages.of(parts, type_url, one.name) if one.state != "held" else None
             entry: dict[str, Any] = {
                 "name": one.name,
-                "version": one.resource.version if one.resource else None,
+                "title": partial(title, resource) if resource is not None else one.name,
+                "version": resource.version if resource is not None else None,
                 "state": one.state,
+                **self.ages.plain(since),
+                "from": partial(_made_of, resource) if resource is not None else [],
             }
-            if bodies and one.resource is not None:
-                entry["body"] = partial(as_dict, one.resource)
+            if bodies and resource is not None:
+                entry["body"] = partial(as_dict, resource)
             listed.append(entry)
         return {"node": node, "type": types.short_name(type_url), "resources": listed}
 
@@ -183,6 +196,11 @@ class Rollcall:
         for status in self.server.nodes():
             nodes.setdefault(status.node.id, []).append(status)
         return nodes
+
+
+def _made_of(resource: Resource) -> list[str]:
+    """The elements of documents, and the secrets, that it was made of."""
+    return [" ".join(filter(None, made)) for made in elements(resource)]
 
 
 def _of_one_gateway(part: Hashable) -> TypeGuard[tuple[str, ...]]:

@@ -1,17 +1,18 @@
 """Of each route: which spec and line it comes from, since when proxies are offered it as it is, and which of them have it.
 
-For `controlplane fleet routes` and the admin API. It only looks; what it remembers is when the shards of routes changed.
+For `controlplane fleet routes` and the admin API. It only looks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from heapq import nlargest, nsmallest
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
+from controlplane.app.ages import Ages, Since
 from controlplane.app.problems import Problems, plain
 from controlplane.app.rollcall import NAMED_NODES, gateways_of
 from controlplane.compile.compiler import Compiler
@@ -21,7 +22,7 @@ from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.errors import Diagnostic, Place
 from controlplane.names import ElementKey, GatewayName, parts_of
 from controlplane.resources import Resource
-from controlplane.snapshot.store import Change, Store
+from controlplane.snapshot.store import Store
 from controlplane.spec.parse import locate_all
 from controlplane.spec.route import Route
 from controlplane.xds.observer import StreamStatus
@@ -35,14 +36,6 @@ _OF_ALL = ("GW00", "GW01")
 """How codes begin of what keeps a whole document from taking effect."""
 
 
-class Since(NamedTuple):
-    """When a shard got its content: in which publication, and on the clock."""
-
-    version: str
-    sequence: int
-    at: float
-
-
 @dataclass(slots=True)
 class Routes:
     """Asks the compiler for rows, the store for shards and the server for proxies."""
@@ -51,20 +44,7 @@ class Routes:
     store: Store
     server: XdsServer
     register: Problems
-    clock: Callable[[], float]
-    _since: dict[str, Since] = field(default_factory=dict)
-
-    def published(self, publication: Mapping[Hashable, Iterable[Change]], sequence: int) -> None:
-        """Remember of the shards that have changed when that was."""
-        now = self.clock()
-        for changes in publication.values():
-            for type_url, name, resource in changes:
-                if type_url != SCOPED_ROUTE:
-                    continue
-                if resource is None:
-                    self._since.pop(name, None)
-                elif (known := self._since.get(name)) is None or known.version != resource.version:
-                    self._since[name] = Since(resource.version, sequence, now)
+    ages: Ages
 
     async def explained(self, route: str, spec: str) -> dict[str, Any]:
         """The routes whose name and document are like these; `*` stands for anything.
@@ -94,7 +74,7 @@ class Routes:
                     "gateway": row.gateway,
                     "hosts": list(cast(Route, row.part).hosts),
                     **_place(places.get(key)),
-                    **self._newest(shards[key]),
+                    **self._newest(row.gateway, shards[key]),
                     "proxies": self._proxies(row.gateway, shards[key], streams),
                     "problems": [plain(one) for one in problems if _concerns(one, key, places.get(key))],
                 }
@@ -133,9 +113,13 @@ class Routes:
                 found |= {key: places[path] for key, path in paths.items()}
         return found
 
-    def _newest(self, shards: Sequence[Resource]) -> dict[str, Any]:
-        now = self.clock()
-        known = [(since, shard) for shard in shards if (since := self._since.get(shard.name))]
+    def _since(self, gateway: GatewayName, shards: Iterable[Resource]) -> list[tuple[Since, Resource]]:
+        parts = parts_of((gateway,))
+        found = ((self.ages.of(parts, SCOPED_ROUTE, shard.name), shard) for shard in shards)
+        return [(since, shard) for since, shard in found if since is not None]
+
+    def _newest(self, gateway: GatewayName, shards: Sequence[Resource]) -> dict[str, Any]:
+        known = self._since(gateway, shards)
         listed = nlargest(MOST, known, key=lambda one: one[0].sequence)
         return {
             "shards": [
@@ -143,8 +127,7 @@ class Routes:
                     "name": shard.name,
                     "title": title(shard),
                     "version": shard.version,
-                    "sequence": since.sequence,
-                    "ageSeconds": round(now - since.at, 3),
+                    **self.ages.plain(since),
                 }
                 for since, shard in listed
             ],
@@ -156,7 +139,7 @@ class Routes:
     ) -> dict[str, dict[str, Any]]:
         """By state, how many proxies that see the gateway are in it, and the first of them."""
         names = {shard.name for shard in shards}
-        newest = max((since.sequence for name in names if (since := self._since.get(name))), default=0)
+        newest = max((since.sequence for since, _ in self._since(gateway, shards)), default=0)
         offered: dict[Hashable, bool] = {}  # proxies see few sets of gateways
         by_node: dict[str, str] = {}
         for stream in streams:

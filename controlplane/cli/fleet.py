@@ -121,7 +121,10 @@ def status(
 @output("table", "json", "yaml")
 @speaking
 def get(terminal: Terminal, node: str, kind: str, bodies: bool, admin: str, output_format: str) -> None:
-    """What a proxy has of a type: names, versions, states.
+    """What a proxy has of a type, since when, and from where.
+
+    AGE is how long what is offered under the name has been as it is, or the process runs; FROM the element of a spec, or the
+    secret, that it was made of.
 
     synced: acknowledged. pending: sent or to be sent. removing: to be removed. absent: asked for, and there is none. held:
     it, or one like it, refused the newest content, and has the version shown.
@@ -132,8 +135,8 @@ def get(terminal: Terminal, node: str, kind: str, bodies: bool, admin: str, outp
     if output_format != "table":
         _structured(terminal, answer, output_format)
         return
-    cells = [(one["name"], one["version"] or "-", one["state"]) for one in answer["resources"]]
-    terminal.data(table(("NAME", "VERSION", "STATE"), cells, terminal, painted=2))
+    cells = [_resource(one) for one in answer["resources"]]
+    terminal.data(table(("NAME", "VERSION", "STATE", "AGE", "FROM"), cells, terminal, painted=2))
     terminal.say(f"{count(len(cells), 'resource')} of type {kind} on {node}")
 
 
@@ -261,6 +264,13 @@ def _types(values: Iterable[str]) -> set[str]:
     if unknown := wanted.difference(TYPES):
         raise click.UsageError(f'--type: "{min(unknown)}" is none of {", ".join(TYPES)}')
     return wanted
+
+
+def _resource(one: dict[str, Any]) -> tuple[str, ...]:
+    made_of, since = one["from"], one["ageSeconds"]
+    others = f" and {len(made_of) - 1} more" if len(made_of) > 1 else ""
+    made = f"{made_of[0]}{others}" if made_of else "-"
+    return one["title"], one["version"] or "-", one["state"], age(since) if since is not None else "-", made
 
 
 def _detail(row: dict[str, Any]) -> str:

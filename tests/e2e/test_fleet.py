@@ -67,7 +67,13 @@ def test_status_get_and_wait(plane: Plane) -> None:
     got = yaml.safe_load(fleet(plane, "get", "envoy-1", "cds", "--bodies", "-o", "yaml").stdout)
     (cluster,) = got["resources"]
     assert (cluster["name"], cluster["state"]) == ("gatewayspec/platform/edge/web", "synced")
-    assert cluster["body"]["name"] == cluster["name"]
+    assert cluster["body"]["name"] == cluster["title"] == cluster["name"]
+    assert cluster["from"] == ["GatewaySpec platform/edge spec.backends[web]"]
+    assert 0 < cluster["sequence"] <= plane.json("/v1/nodes/status")["sequence"]
+    shards = json.loads(fleet(plane, "get", "envoy-1", "srds", "-o", "json").stdout)["resources"]
+    assert any(shard["from"] == ["GatewaySpec platform/edge spec.routes[web]"] for shard in shards)
+    assert {shard["title"].split("|")[0] for shard in shards} == {f"0.0.0.0:{port}"}
+    assert all(shard["ageSeconds"] is not None for shard in shards)
     unknown = fleet(plane, "get", "envoy-9", "cds")
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert 'no node "envoy-9"' in unknown.stderr
