@@ -83,6 +83,40 @@ def _distinct(elements: tuple[object, ...]) -> tuple[object, ...]:
     return elements
 
 
+MAX_COPIED = 64 * 1024 * 1024
+"""Bytes that the routes of a document come to when each is written out for each of its hosts and matches, as every proxy gets
+them: 20,000 routes are a tenth of it. 70 kB of text can come to gigabytes, which neither a control plane nor a proxy has."""
+_COPY, _POLICY = 256, 1024
+"""About what a copy takes beside its texts, and a policy that it uses."""
+_FEW = 16
+"""Copies of a route that are not weighed: to do so takes longer than to read it, and a text has its own bound."""
+
+
+def _copied(route: Route) -> int:
+    """About how many bytes a route comes to."""
+    hosts, matches = len(route.hosts), len(route.match)
+    if hosts * matches <= _FEW:
+        return hosts * matches * _COPY
+    shared = (
+        _COPY + _POLICY * len(route.use) + len(route.model_dump_json(exclude={"hosts", "match"}, exclude_none=True))
+    )
+    return hosts * sum(shared + len(match.model_dump_json(exclude_none=True)) for match in route.match)
+
+
+def _routes(routes: tuple[Route, ...]) -> tuple[Route, ...]:
+    _distinct(routes)
+    size = 0
+    for number, route in enumerate(routes):
+        size += _copied(route)
+        if size > MAX_COPIED:
+            raise FieldError(
+                (number,),
+                f"the routes of a document come to at most {MAX_COPIED >> 20} MiB when each is written out for each of its hosts "
+                "and matches: a wildcard host, or a shorter prefix, stands for many",
+            )
+    return routes
+
+
 class Identity(Written):
     """Who issues the identities of callers."""
 
@@ -100,7 +134,7 @@ class GatewayBody(Written):
     identity: Identity = Identity()
     policies: Annotated[tuple[Policy, ...], AfterValidator(_distinct)] = ()
     backends: Annotated[tuple[Backend, ...], AfterValidator(_distinct)] = ()
-    routes: Annotated[tuple[Route, ...], AfterValidator(_distinct)] = ()
+    routes: Annotated[tuple[Route, ...], AfterValidator(_routes)] = ()
 
 
 def _gateway_name(text: str) -> str:
@@ -115,7 +149,7 @@ class RouteBody(Written):
 
     gateway: Annotated[str, AfterValidator(_gateway_name)]
     backends: Annotated[tuple[Backend, ...], AfterValidator(_distinct)] = ()
-    routes: Annotated[tuple[Route, ...], Field(min_length=1), AfterValidator(_distinct)]
+    routes: Annotated[tuple[Route, ...], Field(min_length=1), AfterValidator(_routes)]
 
 
 class Metadata(Written):

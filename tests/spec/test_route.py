@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from controlplane.spec.parse import parse_text
@@ -89,3 +91,30 @@ def test_a_field_with_nothing_behind_it_is_not_one_that_is_left_out(field: str) 
         f"spec.routes[root].{field}: has no value (give it a value, or remove the key)"
         in said(f"to: [{{backend: web}}]\n      {field}:")[0]
     )
+
+
+@pytest.mark.parametrize(("hosts", "taken"), [(200, True), (256, False)])
+def test_a_few_lines_cannot_come_to_gigabytes(hosts: int, taken: bool) -> None:
+    """Each host has a copy of each match with all that the route says: who is granted a wildcard could end the process."""
+    heavy = {"name": "heavy", "public": True, "hosts": [f"h{number}.example.com" for number in range(hosts)]}
+    heavy["match"] = [{"path": {"prefix": f"/p{number}"}} for number in range(64)]
+    heavy |= {"transform": {"response": {"headers": {"set": {"x": "a" * 4000}}}}, "respond": {"status": 200}}
+    light = {
+        "name": "light",
+        "public": True,
+        "hosts": ["a.example.com"],
+        "match": heavy["match"][:1],
+        "respond": {"status": 200},
+    }
+    document = {
+        "apiVersion": "gatewayspec.dev/v1alpha1",
+        "kind": "RouteSpec",
+        "metadata": {"name": "r"},
+        "spec": {"gateway": "platform/shop", "routes": [light, heavy]},
+    }
+    (parsed,) = parse_text(json.dumps(document), "f.yaml")
+    assert (parsed.document is not None) == taken
+    if not taken:
+        (diagnostic,) = parsed.diagnostics
+        assert diagnostic.path == "spec.routes[heavy]"
+        assert "come to at most 64 MiB" in diagnostic.message
