@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", choices=[[], *BENCHES], help=f"of {', '.join(BENCHES)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small and short: does it run?")
     parser.add_argument("--sizes", type=_sizes, help="instead of each bench's own, such as 100,1000")
-    parser.add_argument("--edits", type=int, default=100, help="edits of each size (default: 100)")
+    parser.add_argument("--edits", type=int, default=200, help="edits of each size (default: 200)")
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT}")
     options = parser.parse_args(arguments)
     environment.prepare()  # as `serve` does; the processes that are started inherit it

@@ -21,7 +21,7 @@ def run(plan: Plan) -> Iterator[Result]:
     for size in plan.of((100, 20_000), (100,)):
         with fleet(Shape.HOSTS, size, plan.folder / "cpu") as running:
             idle = _idle(running, 1.0 if plan.quick else 5.0)
-            costs[size] = _cost(running, 10 if plan.quick else max(100, plan.edits), idle) * 1000
+            costs[size] = _cost(running, 10 if plan.quick else plan.edits, idle) * 1000
         yield Result("cpu", size, "CPU of a change", costs[size], "ms")
         yield Result("cpu", size, "CPU when idle", idle * 1000, "ms/s")
     yield from growth("cpu", "CPU of a change", costs, GROWTH_GOAL)

@@ -48,7 +48,7 @@ class Plan:
 
     folder: Path
     sizes: tuple[int, ...] | None = None
-    edits: int = 100
+    edits: int = 200
     quick: bool = False
 
     def of(self, sizes: Sequence[int], quick: Sequence[int]) -> tuple[int, ...]:
