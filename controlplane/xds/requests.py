@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 from envoy.config.core.v3 import base_pb2
@@ -20,7 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from controlplane.resources import delimited
+from controlplane.resources import delimited, read_varint
 from controlplane.xds.bounds import Limits
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.nodes import Ended, Locality, Node, Status
@@ -45,11 +47,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class DeltaRequest(Request):
-    """A `DeltaDiscoveryRequest`. `initial_versions` are the entries of that map, still encoded."""
+    """A `DeltaDiscoveryRequest`. `initial_versions` are the entries of that map, still encoded: each is made when it is read."""
 
     subscribe: frozenset[str] = NOTHING
     unsubscribe: frozenset[str] = NOTHING
-    initial_versions: tuple[bytes, ...] = ()
+    initial_versions: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class SotwRequest(Request):
 
 def delta_request(data: bytes, limits: Limits) -> DeltaRequest:
     """Decode a `DeltaDiscoveryRequest`; raises `Ended` when the bytes are none, or when they name too much."""
+    data, known = _seen.cut(data)
     message = _parse(_delta_envelope(), data)
     if len(message.versions) > limits.names:
         raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {limits.names} versions in one request")
@@ -71,13 +74,14 @@ def delta_request(data: bytes, limits: Limits) -> DeltaRequest:
         error=_error(message.error),
         node=_node(message.node),
         unsubscribe=_set(message.unsubscribe, limits, message.unsubscribe_locators),
-        initial_versions=tuple(message.versions),
-        subscribe=_names(message, discovery_pb2.DeltaDiscoveryRequest, "resource_names_subscribe", limits),
+        initial_versions=message.versions,
+        subscribe=_names(message, discovery_pb2.DeltaDiscoveryRequest, "resource_names_subscribe", known, limits),
     )
 
 
 def sotw_request(data: bytes, limits: Limits) -> SotwRequest:
     """Decode a `DiscoveryRequest`; raises `Ended` when the bytes are none, or when they name too much."""
+    data, known = _seen.cut(data)
     message = _parse(_sotw_envelope(), data)
     if len(message.version) > limits.version_characters:
         raise Ended(Status.INVALID_ARGUMENT, f"version_info is longer than {limits.version_characters} characters")
@@ -87,7 +91,7 @@ def sotw_request(data: bytes, limits: Limits) -> SotwRequest:
         error=_error(message.error),
         node=_node(message.node),
         version=message.version,
-        names=_names(message, discovery_pb2.DiscoveryRequest, "resource_names", limits),
+        names=_names(message, discovery_pb2.DiscoveryRequest, "resource_names", known, limits),
     )
 
 
@@ -116,8 +120,8 @@ def acknowledgement(data: bytes) -> tuple[str, str] | None:
 
 # -- taken apart -----------------------------------------------------------------------------------------------------
 
-_NAMES, _VERSIONS = 3, 5
-"""`resource_names` or `resource_names_subscribe`, and `initial_resource_versions`."""
+_VERSIONS, _NAMES_TAG = 5, b"\x1a"
+"""`initial_resource_versions`; and how `resource_names` or `resource_names_subscribe` (3) begin, as nearly everybody says it."""
 _TEXT, _BYTES = descriptor_pb2.FieldDescriptorProto.TYPE_STRING, descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
 _ONE, _MANY = descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL, descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
 
@@ -168,10 +172,23 @@ class _Seen:
     """Bytes that what is kept takes: lists and their names. One of 5,000 names has some 200 kB, and takes 0.9 MB."""
     NAME = 100
     """About what a name takes beside its characters."""
+    RECENT = 4
+    """Lists that a request is compared with before it is taken apart: those of the fleet that is coming back."""
 
     def __init__(self) -> None:
         self._sets: OrderedDict[bytes, frozenset[str]] = OrderedDict()
         self._size = 0
+
+    def cut(self, data: bytes) -> tuple[bytes, frozenset[str]]:
+        """A request without its list of names, and these names, if somebody sent the same list just before."""
+        if len(data) > self.SMALL:
+            begin = _before_names(data)
+            for encoded in islice(reversed(self._sets), self.RECENT):
+                end = begin + len(encoded)
+                if data.startswith(encoded, begin) and data[end : end + 1] != _NAMES_TAG:
+                    self._sets.move_to_end(encoded)
+                    return data[:begin] + data[end:], self._sets[encoded]
+        return data, NOTHING
 
     def names(self, encoded: bytes, kind: Any, field: str, limits: Limits) -> frozenset[str]:
         """The names in these bytes, which are a message of this kind."""
@@ -194,22 +211,31 @@ class _Seen:
 _seen = _Seen()
 
 
-def _names(message: Any, kind: Any, field: str, limits: Limits) -> frozenset[str]:
+def _before_names(data: bytes) -> int:
+    """Where the first name of a request stands, as clients write it: behind whole texts and messages."""
+    at = 0
+    with suppress(IndexError):
+        while data[at : at + 1] != _NAMES_TAG and data[at] & 0x87 == 2:
+            size, at = read_varint(data, at + 1)
+            at += size
+    return at
+
+
+def _names(message: Any, kind: Any, field: str, known: frozenset[str], limits: Limits) -> frozenset[str]:
     """A request may name resources in both ways; ours have no variants, so the parameters of a locator select nothing.
 
-    The message is spent: only what it does not know is left of it, which are the names.
+    The message is spent: only what it does not know is left of it, which are the names beside those that are `known`.
     """
     located = _set((), limits, message.locators)
-    for known in message.DESCRIPTOR.fields:
-        message.ClearField(known.name)
+    for one in message.DESCRIPTOR.fields:
+        message.ClearField(one.name)
     encoded = message.SerializeToString()
-    if not encoded:
-        return located
-    names = _seen.names(encoded, kind, field, limits)
-    if not located:
-        return names
-    check_names(both := names | located, limits)
-    return shared(both)
+    names = _seen.names(encoded, kind, field, limits) if encoded else NOTHING
+    found = [each for each in (known, names, located) if each]
+    if len(found) < 2:
+        return found[0] if found else NOTHING
+    check_names(all_of_them := frozenset().union(*found), limits)
+    return shared(all_of_them)
 
 
 def _set(names: Collection[str], limits: Limits, locators: Collection[bytes] = ()) -> frozenset[str]:

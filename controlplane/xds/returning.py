@@ -24,7 +24,8 @@ class Returned(Mapping[str, str]):
 
     def __init__(self, entries: Sequence[bytes], view: View, type_url: str) -> None:
         known = view.version_entries(type_url)
-        missing = known.keys() - entries  # the one pass over all of them
+        missing = set(known)
+        missing.difference_update(entries)  # the one pass over all of them
         alike = len(entries) == len(known) - len(missing)  # each is known, and stands once
         self.other = {} if alike else initial_versions(filterfalse(known.__contains__, entries))
         self.missing = frozenset(map(known.__getitem__, missing)) if missing else NOTHING

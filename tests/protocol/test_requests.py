@@ -67,6 +67,37 @@ def test_a_request_is_what_the_decoder_says_in_whatever_order_its_fields_come(
         assert initial_versions(request.initial_versions) == versions
 
 
+_LIST = [f"gatewayspec/shop/backend-{number}" for number in range(100)]
+"""As long as those that are looked for in requests before these are taken apart."""
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [delimited(1, delimited(1, b"node")), delimited(2, b"type"), delimited(99, b"later"), b"\x98\x06\x01"]
+        )
+    ),
+    st.integers(1, len(_LIST)),
+    st.lists(
+        st.sampled_from(
+            [delimited(3, b"another"), b"\x9a\x00\x01a", delimited(4, b"gone"), delimited(5, version_entry("a", "1"))]
+        )
+    ),
+)
+def test_a_list_that_was_seen_before_is_what_the_decoder_says(
+    before: list[bytes], size: int, after: list[bytes]
+) -> None:
+    """Whatever stands around it, and also when it is a part of a longer one, or a longer one of it."""
+    for names in (_LIST, _LIST[:size], _LIST):
+        data = b"".join((*before, *(delimited(3, name.encode()) for name in names), *after))
+        told = discovery_pb2.DeltaDiscoveryRequest.FromString(data)
+        request = delta_request(data, Limits())
+        assert request.subscribe == set(told.resource_names_subscribe)
+        assert request.unsubscribe == set(told.resource_names_unsubscribe)
+        assert initial_versions(request.initial_versions) == told.initial_resource_versions
+        assert request.type_url == told.type_url
+
+
 @given(_NAMES)
 def test_so_is_one_of_the_state_of_the_world(names: list[str]) -> None:
     data = discovery_pb2.DiscoveryRequest(
