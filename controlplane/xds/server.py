@@ -182,7 +182,7 @@ class XdsServer:
             methods = {f"Delta{suffix}": self._streaming(f"Delta{suffix}", DeltaSession, type_url)}
             if type_url != types.VIRTUAL_HOST:  # delta only
                 methods[f"Stream{suffix}"] = self._streaming(f"Stream{suffix}", SotwSession, type_url)
-                methods[f"Fetch{suffix}"] = grpc.unary_unary_rpc_method_handler(_fetch)
+                methods[f"Fetch{suffix}"] = grpc.stream_unary_rpc_method_handler(_fetch)
             handlers.append(grpc.method_handlers_generic_handler(service, methods))
         return handlers
 
@@ -335,7 +335,10 @@ class XdsServer:
         stream.wake()
 
 
-async def _fetch(_request: bytes, context: Any) -> None:
+async def _fetch(_requests: Any, context: Any) -> None:
+    """Not unary to grpc: that would read the whole request first, as slowly and as large as its sender likes, and from those
+    who are denied too. On the wire there is no difference.
+    """
     reason = "unary Fetch is not served; use the streaming method, state of the world or delta"
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, reason)
 

@@ -45,6 +45,17 @@ SHORT = {
 }
 
 
+def test_fetch_is_refused_before_its_request_is_read() -> None:
+    """Half of a large message would stay for as long as its sender likes, once for each of as many calls as he likes."""
+
+    async def test() -> None:
+        async with running() as rig, rig.channel() as channel:
+            call = channel.stream_unary("/envoy.service.cluster.v3.ClusterDiscoveryService/FetchClusters")()
+            assert await asyncio.wait_for(call.code(), PATIENCE) is grpc.StatusCode.UNIMPLEMENTED
+
+    run(test)
+
+
 @pytest.mark.parametrize("method", [DELTA, SOTW])
 def test_a_change_is_pushed_and_acknowledged(method: str) -> None:
     async def test() -> None:
