@@ -134,6 +134,12 @@ def _check_matches(around: Surroundings, problems: Problems, gateway: GatewayNam
                 codes.IMPOSSIBLE, f"match[{index}].path", "replacePrefix needs a prefix or exact path",
                 "use replaceRegex or replaceFull",
             )  # fmt: skip
+        kind, text = match.path.said
+        if kind in ("exact", "prefix") and "*" in text:
+            problems.warning(
+                codes.IMPOSSIBLE, f"match[{index}].path.{kind}", f'"*" stands for itself in "{text}", and for nothing else',
+                "a prefix takes all that is below it; a segment that may be anything is for template",
+            )  # fmt: skip
         if not match.headers:
             continue
         identity = around.identity_headers(gateway)

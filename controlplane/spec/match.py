@@ -56,7 +56,8 @@ _DECODED_BY_ENVOY = re.compile(r"%(2[DE]|3\d|[46][1-9A-F]|[57][\dA]|5F|7E)", re.
 def _normal(text: str, encoded: re.Pattern[str] = _TO_BE_ENCODED) -> str:
     """A path as Envoy's normalisation leaves it. Raises ValueError: another one would never match."""
     if found := encoded.search(text):
-        raise ValueError(f'"{found[0]}" is encoded before routes are matched; write {quote(found[0])}')
+        template = ", or use template for a segment that may be anything" if found[0] in "{}" else ""
+        raise ValueError(f'"{found[0]}" is encoded before routes are matched; write {quote(found[0])}{template}')
     if needless := _DECODED_BY_ENVOY.search(text):
         raise ValueError(f'{needless[0]} is decoded before routes are matched; write "{unquote(needless[0])}"')
     if "%00" in text:
