@@ -142,21 +142,10 @@ def _way_in(
     limits = REQUEST_RECEIVED if said is None else said, spec.limits.connections or MAX_CONNECTIONS
     if chain.protocol is Protocol.HTTP:
         return FilterChain(chain.group, chain.hosts, None, min_tls, spec.client_ip, *limits)
-    index = next(number for number, entry in enumerate(spec.tls) if entry.identity == chain.certificate.name)  # type: ignore[union-attr]
-    path = f"tls[{index}].certificate.secretRef"
-    hosts = []
-    for host in chain.hosts:
-        if (rival := _rival(read, tables, chain, host, taken)) is not None:
-            message = f'TLS for host "{host}" on this port would take requests for "{rival[1]}" from gateway {rival[0]}'
-            help = "that gateway serves them with a certificate for a wider host; agree with its owner"
-            read.note(Issue(chain.listener, f"tls[{index}].hosts", codes.CONFLICT, message, help, section="listeners"))
-        elif (owner := _owner(chain, host, taken)) is not None:
-            message = f'TLS for host "{host}" on this port belongs to {owner}'
-            read.note(Issue(chain.listener, f"tls[{index}].hosts", codes.CONFLICT, message, section="listeners"))
-        else:
-            hosts.append(host)
+    hosts = _names(read, tables, chain, spec, taken)
     assert chain.certificate is not None
     state = read.get(tables.certificate_states, chain.certificate)
+    path = f"tls[{_entry(chain, spec)}].certificate.secretRef"
     if state is None:
         message = f'no secret "{chain.certificate}"'
         read.note(
@@ -175,6 +164,48 @@ def _way_in(
     if state is None or state.problem or not hosts:
         return None
     return FilterChain(chain.group, tuple(hosts), chain.certificate, min_tls, spec.client_ip, *limits)
+
+
+def _entry(chain: Chain, spec: Listener) -> int:
+    """The number of the first `tls` entry of a chain."""
+    return next(number for number, entry in enumerate(spec.tls) if entry.identity == chain.certificate.name)  # type: ignore[union-attr]
+
+
+def _names(read: Read, tables: Tables, chain: Chain, spec: Listener, taken: dict[str, Chain]) -> list[str]:
+    """The names (SNI) for which a chain is asked: its hosts without those that others have, which are `taken`."""
+    path = f"tls[{_entry(chain, spec)}].hosts"
+    hosts = []
+    for host in chain.hosts:
+        if (rival := _rival(read, tables, chain, host, taken)) is not None:
+            message = f'TLS for host "{host}" on this port would take requests for "{rival[1]}" from gateway {rival[0]}'
+            help = "that gateway serves them with a certificate for a wider host; agree with its owner"
+            read.note(Issue(chain.listener, path, codes.CONFLICT, message, help, section="listeners"))
+        elif (owner := _owner(chain, host, taken)) is not None:
+            message = f'TLS for host "{host}" on this port belongs to {owner}'
+            read.note(Issue(chain.listener, path, codes.CONFLICT, message, section="listeners"))
+        else:
+            hosts.append(host)
+    return hosts
+
+
+def _misdirected(read: Read, tables: Tables, view: View) -> Iterator[str]:
+    """`<group>|<host>` of each host that a TLS chain covers, and for which another one of the port is asked (SNI).
+
+    A client chooses what name it says: by that of a wildcard it would come to the routes of the wildcard, public perhaps,
+    with the host of a narrower chain, whose routes want a token. It is told to open another connection.
+    """
+    for _, sharing in _ports(read, tables, view):
+        groups: dict[str, set[str]] = {}
+        taken: dict[str, Chain] = {}
+        for key, spec, gateway in sharing:
+            for chain in read.get(tables.gateway_chains, gateway) or ():
+                if chain.listener == key and chain.protocol is Protocol.HTTPS:
+                    hosts = chain.hosts if chain.draining else _names(read, tables, chain, spec, taken)
+                    for host in hosts:
+                        groups.setdefault(host, set()).add(chain.group)
+        for host, own in groups.items():
+            for pattern in covering_patterns(host):
+                yield from (f"{group}|{host}" for group in groups.get(pattern, own) - own)
 
 
 def _owner(chain: Chain, host: str, taken: dict[str, Chain]) -> str | None:
@@ -212,7 +243,8 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
     hosts = dict(host for gateway in view for host in wildcards(read, tables, gateway))
     # It sends requests to shards that must be there: those that come before it does, those that go after it did.
-    yield _extension(view, shard_lua.NAME, shard_lua.rekey_wildcard(hosts), late=True)
+    script = shard_lua.rekey_wildcard(hosts, _misdirected(read, tables, view))
+    yield _extension(view, shard_lua.NAME, script, late=True)
     named = [row for gateway in view for row in read.find(tables.limits_by_gateway, gateway)]
     shared = {identity: limit for (_, _, identity), limit in named}
     slots = {slot for (_, slot, _), _ in named}

@@ -290,6 +290,45 @@ def test_a_name_beside_any_host_stays_with_its_certificate(spec: str, tmp_path: 
             assert (answer.status, body or answer.body) == (status, answer.body), host
 
 
+OWN = "{hosts: [a.example.com], certificate: {secretRef: own}}"
+GUARDING = GUARDED.partition("    - {name: public")[0]
+APART = GUARDED.replace("TLS", f"{WILD}, {ANY}").replace("[a.example.com]", "[c.example.com]")
+APART += "---" + GUARDING.replace("name: edge", "name: other").replace("TLS", OWN)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        GUARDED.replace("TLS", f"{WILD}, {OWN}, {ANY}"),
+        GUARDED.replace("TLS", f"{WILD}, {ANY}, {OWN.replace('own', 'gone')}"),
+        GUARDED.replace("[TLS]", f"[{WILD}, {ANY}]")
+        .replace(
+            "  identity:",
+            f"    - {{name: own, port: 8443, protocol: HTTPS, tls: [{OWN}]}}\n  identity:",
+        )
+        .replace("hosts: [a.example.com], match", "hosts: [a.example.com], listeners: [own], match"),
+        APART,
+    ],
+    ids=["one listener", "the certificate is missing", "two listeners", "two gateways"],
+)
+def test_a_wildcard_lends_its_connections_to_no_name_with_a_certificate_of_its_own(spec: str, tmp_path: Path) -> None:
+    """A client says what name it likes (SNI): by another one it would get around the token that this name wants."""
+    for name, *hosts in (("wild", "*.example.com"), ("any", "b.test"), ("own", "a.example.com")):
+        authority().leaf(*hosts).write(tmp_path, name)
+    with Edge(spec, secrets=tmp_path) as edge:
+        for sni, host, status in (
+            ("b.example.com", "a.example.com", 421),
+            ("b.example.com", "A.Example.com.:8443", 421),
+            ("b.test", "a.example.com", 421),
+            ("b.test", "b.example.com", 421),
+            ("b.example.com", "b.example.com", 200),
+            ("b.test", "b.test", 200),
+            ("a.example.com", "a.example.com", 421 if "gone" in spec else 401),
+        ):
+            answer = edge.request("/x", host, port=HTTPS, tls=trusting(None), sni=sni)
+            assert answer.status == status, (sni, host, answer)
+
+
 TWICE = """
 apiVersion: gatewayspec.dev/v1alpha1
 kind: GatewaySpec

@@ -10,6 +10,7 @@ these filters off for itself. Only when there is none do they act:
 3. `rekey_wildcard`: the wildcard host that covers the name (known from a table), its shard and fallback; else the
    catch-all of the listener group. It covers no name with a comma: of several host headers Envoy makes one, of which
    the first may be a protected host to the backend, and the last one below a wildcard that is public.
+   Nor one that another TLS chain of the port is for: the routes of that chain may guard it.
 
 The shards of an open host, of which only some paths were granted, do not decide on the others: their last route
 (`elsewhere`) switches the third filter on again. Of open wildcards the table knows the segments. It may name no shard
@@ -97,18 +98,19 @@ end
 _REKEY_WILDCARD = (
     _COMMON
     + """
-local ELSEWHERE, WILDCARDS = "@ELSEWHERE@", {@WILDCARDS@}
+local ELSEWHERE, KNOWN = "@ELSEWHERE@", {@KNOWN@}
 
 local function serves(key, path)
-  local known = WILDCARDS[key]
-  return known == true or (known ~= nil and known[string.match(path, "^p/([^/]*)")] == true)
+  local known = KNOWN[key]
+  return known == true or (known and known[string.match(path, "^p/([^/]*)")] == true)
 end
 
 local function covering(group, name, path)
-  if find(name, ",", 1, true) then return nil end
+  if find(name, ",", 1, true) or KNOWN[group .. name] == false then return nil end
   local dot = find(name, ".", 1, true)
   while dot ~= nil do
     local key = group .. "*" .. sub(name, dot)
+    if KNOWN[key] == false then return nil end
     if serves(key, path) then return key end
     dot = find(name, ".", dot + 1, true)
   end
@@ -147,17 +149,14 @@ end
 )
 
 
-def _script(source: str, wildcards: Mapping[str, Iterable[str]] = MappingProxyType({})) -> Any:
+def _script(source: str, known: Mapping[str, str] = MappingProxyType({})) -> Any:
     for name, value in (
         ("HOST", HOST_HEADER),
         ("PATH", PATH_HEADER),
         ("FALLBACK", FALLBACK),
         ("MAX_HOST", str(MAX_HOST)),
         ("ELSEWHERE", ELSEWHERE),
-        (
-            "WILDCARDS",
-            ", ".join(f'["{wildcard}"] = {_segments(known)}' for wildcard, known in sorted(wildcards.items())),
-        ),
+        ("KNOWN", ", ".join(f'["{host}"] = {what}' for host, what in sorted(known.items()))),
     ):
         source = source.replace(f"@{name}@", value)
     return packed(lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=source), stat_prefix="gatewayspec"))
@@ -189,12 +188,14 @@ def rekey() -> Any:
     return _script(_REKEY)
 
 
-def rekey_wildcard(wildcards: Mapping[str, Iterable[str]]) -> Any:
+def rekey_wildcard(wildcards: Mapping[str, Iterable[str]], misdirected: Iterable[str] = ()) -> Any:
     """The third filter; `wildcards` are `<group>|<wildcard host>` of every wildcard host, with the segments of an open one.
 
-    One that is not open (no segments) has a fallback shard. An open one has shards for these segments alone.
+    One that is not open (no segments) has a fallback shard. An open one has shards for these segments alone. Hosts that
+    are `misdirected` in a group are below no wildcard there: its last resort answers.
     """
-    return _script(_REKEY_WILDCARD, wildcards)
+    known = dict.fromkeys(misdirected, "false")
+    return _script(_REKEY_WILDCARD, known | {host: _segments(found) for host, found in wildcards.items()})
 
 
 def decided(configuration: Any, *, fallback: bool) -> None:
