@@ -23,6 +23,7 @@ from controlplane.pki.authority import Authority, ServerMaterial
 from controlplane.pki.configured import ConfiguredKeys
 from controlplane.pki.denial import DenyList
 from controlplane.pki.identity import DEFAULT_TRUST_DOMAIN, Identity, Refused, identify
+from controlplane.sources.beside import Beside
 from controlplane.spec.codes import Code
 from controlplane.xds.nodes import Denied, Node, Peer
 
@@ -72,8 +73,11 @@ class Trust:
         denied: DenyList,
         trust_domain: str,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        touch: Callable[[], object] = lambda: None,
     ) -> None:
+        """`touch` touches the disk that the files are on, and is asked beside the event loop first: it may not answer."""
         self._keys = keys
+        self._touch = touch
         self._denied = denied
         self._trust_domain = trust_domain
         self._now = now
@@ -102,7 +106,7 @@ class Trust:
             authority.server_certificate(names)
             domain = authority.trust_domain
         denied = DenyList.open(state, *(() if xds.deny_list is None else (xds.deny_list,)))
-        return cls(keys, denied, domain or DEFAULT_TRUST_DOMAIN)
+        return cls(keys, denied, domain or DEFAULT_TRUST_DOMAIN, touch=state.stat)
 
     def server_keys(self) -> ServerMaterial:
         """What the next handshake should use; called on threads of gRPC."""
@@ -149,10 +153,11 @@ class Trust:
 
         `say` is told why what is in force is not what is on disk.
         """
-        again = False
+        again, beside = False, Beside()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
+                await beside.ask(self._touch)
                 again |= self.look()
                 await self.verify()
                 if again:

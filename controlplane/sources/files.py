@@ -29,6 +29,7 @@ from controlplane.errors import Diagnostic, InvalidInput, Place
 from controlplane.names import ObjectRef
 from controlplane.sources.base import Sink
 from controlplane.sources.belief import Document, File, believed, known_document, read_document, restored
+from controlplane.sources.beside import ANSWER_SECONDS, LOOKS, Beside
 from controlplane.sources.declared import Content, Declared
 from controlplane.sources.reading import (
     Signature,
@@ -81,6 +82,7 @@ class FileSource:
         last_good: Mapping[ObjectRef, str] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
         look_again: float = 1.0,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         """`last_good`: texts of objects that were in force before, for what is broken or unreadable at the start."""
         self.name = name
@@ -90,6 +92,8 @@ class FileSource:
         self._replaced = -REPLACED_SECONDS
         self._settle_seconds = settle_seconds
         self._look_again = look_again
+        self._beside = Beside(LOOKS * answer_seconds)
+        self._answer_seconds = answer_seconds
         self._declared = Declared(name, self._last_good)
         self._files: dict[str, File] = {}
         self._tree = Tree()
@@ -104,7 +108,9 @@ class FileSource:
 
     async def run(self, sink: Sink) -> None:
         """Push everything, then what changes, until cancelled."""
-        look = wakes_and_dues(self._root, look_again=self._look_again, until_due=self._until_due)
+        look = wakes_and_dues(
+            self._root, look_again=self._look_again, until_due=self._until_due, answer_seconds=self._answer_seconds
+        )
         async with aclosing(look) as stream:
             async for wake in stream:
                 try:
@@ -121,6 +127,9 @@ class FileSource:
 
     async def _refresh(self, wake: Wake, sink: Sink) -> None:
         """Look at what may have changed, and say it."""
+        if wake.failure is not None:
+            await self._fail(sink, wake.failure, wake.at)
+            return
         self._looked = self._slice_began = time.monotonic()
         folder = folder_identity(self._root)
         changed, everything = self._to_read(wake)
@@ -162,7 +171,7 @@ class FileSource:
     async def _look_at_everything(self, sink: Sink, wake: Wake) -> dict[str, frozenset[Change]] | None:
         """The files that differ from what was read; None when the folder itself cannot be read."""
         try:
-            tree = await asyncio.to_thread(scan, self._root, is_spec_file)
+            tree = await self._beside.ask(scan, self._root, is_spec_file)
             if not (tree.files or tree.troubles) and folder_identity(self._root) != self._folder:
                 self._refuse_void()
         except OSError as error:
@@ -183,7 +192,7 @@ class FileSource:
                 break
             for name in changed:
                 await self._read(name, _NO_CHANGE, patient=False)
-            again = await asyncio.to_thread(scan, self._root, is_spec_file)
+            again = await self._beside.ask(scan, self._root, is_spec_file)
             if again.generations == tree.generations:
                 return {}
             self._tree = tree = again

@@ -23,6 +23,7 @@ from controlplane.errors import Diagnostic, InvalidInput, Place
 from controlplane.model.secret import Secret
 from controlplane.names import SecretRef
 from controlplane.sources.base import Sink
+from controlplane.sources.beside import ANSWER_SECONDS, LOOKS, Beside
 from controlplane.sources.reading import GENERATION, Signature, is_being_written, is_gone, read_regular
 from controlplane.sources.watching import VOID, Wake, folder_identity, wakes_and_dues
 from controlplane.spec.codes import Code
@@ -70,6 +71,7 @@ class SecretSource:
         last_good: Mapping[SecretRef, Secret] | None = None,
         settle_seconds: float = SETTLE_SECONDS,
         look_again: float = 1.0,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         """`source` is the one whose objects may refer to these secrets; `last_good` is for what cannot be read."""
         self.name = name
@@ -78,6 +80,8 @@ class SecretSource:
         self._last_good = dict(last_good or {})
         self._settle_seconds = settle_seconds
         self._look_again = look_again
+        self._beside = Beside(LOOKS * answer_seconds)
+        self._answer_seconds = answer_seconds
         self._folder_read: tuple[int, int] | None = None
         self._known: dict[SecretRef, _Read] = {}
         self._due: dict[SecretRef, tuple[float, bool]] = {}  # when, and whether it has rested by then
@@ -88,7 +92,9 @@ class SecretSource:
 
     async def run(self, sink: Sink) -> None:
         """Push everything, then what changes, until cancelled."""
-        look = wakes_and_dues(self._root, look_again=self._look_again, until_due=self._until_due)
+        look = wakes_and_dues(
+            self._root, look_again=self._look_again, until_due=self._until_due, answer_seconds=self._answer_seconds
+        )
         async with aclosing(look) as stream:
             async for wake in stream:
                 try:
@@ -102,6 +108,9 @@ class SecretSource:
 
     async def _refresh(self, wake: Wake, sink: Sink) -> None:
         """Look at what may have changed, and say it."""
+        if wake.failure is not None:
+            self._fail(sink, wake.failure, wake.at)
+            return
         now = time.monotonic()
         changed = {ref for ref, (at, _) in self._due.items() if at <= now}
         rested = {ref for ref in changed if self._due.pop(ref)[1]}
@@ -115,7 +124,7 @@ class SecretSource:
         if everything:
             folder = folder_identity(self._root)
             try:
-                listed, troubles = await asyncio.to_thread(self._list)
+                listed, troubles = await self._beside.ask(self._list)
                 if not (listed or troubles) and folder != self._folder_read:
                     self._refuse_void()
             except OSError as error:

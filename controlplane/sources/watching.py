@@ -15,6 +15,8 @@ from pathlib import Path
 
 from watchfiles import Change, awatch
 
+from controlplane.sources.beside import ANSWER_SECONDS, Beside
+
 LOOK_AGAIN_SECONDS = 1.0
 """How often the folder itself is looked at: it may have been replaced, which its watch does not notice."""
 EVERYTHING_SECONDS = 10.0
@@ -32,12 +34,13 @@ Changes = Callable[[str, float], AsyncGenerator[Paths, None]]
 class Wake:
     """`paths` that changed, relative to the folder, with how; `everything` when all must be looked at.
 
-    `at` is time.monotonic() when this was noticed.
+    `at` is time.monotonic() when this was noticed; `failure` says that the folder does not answer, so that nobody may look.
     """
 
     at: float
     paths: Paths = field(default_factory=dict)
     everything: bool = False
+    failure: OSError | None = None
 
 
 async def polled(root: str, longest: float) -> AsyncGenerator[Paths, None]:
@@ -80,12 +83,23 @@ else:
 
 
 async def wakes(
-    root: str, *, look_again: float = LOOK_AGAIN_SECONDS, changes: Changes = noticed
+    root: str,
+    *,
+    look_again: float = LOOK_AGAIN_SECONDS,
+    changes: Changes = noticed,
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> AsyncGenerator[Wake, None]:
     """Wakes for ever. The first one, and the first after the folder appeared or was replaced, is for everything."""
     missing = False
+    beside = Beside(answer_seconds)
     while True:
-        identity = folder_identity(root)
+        try:
+            identity = await beside.ask(folder_identity, root)
+        except OSError as error:
+            missing = False
+            yield Wake(time.monotonic(), failure=error)
+            await asyncio.sleep(look_again)
+            continue
         if identity is None:
             if not missing:
                 missing = True
@@ -94,21 +108,22 @@ async def wakes(
             continue
         missing = False
         with suppress(OSError, RuntimeError):  # the folder vanished, or the kernel has no watches left
-            async with aclosing(_watched(root, identity, look_again, changes)) as watched:
+            async with aclosing(_watched(root, identity, look_again, changes, beside)) as watched:
                 async for wake in watched:
                     yield wake
-        if folder_identity(root) == identity:
-            await asyncio.sleep(look_again)  # it cannot be watched: look from time to time
+        with suppress(OSError):
+            if await beside.ask(folder_identity, root) == identity:
+                await asyncio.sleep(look_again)  # it cannot be watched: look from time to time
 
 
 async def wakes_and_dues(
-    root: str, *, look_again: float, until_due: Callable[[], float | None]
+    root: str, *, look_again: float, until_due: Callable[[], float | None], answer_seconds: float = ANSWER_SECONDS
 ) -> AsyncGenerator[Wake, None]:
     """Wakes for ever, and one without paths when something that was put off is due.
 
     `until_due` is asked before each: seconds, None when nothing was put off.
     """
-    async with aclosing(wakes(root, look_again=look_again)) as stream:
+    async with aclosing(wakes(root, look_again=look_again, answer_seconds=answer_seconds)) as stream:
         upcoming = asyncio.ensure_future(anext(stream))
         try:
             while True:
@@ -128,7 +143,7 @@ async def wakes_and_dues(
 
 
 async def _watched(
-    root: str, identity: tuple[int, int], look_again: float, changes: Changes
+    root: str, identity: tuple[int, int], look_again: float, changes: Changes, beside: Beside
 ) -> AsyncGenerator[Wake, None]:
     """Wakes until the folder is another one."""
     async with aclosing(changes(root, look_again)) as stream:
@@ -149,7 +164,7 @@ async def _watched(
             elif now - looked >= EVERYTHING_SECONDS:
                 looked = now
                 yield Wake(now, everything=True)
-            if folder_identity(root) != identity:
+            if await beside.ask(folder_identity, root) != identity:
                 return
 
 

@@ -35,6 +35,9 @@ LINGER_SECONDS = 0.1
 RETRY_SECONDS = 30.0
 """Between attempts while the disk is full or read-only."""
 
+ANSWER_SECONDS = 10.0
+"""How long one write may take before that is said."""
+
 HELD_SECONDS = 1.0
 """Between attempts while another process has the folder: it costs one system call, and that one may be ending."""
 
@@ -56,6 +59,8 @@ class State:
         self._flushes_wanted = 0
         self._flushes_done = 0
         self._closing = False
+        self._bytes = database.size(ledger.file)
+        self._busy_since: float | None = None  # while the thread is at the disk
         self._thread = threading.Thread(target=self._run, name="state", daemon=True)
 
     @classmethod
@@ -118,15 +123,17 @@ class State:
             log.warning("state not written before exit", path=str(self._ledger.file), pending=self.status().pending)
 
     def status(self) -> Status:
-        """How the store is; costs two stat calls."""
+        """How the store is, without a question to the disk, which may never answer."""
         with self._changed:
             pending = len(self._pending | self._writing)
+            busy = time.monotonic() - self._busy_since if self._busy_since is not None else 0.0
         ledger = self._ledger
+        hangs = f"not written: the disk has not answered for {busy:.0f} s" if busy > ANSWER_SECONDS else None
         return Status(
             ledger.file,
-            ledger.degraded,
+            ledger.degraded or hangs,
             ledger.rows,
-            database.size(ledger.file),
+            self._bytes,
             pending,
             ledger.last_write,
             ledger.mishaps,
@@ -147,14 +154,17 @@ class State:
                 closing, flush = self._closing, self._flushes_wanted
                 batch, self._pending = self._pending, {}
                 self._writing = batch
+                self._busy_since = time.monotonic()
             try:
                 with self._file_lock:
                     left = self._ledger.keep(batch)
+                    self._bytes = database.size(self._ledger.file)
             except Exception:  # the thread must outlive its own mistakes; the process serves on without it
                 log.exception("state writing failed", path=str(self._ledger.file))
                 self._ledger.give_up("writing failed, see the log: nothing of that batch is kept")
                 left = {}
             with self._changed:
+                self._busy_since = None
                 self._writing = {}
                 self._pending = left | self._pending
                 if left or self._ledger.waits:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 
 from controlplane.names import ObjectRef
-from controlplane.sources import files
+from controlplane.sources import files, watching
 from controlplane.sources.files import FileSource
 from tests.sources.rig import denied, mount, replace_file, running
 from tests.spec.documents import file, routes
+from tests.support.waiting import PATIENCE
 
 BROKEN = routes("b").replace("port: 8080", "port: x")
 
@@ -463,6 +465,40 @@ def test_an_empty_folder_in_the_place_of_another_is_a_failure(tmp_path: Path, st
             assert sink.said == {}
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("where", ["the folder", "what is in it"])
+def test_a_folder_that_does_not_answer_is_a_failure_and_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """As one of a server whose machine is gone: whoever looks at it does not come back."""
+    answers = threading.Event()
+    answers.set()
+    module, name = (watching, "folder_identity") if where == "the folder" else (files, "scan")
+    look = getattr(module, name)
+
+    def hangs(*args: Any) -> Any:
+        answers.wait(PATIENCE)
+        return look(*args)
+
+    async def scenario() -> None:
+        (tmp_path / "a.yaml").write_text(routes("a"))
+        async with running(FileSource(tmp_path, look_again=0.02, answer_seconds=0.05)) as sink:
+            await sink.until(lambda: sink.state == "synced")
+            answers.clear()
+            (tmp_path / "sub").mkdir()  # a reason to look
+            await sink.until(lambda: sink.state == "failed")
+            assert "has not answered" in sink.reason
+            assert sink.names == ["a"]
+            answers.set()
+            replace_file(tmp_path / "b.yaml", routes("b"))
+            await sink.until(lambda: sink.state == "synced" and sink.names == ["a", "b"] and sink.said == {})
+
+    monkeypatch.setattr(module, name, hangs)
+    try:
+        asyncio.run(scenario())
+    finally:
+        answers.set()
 
 
 def test_a_root_that_is_no_folder_is_a_failure(tmp_path: Path) -> None:

@@ -17,7 +17,10 @@ from controlplane.errors import ConfigurationError
 from controlplane.model.endpoint import Endpoint, Health, Service, ServicePort
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
+from controlplane.state import store
 from controlplane.state.content import StateChanges, StoredObject
+from controlplane.state.ledger import Ledger
+from controlplane.state.rows import Change, Ref
 from controlplane.state.store import State
 from tests.state.kept import CANARY, fill, objects, ref, secret, secret_ref, stored
 from tests.support.waiting import PATIENCE
@@ -326,3 +329,25 @@ def test_a_state_of_a_version_without_services_is_read_and_extended(tmp_path: Pa
         assert state.flush(PATIENCE)
     with closing(State.open(tmp_path)) as state:
         assert state.load().services == {name: Service()}
+
+
+def test_a_disk_that_does_not_answer_is_said_and_nobody_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, asked = threading.Event(), threading.Event()
+
+    def hangs(*_: object) -> dict[Ref, Change]:
+        asked.set()
+        answers.wait(PATIENCE)
+        return {}
+
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 0.0)
+    with closing(State.open(tmp_path, linger=0.0)) as state:
+        monkeypatch.setattr(Ledger, "keep", hangs)
+        state.write(StateChanges(seen={"files": 1.0}))
+        assert asked.wait(PATIENCE)
+        degraded = state.status().degraded
+        answers.set()
+        assert degraded == "not written: the disk has not answered for 0 s"
+        assert state.flush(PATIENCE)
+        assert state.status().is_kept
