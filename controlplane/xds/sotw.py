@@ -36,6 +36,7 @@ class SotwSession(Session):
                 # Stale: a newer response is on its way, and its ACK repeats the whole subscription.
                 # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-updates
                 self.answered = self._about_older(progress, request, now)
+                self._let_go(progress, request)
                 return
             answers = self._acknowledge(progress, request.nonce, request.error, now)
         if first:
@@ -58,6 +59,17 @@ class SotwSession(Session):
             self._acknowledge(progress, request.nonce, request.error, now)
         return True
 
+    def _let_go(self, progress: Progress, request: SotwRequest) -> None:
+        """A stale request is not answered. But what it leaves out the client has dropped, and is sent if it asks again."""
+        subscription = progress.subscription
+        if not subscription.named_once:
+            return
+        names, unlisted = subscription.names.frozen(), subscription.wildcard and WILDCARD not in request.names
+        if unlisted:
+            subscription.wildcard = progress.whole = progress.finish = False
+        if unlisted or not names <= request.names:
+            self._replace(progress, names & request.names)
+
     def _subscribe(self, progress: Progress, request: SotwRequest) -> bool:
         """Whether the subscription is another one than before."""
         subscription = progress.subscription
@@ -78,6 +90,12 @@ class SotwSession(Session):
             progress.whole = progress.finish = False
         subscription.wildcard = wildcard
         progress.ask(frozenset(name for name in names if name not in subscription.names))
+        self._replace(progress, names)
+        return True
+
+    def _replace(self, progress: Progress, names: frozenset[str]) -> None:
+        """The client wants these names, and of the rest what the wildcard gives it."""
+        subscription = progress.subscription
         subscription.replace(names, self.view)
         progress.forget(progress.noted)
         if progress.sent is not None:
@@ -85,7 +103,6 @@ class SotwSession(Session):
             progress.sent = progress.sent.followed_by(
                 Listing((), sorted(n for n in sent if not subscription.covers(n)))
             )
-        return True
 
     def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         if not progress.kind.full_state:

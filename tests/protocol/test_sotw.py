@@ -224,3 +224,31 @@ def test_what_is_asked_for_by_name_is_answered_at_any_version(url: str) -> None:
 def bodies(client: Sotw, url: str) -> list[bytes]:
     view = client.store.view(("gateway",))
     return [one.body for one in view.listing(url).resources]
+
+
+@pytest.mark.parametrize("again", [["a", "b"], ["*"]], ids=["a name", "the wildcard"])
+def test_what_a_stale_request_left_out_is_sent_when_it_is_asked_for_again(again: list[str]) -> None:
+    """It is not answered; but the client has dropped it, and waits for it."""
+    url = EDS if again == ["a", "b"] else LDS
+    client = Sotw(resource(url, "a", "a1"), resource(url, "b", "b1"))
+    client.send(url, again)
+    first = client.take(url, b"a1", b"b1", names=again)
+    client.publish(resource(url, "a", "a2"))
+    second = client.expect(url)
+    client.send(url, ["a"], version=first.version_info, nonce=first.nonce)
+    client.send(url, again, version=first.version_info, nonce=first.nonce)
+    client.expect_nothing()
+    client.ack(second, again)
+    assert b"b1" in [each.value for each in client.expect(url).resources]
+
+
+def test_a_stale_request_without_names_ends_the_wildcard() -> None:
+    client = Sotw(resource(LDS, "a", "a1"))
+    client.send(LDS, ["*"])
+    first = client.take(LDS, b"a1", names=["*"])
+    client.publish(resource(LDS, "a", "a2"))
+    second = client.expect(LDS)
+    client.send(LDS, [], version=first.version_info, nonce=first.nonce)
+    client.ack(second)
+    client.publish(resource(LDS, "a", "a3"))
+    client.expect_nothing()
