@@ -73,6 +73,9 @@ class Session(Outgoing):
         type_url = checks.type_of(request, self.node, self._only)
         self._order.heard(now)
         self._tick += 1
+        if self.view is not None:
+            self._catch_up(self.view, now)  # else what is asked for would be compared with what is known of earlier
+            self._tick += 1
         if (progress := self._types.get(type_url)) is not None:
             return progress, False
         check_names(frozenset((type_url,)), self._limits)
@@ -225,6 +228,7 @@ class Session(Outgoing):
         refusal = progress.refusal
         for resource in isolation.isolate(progress, push, self.view, self.node, self._holds, refusal, trials, wanted):
             self._observer.held(self.node, resource, self.view.get(resource.type_url, resource.name), detail)
+        self._reconsider(self.view, now)  # what is good to show may need what is gone, of other types too
 
     # -- what others ask -----------------------------------------------------------------------------------------
 

@@ -108,7 +108,6 @@ class Subscription:
         for alias in moving:
             target = self._targets.get(alias)
             if target is None or target in names or alias in names:  # else another one has it, of which nothing is said
-                self._unlink(alias)
                 self._link(alias, view)
 
     def _settle(self, names: frozenset[str], view: View | None) -> None:
@@ -121,6 +120,7 @@ class Subscription:
 
     def _link(self, alias: str, view: View) -> None:
         url = self._kind.url
+        self._unlink(alias)
         if view.get(url, alias) is None and (name := view.named(url, alias)) is not None:
             self._targets[alias] = name
             self._aliases.setdefault(name, set()).add(alias)

@@ -376,6 +376,7 @@ def test_what_was_asked_for_while_it_went_is_sent_when_it_comes_back() -> None:
     client.session.receive(request.SerializeToString(), client.now)
     client.changed()
     clusters = client.expect(CDS)
+    client.take(ECDS, [], ["x"])
     client.publish(resource(ECDS, "x", "1"))
     client.ack(clusters)
     client.advance(LONG)

@@ -7,7 +7,7 @@ import pytest
 from controlplane.xds import subscription
 from controlplane.xds.nodes import Ended
 from controlplane.xdstp import collection_of
-from tests.protocol.dialogue import CDS, EDS, LDS, RDS, RTDS, SDS, VHDS, Delta, Sotw, removed, resource
+from tests.protocol.dialogue import CDS, EDS, LDS, PART, RDS, RTDS, SDS, VHDS, Delta, Sotw, removed, resource
 
 # -- aliases ---------------------------------------------------------------------------------------------------------
 
@@ -372,3 +372,17 @@ def test_sub_17_in_the_state_of_the_world() -> None:
     client.take(LDS, b"l", b"x", b"y", names=names)
     client.publish(removed(LDS, f"{BASE}p/x"))
     client.take(LDS, b"l", b"y", names=names)
+
+
+def test_an_alias_that_is_asked_for_when_it_has_just_moved_is_that_of_one_resource() -> None:
+    """The request arrives when the stream has not looked yet."""
+    client = Delta(resource(EDS, "a", aliases=("also",)), resource(EDS, "b"))
+    client.send(EDS, ["also"])
+    client.take(EDS, ["a"])
+    client.store.publish({PART: [resource(EDS, "a"), resource(EDS, "b", aliases=("also",))]})
+    client.send(EDS, ["also"])
+    client.changed()
+    client.take(EDS, ["b"])
+    client.take(EDS, removed=["a"])
+    client.publish(resource(EDS, "a", "2"))
+    client.expect_nothing()
