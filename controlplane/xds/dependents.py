@@ -90,6 +90,11 @@ class Dependents:
             yield from ((url, one) for one in sorted(of_type) if not of_type[one].isdisjoint(names))
 
 
+def names_any(resource: Resource, names: Mapping[str, frozenset[str]]) -> bool:
+    """Whether this one names any of these, which are by type."""
+    return any(resource.type_url in _NAMED_BY.get(url, ()) and _names_in(resource, names[url]) for url in names)
+
+
 class Lost:
     """What a view has lost, for as long as nothing is published."""
 

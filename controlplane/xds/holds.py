@@ -17,7 +17,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substituted, Substitutes
-from controlplane.xds.dependents import Dependents, Lost
+from controlplane.xds.dependents import Dependents, Lost, names_any
 from controlplane.xds.nodes import Node
 
 Family = tuple[str, str]
@@ -192,6 +192,7 @@ class Holds:
     def _compute(self, spared: frozenset[Key], view: View) -> Shown:
         found: dict[str, dict[str, Resource | None]] = {}
         absent: dict[str, set[str]] = {}
+        left_out: dict[str, frozenset[str]] = {}  # all that were absent
         shown: list[Resource] = []
 
         def hold(current: Resource) -> None:
@@ -214,15 +215,24 @@ class Holds:
         # What would name something that is not there is held too, and then what names that.
         while absent:
             type_url, names = absent.popitem()
+            left_out[type_url] = left_out.get(type_url, frozenset()) | names
             for url, name in self._dependents.of(view, type_url, frozenset(names)):
                 if (current := view.get(url, name)) is not None:
                     hold(current)
+            # It may be good to others, who have what it names.
+            for one in [one for one in shown if names_any(one, left_out)]:
+                shown.remove(one)
+                found[one.type_url][one.name] = None
+                absent.setdefault(one.type_url, set()).add(one.name)
         # What is shown may name what went in the same edit: a route its cluster, and that its load assignment.
         lost = Lost(view)
         while shown:
-            for one in lost.needed_by(shown.pop()):
+            good = shown.pop()
+            for one in lost.needed_by(good):
                 of_type = found.setdefault(one.type_url, {})
-                if one.name not in of_type and (one.type_url, one.name, one.version) not in spared:
+                if (one.type_url, one.name, one.version) in spared:
+                    found[good.type_url][good.name] = None
+                elif one.name not in of_type:
                     of_type[one.name] = one
                     shown.append(one)
         return found

@@ -50,8 +50,10 @@ def isolate(
     if named:
         held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)
         progress.complaints |= {name: replace(refusal, names=(name,)) for name in sorted(to_blame)}
-        progress.show(view.substitutes(url))
-        if progress.returning and push.before is None:
+        reconsider(progress, view, wanted)
+        if progress.returning and push.before is None and not to_blame:
+            progress.whole = progress.finish = True  # what it does not take is not there any more
+        elif progress.returning and push.before is None:
             _begin_with_what_is_good(progress, push, view)
         try_again(progress, view, suspects.keys() - to_blame, wanted)
     elif suspects and progress.unnamed < trials:
@@ -150,8 +152,11 @@ def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     back = [*held(progress, ((name, "") for name in moved))]
     waiting = [item for item in progress.changed.items() if item[0] in shown]
     waiting += [item for item in progress.gone.items() if shown.get(item[0]) is not None]
+    # What is good may name what is gone: who was told so, or has come since, is sent it again.
+    gone = [name for name in shown.keys() - before.keys() if view.inner.get(progress.kind.url, name) is None]
+    again = [(name, "") for name in gone if name not in progress.gone and name not in progress.changed]
     progress.show(shown)
-    difference.touched(progress, view, [*back, *waiting], wanted)
+    difference.touched(progress, view, [*back, *waiting, *again], wanted)
     for name in progress.complaints.keys() - progress.replaced.keys():
         del progress.complaints[name]
     return not shown.keys() <= before.keys()

@@ -161,13 +161,22 @@ class Order:
         for other in self.of_removals:
             held = self._view.substitutes(other.kind.url)
             own = other is progress
-            counts = progress.kind.url == types.LISTENER and None in held.values() if own else held
+            if own:
+                counts = progress.kind.url == types.LISTENER and None in held.values()
+            else:
+                counts = bool(held) or self._searched(other)
             if counts and now < other.spared_until:
                 self.wake(other.spared_until)
                 return True
             if own:
                 break
         return False
+
+    def _searched(self, progress: Progress) -> bool:
+        """Whether something of a refused response is neither taken over yet nor held back."""
+        view, url = self._view, progress.kind.url
+        shown = {name: view.get(url, name) for name in progress.again} if view is not None else {}
+        return any(one is not None and one.version == progress.again[name].version for name, one in shown.items())
 
     def holds_secrets(self, now: float) -> bool:
         """Whether secrets that a listener under way has the client ask for must wait for the scopes that wait for it.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocol.dialogue import CDS, RDS, Delta, Sotw, resource
+from tests.protocol.dialogue import CDS, RDS, SRDS, Change, Delta, Sotw, removed, resource
 from tests.protocol.test_nack import Fleet, bodies
 
 BLAMED = "Error adding/updating x(s) r/x: no"
@@ -101,3 +101,104 @@ def test_what_an_envoy_took_over_of_a_refused_response_is_put_back() -> None:
     client.nack(second, "Error adding/updating cluster(s) x: no")
     fleet.settle()
     assert [one.name for one in client.expect(CDS).resources] == ["x"]
+
+
+# -- what the good content names ---------------------------------------------------------------------------------------------
+
+
+def _to(name: str, target: str, mark: str = "") -> Change:
+    """A route that leads to a cluster, as a message would say it: a length and a text."""
+    return resource(SRDS, name, f"{chr(len(target))}{target}{mark}")
+
+
+def test_a_cluster_that_good_routes_lead_to_stays_when_another_cluster_is_refused() -> None:
+    """Also with who has not asked for routes yet."""
+    fleet = Fleet(resource(CDS, "old"), _to("r", "old"))
+    former, client = fleet.join(node="former"), fleet.join(node="new")
+    for url, name in ((CDS, "old"), (SRDS, "r")):
+        former.send(url)
+        former.take(url, [name])
+    client.send(CDS)
+    client.take(CDS, ["old"])
+    fleet.publish(resource(CDS, "new", "bad"), resource(CDS, "also"), removed(CDS, "old"), _to("r", "new"))
+    client.nack(client.expect(CDS), "Error adding/updating cluster(s) new: no")
+    fleet.settle()
+    client.take(CDS, ["also"])
+    client.advance(10.0)
+    client.expect_nothing()
+    client.send(SRDS)
+    client.take(SRDS, ["r"])
+
+
+def test_a_cluster_that_is_gone_comes_back_before_the_good_routes_that_lead_to_it() -> None:
+    fleet = Fleet(resource(CDS, "old"), resource(CDS, "new"), _to("r", "old"))
+    former = fleet.join(node="former")
+    for url in (CDS, SRDS):
+        former.send(url)
+        former.ack(former.expect(url))
+    fleet.clients.clear()
+    fleet.publish(removed(CDS, "old"), _to("r", "new", "bad"))
+    client = fleet.join(node="new")
+    client.send(CDS)
+    client.take(CDS, ["new"])
+    client.send(SRDS)
+    client.nack(client.expect_names(SRDS, ["r"]), "no")
+    fleet.settle()
+    client.take(CDS, ["old"])
+    client.take(SRDS, ["r"])
+    client.expect_nothing()
+
+
+def test_what_is_gone_stays_while_it_is_searched_what_is_to_blame() -> None:
+    fleet = Fleet(resource(CDS, "old"), resource(CDS, "new"), _to("r1", "old"), _to("r2", "old"), _to("r3", "old"))
+    client = fleet.join()
+    for url in (CDS, SRDS):
+        client.send(url)
+        client.ack(client.expect(url))
+    changed = [_to(name, "new", "bad" if name == "r3" else "") for name in ("r1", "r2", "r3")]
+    fleet.publish(removed(CDS, "old"), *changed)
+    clusters: set[str] = set()
+    for _ in range(10):
+        if not client.inbox:
+            break
+        message = client.inbox.popleft()
+        clusters |= set(message.removed_resources)
+        client.nack(message) if any(b"bad" in one.resource.value for one in message.resources) else client.ack(message)
+        fleet.settle()
+    assert clusters == set()
+
+
+def test_what_is_good_to_others_may_lead_to_what_this_client_refuses() -> None:
+    """The route was edited once more after its cluster was refused: those who have the cluster took that over."""
+    fleet = Fleet(resource(CDS, "k"), _to("r", "k"))
+    old, new = fleet.join(node="n1", version="1.30.0"), fleet.join(node="n2", version="1.40.0")
+    for client in (old, new):
+        for url, name in ((CDS, "k"), (SRDS, "r")):
+            client.send(url)
+            client.take(url, [name])
+    fleet.publish(resource(CDS, "for 1.40"), _to("r", "for 1.40"))
+    old.nack(old.expect_names(CDS, ["for 1.40"]), "Error adding/updating cluster(s) for 1.40: no")
+    fleet.settle()
+    new.take(CDS, ["for 1.40"])
+    new.take(SRDS, ["r"])
+    for mark in ("again", "and again"):
+        fleet.publish(_to("r", "for 1.40", mark))
+        new.take(SRDS, ["r"])
+    old.advance(10.0)
+    old.expect_nothing()
+    later = fleet.join(node="n3", version="1.30.0")
+    for url, names in ((CDS, ["k"]), (SRDS, [])):
+        later.send(url)
+        later.take(url, names)
+
+
+def test_who_comes_back_and_refuses_what_is_mended_already_is_sent_everything() -> None:
+    """State of the world, after a restart: nothing is known to be good, and nothing is bad any more."""
+    fleet = Fleet(resource(SRDS, "x", "bad"), resource(SRDS, "y", "1"))
+    client = fleet.join(Sotw)
+    client.send(SRDS, version="of a stream before")
+    refused = client.expect(SRDS)
+    fleet.publish(resource(SRDS, "x", "2"))
+    client.nack(refused, error="Error adding/updating scope(s) x: no")
+    fleet.settle()
+    client.take(SRDS, b"2", b"1")
