@@ -62,7 +62,8 @@ class SpecWatch:
             for scope in (None,) if namespaces is None else namespaces:
                 plural = f"{kind.lower()}s"
                 documents = Documents(source, kind, scope, last_good, sink)
-                reflector = watches.watch(named(plural, scope), collection(_GROUP, scope, plural), documents)
+                path = collection(_GROUP, scope, plural)
+                reflector = watches.watch(named(plural, scope), path, documents, prepare=documents.prepare)
                 documents.noticed = noticed
                 documents.ask_again = reflector.list_again
                 documents.ask_release = partial(self._hold, documents, plural, named(plural, scope))

@@ -107,6 +107,7 @@ class Documents:
         self._objects: dict[ObjectRef, _Object] = {}
         self._listed: dict[ObjectRef, Seen] = {}
         self._read: dict[ObjectRef, _Read] = {}
+        self._prepared: _Read | None = None
         self._missing: set[ObjectRef] = set()
         self._held: set[ObjectRef] = set()
         self._unjudged: set[ObjectRef] = set()
@@ -123,11 +124,16 @@ class Documents:
         self._listed = {}
         self._judged = set(self._judging)
 
+    def prepare(self, data: msgspec.Raw) -> None:
+        """Parse what comes next as `item` or `changed`: on a thread, for a large object takes seconds."""
+        ref, text, _ = self._text(data)
+        if self._is_news(ref, text):
+            self._prepared = self._parse(ref, text)
+
     def item(self, data: msgspec.Raw) -> None:
         """An object of the list. It is parsed here, one at a time: all at once at the end would hold up everything else."""
         ref, text, self._listed[ref] = self._text(data)
-        known = self._objects.get(ref)
-        if known is None or known.text != text or ref in self.doubted or ref in self._held:
+        if self._is_news(ref, text):
             self._read[ref] = self._parse(ref, text)
 
     def end(self, version: int, *, rewound: bool) -> None:
@@ -167,7 +173,7 @@ class Documents:
         known = self._objects.get(ref)
         if known is None or ref in self._held:
             self.suspicious = False  # while a definition goes, nothing is created
-        if known is None or known.text != text or ref in self.doubted or ref in self._held:
+        if self._is_news(ref, text):
             self._put(ref, self._parse(ref, text))
 
     def deleted(self, data: msgspec.Raw) -> None:
@@ -296,7 +302,15 @@ class Documents:
         if before is None or _told(before) != _told(seen):
             self.noticed(ref)
 
+    def _is_news(self, ref: ObjectRef, text: str) -> bool:
+        """Whether it is not what is in force without a doubt."""
+        known = self._objects.get(ref)
+        return known is None or known.text != text or ref in self.doubted or ref in self._held
+
     def _parse(self, ref: ObjectRef, text: str) -> _Read:
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None and prepared.text == text:  # which names its object
+            return prepared
         place = self._place(ref)
         parsed = parse_piece(Piece(text, 0), place.file, self._source)  # line 0: the places have none
         spec = None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
+from msgspec import Raw
 
 from controlplane.sources.kubernetes.client import Client
 from controlplane.sources.kubernetes.reflector import LONGEST_DELAY, Health, Mirror, Reflector
@@ -38,11 +39,19 @@ class Watches:
         selector: str = "",
         metadata_only: bool = False,
         optional: bool = False,
+        prepare: Callable[[Raw], None] | None = None,
     ) -> Reflector:
         """Keep a mirror in step until `forget`. One that is `optional` is no fault of the source when it fails."""
         parameters = {"fieldSelector": selector} if selector else {}
         reflector = Reflector(
-            self.client, path, mirror, self._changed, what=name, parameters=parameters, metadata_only=metadata_only
+            self.client,
+            path,
+            mirror,
+            self._changed,
+            what=name,
+            parameters=parameters,
+            metadata_only=metadata_only,
+            prepare=prepare,
         )
         self._reflectors[name] = reflector
         if optional:

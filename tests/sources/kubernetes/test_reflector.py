@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
 import msgspec
 import pytest
 
-from controlplane.sources.kubernetes import reflector
+from controlplane.sources.kubernetes import reflector, specs
 from controlplane.sources.kubernetes.client import Client, Refused, Trouble
 from controlplane.sources.kubernetes.nesting import LEVELS as LEVELS_KEPT
 from controlplane.sources.kubernetes.nesting import shallow
 from controlplane.sources.kubernetes.specs import Documents
 from controlplane.spec.codes import Code
+from controlplane.spec.parse import parse_piece
 from tests.sources.rig import Remembering
 
 OBJECTS = 50
@@ -158,6 +160,53 @@ def test_an_object_that_is_nested_too_deeply_costs_nobody_else_anything() -> Non
     assert {(one.code, one.message) for found in said.values() for one in found} == {
         (Code.TOO_DEEP, "more than 64 levels of nesting")
     }
+
+
+class Few(Cluster):
+    """Lists two objects; one of them changes, and then its status alone."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+
+    async def get(self, *_: Any) -> bytes:
+        return f'{{"metadata":{{"resourceVersion":"9"}},"items":[{spec("one", 2)},{spec("two", 3)}]}}'.encode()
+
+    async def watch(self, *_: Any) -> AsyncGenerator[list[bytes], None]:
+        yield []
+        changed = spec("two", 10).replace("a.example", "b.example")
+        for said in (changed, f'{changed[:-1]}, "status": {{}}}}'):
+            yield [f'{{"type":"MODIFIED","object":{said}}}'.encode()]
+        self.done.set()
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_large_object_is_parsed_beside_the_event_loop_and_once(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
+    """A megabyte of regexes takes five seconds: whoever may write one object could hold up every proxy with each edit."""
+    monkeypatch.setattr(reflector, "LARGE", 100 if large else 1_000_000)
+    beside: list[bool] = []
+
+    def parse(*said: Any) -> Any:
+        beside.append(threading.current_thread() is not threading.main_thread())
+        return parse_piece(*said)
+
+    monkeypatch.setattr(specs, "parse_piece", parse)
+    cluster, sink = Few(), Remembering()
+    documents = Documents("kubernetes/test", "RouteSpec", None, {}, sink)
+
+    async def scenario() -> None:
+        one = reflector.Reflector(
+            cast(Client, cluster), "/things", documents, lambda: None, what="things", prepare=documents.prepare
+        )
+        task = asyncio.create_task(one.run())
+        async with asyncio.timeout(20):
+            await cluster.done.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert beside == [large] * 3, "two that were listed, and one change"
+    assert {ref.name: "b.example" in one.text for ref, one in sink.objects.items()} == {"one": False, "two": True}
 
 
 def test_what_is_cut_off_is_what_lies_too_deep() -> None:

@@ -415,7 +415,7 @@ def test_what_was_held_stays_while_nobody_answers(monkeypatch: pytest.MonkeyPatc
 
     documents = SimpleNamespace(held=True, unjudged=True, flush=lambda _: None)
     documents.release = lambda: released.append(list(answers))
-    watches = SimpleNamespace(client=SimpleNamespace(get=get), watch=lambda *_: SimpleNamespace(list_again=None))
+    watches = SimpleNamespace(client=SimpleNamespace(get=get), watch=lambda *_, **__: SimpleNamespace(list_again=None))
     watch = SpecWatch("kubernetes/test", cast(Watches, watches), Remembering(), None, {}, 0.0, lambda _: None)
     asyncio.run(watch._release(cast(Documents, documents), "routespecs"))
     assert released == [[]], "after the one that says something"
