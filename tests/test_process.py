@@ -12,7 +12,7 @@ import pytest
 
 from controlplane.app import process
 from controlplane.app.look import Running
-from controlplane.app.source_status import at_start
+from controlplane.app.source_status import Hearing, at_start
 from controlplane.config import Configuration
 
 
@@ -58,3 +58,38 @@ def test_ready_says_of_which_source_it_serves_what_was_before() -> None:
     sources["kubernetes/eu"].has_synced(100.0)
     sources["secrets"].has_synced(100.0)
     assert running.ready() == (True, "ready")
+
+
+def test_nothing_is_given_up_before_sources_had_the_time_to_speak() -> None:
+    """At the start, and after this process stood still: they may be back, and what they said waits to be read."""
+    hearing = Hearing(100.0)
+    assert [at for at in range(101, 120) if hearing.look(float(at))] == [115, 116, 117, 118, 119]
+    assert not hearing.look(200.0)
+    assert [at for at in range(201, 220) if hearing.look(float(at))] == [215, 216, 217, 218, 219]
+
+
+def test_ages_are_looked_at_only_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that was lost for longer than its endpoints are kept, all of it while this process was not there."""
+    looks, judged = iter([False, False, True]), asyncio.Event()
+    left: list[bool] = []
+
+    class Looked(Hearing):
+        def look(self, now: float) -> bool:
+            left.append(next(looks, True))
+            return left[-1]
+
+    def stale(*_: object) -> frozenset[Any]:
+        judged.set()
+        return frozenset()
+
+    monkeypatch.setattr(process, "Hearing", Looked)
+    monkeypatch.setattr(process, "stale", stale)
+    monkeypatch.setattr(process, "AGE_SECONDS", 0.0)
+
+    async def run() -> None:
+        ages = asyncio.create_task(process.ControlPlane(configuration(tmp_path))._watch_ages())
+        await asyncio.wait_for(judged.wait(), 60)
+        ages.cancel()
+
+    asyncio.run(run())
+    assert left[:3] == [False, False, True]

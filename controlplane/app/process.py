@@ -40,7 +40,7 @@ from controlplane.app.requirements import Requirements
 from controlplane.app.rollcall import Rollcall
 from controlplane.app.routes import Routes
 from controlplane.app.services import Services
-from controlplane.app.source_status import at_start, stale
+from controlplane.app.source_status import Hearing, at_start, stale
 from controlplane.app.sources import discoveries, make_sources, may_declare, unknown_at_start, waited_for
 from controlplane.app.trust import Trust
 from controlplane.compile.compiler import Commit, Compiler
@@ -263,12 +263,15 @@ class ControlPlane:
     async def _watch_ages(self) -> None:
         """What was held long enough is believed; endpoints of a source that is lost are kept as long as specs say."""
         over: frozenset[Keeping] = frozenset()
+        hearing = Hearing(time.monotonic())
         while True:
             await asyncio.sleep(AGE_SECONDS)
-            self.intake.tick()
             self.intake.register.say("expiry", self._expiry.diagnostics(time.time()))
             now = time.monotonic()
             self._draining.tick(now)
+            if not hearing.look(now):
+                continue
+            self.intake.tick()
             before, over = over, stale(self.intake.sources, self._lane.endpoints.keepings(), now)
             if over != before:
                 self._lane.lost(over, now)

@@ -7,6 +7,30 @@ from dataclasses import dataclass, field
 
 from controlplane.compile.endpoints import Keeping
 
+HEARING_SECONDS = 15.0
+"""Within which a source is read again that has come back."""
+STILL_SECONDS = 5.0
+"""Between two looks, after which this process has stood still."""
+
+
+class Hearing:
+    """Whether sources could be heard if they speak: not before they had the time, at the start or after this process stood still.
+
+    Until then nobody knows whether they are lost still, or what is held is gone still.
+    """
+
+    def __init__(self, now: float) -> None:
+        """The process begins."""
+        self._looked = now
+        self._from = now + HEARING_SECONDS
+
+    def look(self, now: float) -> bool:
+        """Asked again and again; times are of a clock that only goes forward (seconds)."""
+        if now - self._looked > STILL_SECONDS:
+            self._from = now + HEARING_SECONDS
+        self._looked = now
+        return now >= self._from
+
 
 @dataclass(slots=True)
 class SourceStatus:
