@@ -47,18 +47,20 @@ def isolate(
     named = frozenset(refused) if len(refused) == 1 else blamed(refusal.detail, refused)
     to_blame = named & suspects.keys()
     held = []
-    if named:
+    anew = progress.returning and push.before is None
+    if anew and (named or suspects.keys() < refused.keys()) and not to_blame and progress.unnamed < trials:
+        progress.unnamed += 1
+        progress.whole = progress.finish = True  # what it does not take is not there any more, as it seems
+    elif named:
         held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)
         progress.complaints |= {name: replace(refusal, names=(name,)) for name in sorted(to_blame)}
         reconsider(progress, view, wanted)
-        if progress.returning and push.before is None and not to_blame:
-            progress.whole = progress.finish = True  # what it does not take is not there any more
-        elif progress.returning and push.before is None:
+        if anew:
             _begin_with_what_is_good(progress, push, view)
         try_again(progress, view, suspects.keys() - to_blame, wanted)
     elif suspects and progress.unnamed < trials:
         progress.unnamed += 1
-        if progress.returning and push.before is None and not _begin_with_what_is_good(progress, push, view):
+        if anew and not _begin_with_what_is_good(progress, push, view):
             return []
         progress.trials[:0] = halves(suspects)  # each is sent when nothing else is under way or waits
     again = suspects.keys() - to_blame
@@ -128,6 +130,8 @@ def try_again(progress: Progress, view: Substituted, names: Iterable[str], wante
     unknown = [(name, UNKNOWN) for name in names]
     for name, _ in unknown:
         progress.changed.pop(name, None)
+        if name in progress.gone:  # and may be back before the client is told
+            progress.gone[name] = UNKNOWN
     difference.touched(progress, view, unknown, wanted)
 
 
@@ -157,8 +161,6 @@ def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     again = [(name, "") for name in gone if name not in progress.gone and name not in progress.changed]
     progress.show(shown)
     difference.touched(progress, view, [*back, *waiting, *again], wanted)
-    for name in progress.complaints.keys() - progress.replaced.keys():
-        del progress.complaints[name]
     return not shown.keys() <= before.keys()
 
 

@@ -286,6 +286,7 @@ class Progress:
         new = replaced.keys() - self.replaced.keys() - self.changed.keys() - self.complaints.keys()
         self.unsure = self.unsure.intersection(replaced).union(new)
         self.replaced = replaced
+        self.complaints = {name: one for name, one in self.complaints.items() if name in replaced}
 
     @property
     def doubtful(self) -> frozenset[str]:

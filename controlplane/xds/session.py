@@ -139,14 +139,18 @@ class Session(Outgoing):
         self.view = view
         self._cursor = view.sequence
         for progress in self._order.of_additions:
+            complained = bool(progress.complaints)
             if old is None:
                 progress.subscription.look(view)
                 if progress.finish and progress.kind.url == types.VIRTUAL_HOST:
                     virtual_hosts.introduce(progress, self._types.get(types.ROUTE_CONFIGURATION), view)
                 self._compare(progress, view, now)
             else:
+                progress.stuck = False
                 difference.switched(progress, old, view, self._wanted(now))
             progress.show(view.substitutes(progress.kind.url))
+            if complained and progress.content:
+                self._pardon(progress)  # what it refused is none of what it sees
 
     def _reconsider(self, view: Substituted, now: float) -> None:
         for progress in self._order.of_additions:

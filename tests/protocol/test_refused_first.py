@@ -192,13 +192,42 @@ def test_what_is_good_to_others_may_lead_to_what_this_client_refuses() -> None:
         later.take(url, names)
 
 
-def test_who_comes_back_and_refuses_what_is_mended_already_is_sent_everything() -> None:
+@pytest.mark.parametrize("detail", ["Error adding/updating scope(s) x: no", "no"], ids=["named", "not named"])
+def test_who_comes_back_and_refuses_what_is_mended_already_is_sent_everything(detail: str) -> None:
     """State of the world, after a restart: nothing is known to be good, and nothing is bad any more."""
     fleet = Fleet(resource(SRDS, "x", "bad"), resource(SRDS, "y", "1"))
     client = fleet.join(Sotw)
     client.send(SRDS, version="of a stream before")
     refused = client.expect(SRDS)
     fleet.publish(resource(SRDS, "x", "2"))
-    client.nack(refused, error="Error adding/updating scope(s) x: no")
+    client.nack(refused, error=detail)
     fleet.settle()
     client.take(SRDS, b"2", b"1")
+
+
+def test_what_is_gone_while_it_is_searched_and_comes_back_is_sent() -> None:
+    fleet = Fleet(resource(SRDS, "w"), resource(SRDS, "x"))
+    client = fleet.join()
+    client.send(SRDS)
+    client.take(SRDS, ["w", "x"])
+    fleet.publish(resource(SRDS, "w", "bad"), resource(SRDS, "x", "2"))
+    client.nack(client.expect_names(SRDS, ["w", "x"]))
+    half = client.expect_names(SRDS, ["w"])
+    fleet.publish(removed(SRDS, "x"))
+    client.nack(half)
+    fleet.settle()
+    fleet.publish(resource(SRDS, "x", "2"))
+    client.take(SRDS, ["x"])
+
+
+def test_who_comes_back_refuses_and_then_sees_other_gateways_is_sent_everything() -> None:
+    fleet = Fleet(resource(SRDS, "x", "bad"), resource(SRDS, "y", "1"))
+    client = fleet.join(Sotw)
+    client.send(SRDS, version="of a stream before")
+    client.nack(client.expect(SRDS), error="Error adding/updating scope(s) x: no")
+    fleet.settle()
+    client.expect_nothing()
+    fleet.store.publish({"other": [resource(SRDS, "z", "3")]})
+    client.parts = ("other",)
+    client.changed()
+    client.take(SRDS, b"3")
