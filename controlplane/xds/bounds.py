@@ -19,7 +19,7 @@ class Timing:
     on, routes before it can ask for the endpoints of their clusters. Its stream ends before that, when it answers no ping."""
     overslept: float = 1.0
     """By how much a poll that was due may be late. After more this process stood still, which counts for no wait: what clients
-    said meanwhile is read in a moment."""
+    said meanwhile is read in a moment, for which as much is added to the waits."""
     answer: float = 0.5
     """For the ACK of an answer to a first request or a resume: the client may well not wait for anything."""
     warming: float = 0.5

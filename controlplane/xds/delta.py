@@ -29,6 +29,7 @@ class DeltaSession(Session):
     def receive(self, data: bytes, now: float) -> None:
         """Take in one request: its ACK or NACK, then the names it subscribes, then those it unsubscribes."""
         if (ack := acknowledgement(data)) is not None and (acked := self._types.get(ack[0])) is not None:
+            self._order.heard(now)
             self._tick += 1
             self.answered = self._acknowledge(acked, ack[1], None, now)
             return

@@ -88,7 +88,7 @@ class Outgoing(ABC):
     def poll(self, now: float) -> list[bytes]:
         """The responses that may go out now, in order. Recorded as sent: write them all."""
         if self._deadline is not None and now - self._deadline > self._timing.overslept:
-            self._order.postpone(now - self._deadline)
+            self._order.postpone(now - self._deadline + self._timing.overslept)
         self._order.begin(self.view)
         if self.view is None:
             return []

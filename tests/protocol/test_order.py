@@ -306,6 +306,16 @@ def test_a_client_that_says_nothing_for_long_is_not_waited_for_ever() -> None:
     client.expect_names(CDS, removed=["a"])
 
 
+@pytest.mark.parametrize("seconds", [6.0, 24.0, 39.0])
+def test_a_client_that_acknowledges_does_not_stand_still(seconds: float) -> None:
+    """An edit some seconds after the first one waited until 40 s after it: an ACK alone did not count for a word."""
+    client = synced(timing=Timing())
+    for content in "23":
+        client.publish(resource(SRDS, "a", content))
+        client.ack(client.expect_names(SRDS, ["a"]))
+        client.advance(seconds)
+
+
 def test_time_in_which_this_process_stood_still_is_no_wait() -> None:
     """What the client said meanwhile is read in a moment."""
     client, clusters = with_a_new_cluster()
