@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from controlplane.model.characters import EVERY, POSIX, Characters, characters, of_class, with_other_case
@@ -76,6 +77,7 @@ def read(text: str, made_of: Characters = EVERY) -> tuple[Part, Groups]:
     return whole, reader.known
 
 
+@lru_cache(maxsize=4096)  # asked for each place that a route may take, and a large one takes milliseconds
 def alternates(text: str) -> bool:
     """Whether a pattern that `check` takes is several: a bar stands outside of all groups and classes."""
     reader = _Reader(text)
