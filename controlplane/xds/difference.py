@@ -43,14 +43,14 @@ def note(progress: Progress, view: Substituted, name: str, before: str, wanted: 
             progress.ask(frozenset((name,)))  # never taken over: nothing relies on it, and its end ends the NACK
         elif held and name not in view.substitutes(progress.kind.url):
             # What is held back with nothing good to show stays with who has something earlier.
-            progress.loses(name, held)
+            progress.loses(name, held, wanted.tick)
             progress.removals.want(wanted.tick, wanted.cap)
         return
     progress.gone.pop(name, None)
     if resource.version == held:
         progress.changed.pop(name, None)
     else:
-        progress.lacks(name, held)
+        progress.lacks(name, held, wanted.tick)
         if resource.late:
             progress.postpone(name).want(wanted.tick, wanted.cap)
         else:
@@ -102,7 +102,7 @@ def lost(progress: Progress, view: Substituted, name: str, held: str, wanted: Wa
 
 def drop(progress: Progress, name: str, wanted: Wanted, held: str = UNKNOWN) -> None:
     """The client is to be told that this is none of its resources, there or not."""
-    progress.loses(name, held)
+    progress.loses(name, held, wanted.tick)
     progress.removals.want(wanted.tick, wanted.cap)
 
 

@@ -39,13 +39,16 @@ class Lane:
     A tick counts what came in on the stream: requests and changes.
     """
 
-    __slots__ = ("acked", "answer", "cap", "first", "limit", "pushed", "removal_limit", "wanted", "warming")
+    __slots__ = (
+        "acked", "answer", "cap", "first", "limit", "pushed", "removal_limit", "since", "until", "wanted", "warming",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.wanted = 0
         self.pushed = 0
         self.acked = 0
         self.first: First | None = None  # what was held first: what came later must not keep it waiting
+        self.since = self.until = 0  # something that was wanted then was wanted again before it was sent, the last time
         self.answer = False  # what was pushed last is an answer to a first request, which the client had nothing for
         self.cap = inf  # what waits in this lane goes out then, whatever blocks it
         self.limit = inf  # from then on nobody's additions wait for the ACK of what was pushed
@@ -86,10 +89,13 @@ class Lane:
         self.limit += seconds
         self.removal_limit += seconds
 
-    def again(self, name: str) -> None:
-        """This is wanted again, in a newer form."""
-        if self.first is not None:
+    def again(self, name: str, tick: int) -> None:
+        """This is wanted again, in a newer form: what was wanted with it is not all there before that is."""
+        if self.first is not None and name in self.first.names:
             self.first.names.discard(name)
+            if self.acked >= self.until:
+                self.since = self.first.tick
+            self.until = tick
 
     def nothing(self) -> None:
         """What was wanted and not pushed is not wanted any more."""
@@ -110,6 +116,8 @@ class Lane:
         return self._blocks(before, now, self.removal_limit)
 
     def _blocks(self, before: int, now: float, limit: float) -> float | None:
+        if self.since <= before < self.until:
+            before = self.until
         if self.acked >= before:
             return self.warming if now < self.warming else None
         if self.wanted > self.pushed:
@@ -252,15 +260,15 @@ class Progress:
             return frozenset(self.changed) - self.postponed
         return frozenset(self.changed if len(self.changed) <= most else islice(self.changed, most))
 
-    def lacks(self, name: str, held: str) -> None:
+    def lacks(self, name: str, held: str, tick: int) -> None:
         """Note that the client holds this version of a name, and is to be sent another."""
         self.changed[name] = held
-        self.additions.again(name)
+        self.additions.again(name, tick)
 
-    def loses(self, name: str, held: str) -> None:
+    def loses(self, name: str, held: str, tick: int) -> None:
         """Note that the client holds this version of a name, and is to be told that it is gone."""
         self.gone[name] = held
-        self.removals.again(name)
+        self.removals.again(name, tick)
 
     def postpone(self, name: str) -> Lane:
         """This name, in `changed`, is late: the lane that it waits in."""

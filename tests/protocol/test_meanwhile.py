@@ -363,6 +363,25 @@ def test_who_acknowledges_more_slowly_than_changes_come_is_not_kept_waiting_by_w
     assert max(lags) < 1.0
 
 
+def test_what_a_route_leads_to_stays_though_the_route_was_changed_again_before_it_was_sent() -> None:
+    client = Delta(resource(CDS, "old"), resource(SRDS, "r1", "->old"), resource(SRDS, "r2", "->old"))
+    client.send(CDS)
+    client.take(CDS, ["old"])
+    client.send(SRDS)
+    client.take(SRDS, ["r1", "r2"])
+    moved = [resource(SRDS, name, "->n1") for name in ("r1", "r2")]
+    client.publish(resource(CDS, "n1"), removed(CDS, "old"), *moved)
+    first = client.expect_names(CDS, ["n1"])
+    client.publish(resource(CDS, "n2"), resource(SRDS, "r2", "->n2"))
+    second = client.expect_names(CDS, ["n2"])
+    client.ack(first)
+    client.take(SRDS, ["r1"])
+    client.expect_nothing()
+    client.ack(second)
+    client.take(SRDS, ["r2"])
+    client.take(CDS, removed=["old"])
+
+
 # -- a subscription --------------------------------------------------------------------------------------------------------
 
 
