@@ -141,7 +141,7 @@ def _parts(file: Path) -> dict[str, tuple[int, int]]:
 
 def connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
     """A connection whose rows are bytes and numbers."""
-    connection = sqlite3.connect(name, BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri)
+    connection = sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, uri=uri)
     # Damaged text must fail its checksum, not the reading of its table.
     connection.text_factory = bytes
     connection.execute("PRAGMA trusted_schema = OFF")
