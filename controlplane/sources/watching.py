@@ -153,7 +153,7 @@ async def _watched(
             await anext(stream)
         except (OSError, RuntimeError) as error:
             failure = error
-        looked = time.monotonic()
+        looked = asked = time.monotonic()
         yield Wake(looked, everything=True)
         if failure is not None:
             raise failure
@@ -164,8 +164,10 @@ async def _watched(
             elif now - looked >= EVERYTHING_SECONDS:
                 looked = now
                 yield Wake(now, everything=True)
-            if await beside.ask(folder_identity, root) != identity:
-                return
+            if not paths or now - asked >= look_again:  # not for each change: a thread would take its time from it
+                asked = now
+                if await beside.ask(folder_identity, root) != identity:
+                    return
 
 
 def folder_identity(root: str) -> tuple[int, int] | None:
