@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from controlplane.compile.placement import covering_patterns
 from controlplane.compile.rows import Chain, Scope, excluded
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName, SecretRef, group_of_chain, group_of_port
@@ -56,7 +57,7 @@ def chains_of_gateway(
     found = list(live)
     for _, chain in read.find(tables.kept_chains_by_gateway, gateway):
         served = {host for other in live if other.listener == chain.listener for host in other.hosts}
-        hosts = tuple(host for host in chain.hosts if host in served)
+        hosts = tuple(host for host in chain.hosts if not served.isdisjoint(covering_patterns(host)))
         if hosts and chain.group not in groups and not _is_taken(read, tables, chain):
             found.append(replace(chain, hosts=hosts))
     yield gateway, tuple(found)

@@ -196,16 +196,18 @@ def _misdirected(read: Read, tables: Tables, view: View) -> Iterator[str]:
     """
     for _, sharing in _ports(read, tables, view):
         groups: dict[str, set[str]] = {}
+        asked: set[str] = set()
         taken: dict[str, Chain] = {}
         for key, spec, gateway in sharing:
             for chain in read.get(tables.gateway_chains, gateway) or ():
                 if chain.listener == key and chain.protocol is Protocol.HTTPS:
                     hosts = chain.hosts if chain.draining else _names(read, tables, chain, spec, taken)
+                    asked.update(() if chain.draining else hosts)
                     for host in hosts:
                         groups.setdefault(host, set()).add(chain.group)
-        for host, own in groups.items():
+        for host in asked:
             for pattern in covering_patterns(host):
-                yield from (f"{group}|{host}" for group in groups.get(pattern, own) - own)
+                yield from (f"{group}|{host}" for group in groups.get(pattern, set()) - groups[host])
 
 
 def _owner(chain: Chain, host: str, taken: dict[str, Chain]) -> str | None:

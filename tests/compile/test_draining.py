@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -95,6 +96,23 @@ def test_a_chain_that_is_back_drains_no_longer_and_a_host_that_is_gone_has_no_ro
     assert [group.rpartition(":")[2] for _, group in compiler.tables.kept_chains.rows] == ["new"]
     save(compiler, ("b.test", "third"))
     assert shards(compiler) == set()
+
+
+def test_a_name_that_goes_back_to_a_wildcard_is_served_on_its_open_connections() -> None:
+    """The listener is still for it, by a wider name; and the connections of the wildcard are for it from then on."""
+    compiler = Compiler()
+    save(compiler, ('"*.test"', "wild"), ("a.test", "own"))
+    own = shards(compiler)
+    assert misdirected(compiler) == ["0.0.0.0:8443:platform:wild|a.test"]
+    save(compiler, ('"*.test"', "wild"))
+    assert own < shards(compiler)
+    assert misdirected(compiler) == []
+
+
+def misdirected(compiler: Compiler) -> list[str]:
+    """The hosts that are below no wildcard where they are asked for, by the table of wildcard hosts."""
+    (script,) = (one.body for one in compiler.resources(VIEW) if one.name == "gatewayspec/shard")
+    return re.findall(r'\["(\S+)"\] = false', script.decode("latin-1"))
 
 
 def limits(compiler: Compiler, view: View = VIEW) -> set[str]:
