@@ -288,6 +288,8 @@ class Progress:
     def ask(self, names: frozenset[str]) -> None:
         """These are to be answered, whatever the client holds."""
         self.asked = self.asked | names if self.asked else shared(names)
+        for name in names.intersection(self.gone) if self.gone else ():
+            self.gone[name] = UNKNOWN  # who asks may have dropped it
 
     def show(self, replaced: Substitutes) -> None:
         """What the client is shown from now on instead of what is there; what it refused itself is among its complaints."""

@@ -413,3 +413,18 @@ def test_a_first_answer_is_whole_though_a_name_is_asked_for_beside(kind: type[An
     client.expect_nothing()
     client.ack(clusters)
     assert len(client.expect(LDS).resources) == 2
+
+
+def test_what_is_asked_for_again_while_it_goes_is_sent_though_it_comes_back_as_it_was() -> None:
+    client = Delta(resource(CDS, "k"), resource(CDS, "x", "1"), resource(SRDS, "r"))
+    client.send(CDS)
+    client.take(CDS, ["k", "x"])
+    client.send(SRDS)
+    client.take(SRDS, ["r"])
+    client.publish(removed(CDS, "x"), resource(SRDS, "r", "2"))
+    routes = client.expect(SRDS)
+    client.send(CDS, ["x"])
+    client.publish(resource(CDS, "x", "1"))
+    client.take(CDS, ["x"])
+    client.ack(routes)
+    client.expect_nothing()
