@@ -70,8 +70,9 @@ def cluster(part: Part, backend: Backend, retry_budget: float | None, namespace:
     else:
         _resolved_by_envoy(message)
         message.load_assignment.CopyFrom(_resolved_assignment(part, backend))
-    if backend.failover.within or max(member.priority for member in backend.members):
-        _fail_over(message)
+    ordered = bool(backend.failover.within or max(member.priority for member in backend.members))
+    if ordered or not backend.is_discovered:
+        message.outlier_detection.CopyFrom(_left_out(ordered=ordered))
     message.typed_extension_protocol_options[_OPTIONS].CopyFrom(_protocol(backend.protocol, backend.idle_timeout))
     if backend.tls is not None:
         message.transport_socket.CopyFrom(upstream(backend, namespace))
@@ -170,22 +171,26 @@ def _resolved_by_envoy(message: Any) -> None:
     message.wait_for_warm_on_init.CopyFrom(BoolValue(value=False))
 
 
-def _fail_over(message: Any) -> None:
-    """Endpoints that cannot be reached are left out, so that the next priority takes over without health checks."""
-    message.outlier_detection.CopyFrom(
-        outlier_detection_pb2.OutlierDetection(
-            split_external_local_origin_errors=True,
-            consecutive_local_origin_failure=UInt32Value(value=3),
-            enforcing_consecutive_local_origin_failure=UInt32Value(value=100),
-            enforcing_local_origin_success_rate=UInt32Value(value=0),
-            enforcing_consecutive_5xx=UInt32Value(value=0),
-            enforcing_consecutive_gateway_failure=UInt32Value(value=0),
-            enforcing_success_rate=UInt32Value(value=0),
-            interval=duration(timedelta(seconds=1)),
-            base_ejection_time=duration(timedelta(seconds=10)),
-            max_ejection_time=duration(timedelta(seconds=60)),
-            max_ejection_percent=UInt32Value(value=100),
-        )
+@lru_cache(maxsize=2)
+def _left_out(*, ordered: bool) -> Any:
+    """Endpoints that cannot be connected to are left out for a while. To be copied.
+
+    Where there is an order, so that the next priority takes over without health checks. Where there is none and no source
+    knows who is well, so that the others take the requests, of which one that fails at once would get the most; but then at
+    most half of them, and never one alone: it may be back in a moment.
+    """
+    return outlier_detection_pb2.OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=UInt32Value(value=3),
+        enforcing_consecutive_local_origin_failure=UInt32Value(value=100),
+        enforcing_local_origin_success_rate=UInt32Value(value=0),
+        enforcing_consecutive_5xx=UInt32Value(value=0),
+        enforcing_consecutive_gateway_failure=UInt32Value(value=0),
+        enforcing_success_rate=UInt32Value(value=0),
+        interval=duration(timedelta(seconds=1)),
+        base_ejection_time=duration(timedelta(seconds=10)),
+        max_ejection_time=duration(timedelta(seconds=60)),
+        max_ejection_percent=UInt32Value(value=100 if ordered else 50),
     )
 
 

@@ -201,6 +201,15 @@ def _cluster(port: int) -> dict[str, Any]:
         "connect_timeout": "5s",
         "lb_policy": "LEAST_REQUEST",
         "ignore_health_on_host_removal": True,
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 3,
+            **{f"enforcing_{what}": 0 for what in ("consecutive_5xx", "consecutive_gateway_failure", "success_rate")},
+            "enforcing_local_origin_success_rate": 0,
+            "interval": "1s",
+            "base_ejection_time": "10s",
+            "max_ejection_percent": 50,
+        },
         "circuit_breakers": {"thresholds": [{"retry_budget": {"budget_percent": {"value": 20}}}]},
         "per_connection_buffer_limit_bytes": 32768,
         "load_assignment": {

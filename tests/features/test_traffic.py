@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.features.conftest import Backends
+from tests.support.backends import HttpBackend
 from tests.support.client import Response
 from tests.support.edge import Edge
 from tests.support.ports import free_port
@@ -42,6 +43,8 @@ spec:
     - {name: first-gone, members: [{static: {address: 127.0.0.1, port: @gone@}}, {static: {address: 127.0.0.1, port: @two@}, priority: 1}]}
     - {name: first-gone-too, members: [{static: {address: 127.0.0.1, port: @gone@}}, {static: {address: 127.0.0.1, port: @two@}, priority: 1}]}
     - {name: both-gone, members: [{static: {address: 127.0.0.1, port: @gone@}}, {static: {address: 127.0.0.1, port: @gone2@}}, {static: {address: 127.0.0.1, port: @two@}, priority: 1}]}
+    - {name: half-gone, members: [{static: {address: 127.0.0.1, port: @two@}}, {static: {address: 127.0.0.1, port: @gone@}}]}
+    - {name: restarted, members: [{static: {address: 127.0.0.1, port: @restarted@}}]}
     - {name: heavy, loadBalancer: {policy: roundRobin}, members: [{static: {address: 127.0.0.1, port: @one@}, weight: 3}, {static: {address: 127.0.0.1, port: @two@}}]}
   routes:
     - {name: plain, hosts: [shop.example.com], match: [{path: {prefix: /plain}}], public: true, to: [{backend: one}]}
@@ -58,6 +61,8 @@ spec:
     - {name: failover, hosts: [shop.example.com], match: [{path: {prefix: /failover}}], public: true, retry: {attempts: 2}, to: [{backend: first-gone}]}
     - {name: one-retry, hosts: [shop.example.com], match: [{path: {prefix: /one-retry}}], public: true, retry: {attempts: 1}, to: [{backend: first-gone-too}]}
     - {name: no-retry, hosts: [shop.example.com], match: [{path: {prefix: /no-retry}}], public: true, to: [{backend: both-gone}]}
+    - {name: half-gone, hosts: [shop.example.com], match: [{path: {prefix: /half-gone}}], public: true, to: [{backend: half-gone}]}
+    - {name: restarted, hosts: [shop.example.com], match: [{path: {prefix: /restarted}}], public: true, to: [{backend: restarted}]}
     - {name: heavy, hosts: [shop.example.com], match: [{path: {prefix: /heavy}}], public: true, to: [{backend: heavy}]}
     - {name: three, hosts: [shop.example.com], match: [{path: {prefix: /three}}], public: true, use: [three], to: [{backend: one}]}
     - {name: copies, hosts: [a.example.com, b.example.com], match: [{path: {prefix: /copies}}, {path: {regex: ".*[.]copy"}}], public: true, use: [three], to: [{backend: one}]}
@@ -71,8 +76,14 @@ spec:
 
 
 @pytest.fixture(scope="module")
-def edge(ports: dict[str, int]) -> Iterator[Edge]:
-    with Edge(SPEC, {**ports, "gone": free_port(), "gone2": free_port()}) as running:
+def restarted() -> int:
+    """The port of a backend that is not there yet."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def edge(ports: dict[str, int], restarted: int) -> Iterator[Edge]:
+    with Edge(SPEC, {**ports, "gone": free_port(), "gone2": free_port(), "restarted": restarted}) as running:
         yield running
 
 
@@ -182,6 +193,25 @@ def test_endpoints_that_fail_one_after_the_other_are_left_out_at_once(edge: Edge
     with edge.connect() as connection:
         until(left_out, "both endpoints are left out", step=0)
         assert [connection.request("/no-retry", "shop.example.com").status for _ in range(10)] == [200] * 10
+
+
+def test_a_member_that_cannot_be_reached_is_left_out(edge: Edge, backends: Backends) -> None:
+    """It would get the most requests, for none is quicker: of two members, one of them gone, every other request failed."""
+
+    def left_out() -> bool:
+        assert edge.request("/half-gone").status in {200, 503}
+        return edge.envoy.stats("half-gone.outlier_detection.ejections_active$").popitem()[1] == 1
+
+    until(left_out, "the member is left out", step=0)
+    with edge.connect() as connection:
+        assert {connection.request("/half-gone", "shop.example.com").status for _ in range(20)} == {200}
+
+
+def test_the_only_member_is_never_left_out(edge: Edge, restarted: int) -> None:
+    with edge.connect() as connection:
+        assert {connection.request("/restarted", "shop.example.com").status for _ in range(20)} == {503}
+    with HttpBackend("again", port=restarted):
+        assert edge.request("/restarted").backend == "again"
 
 
 def test_weights_of_endpoints(edge: Edge, backends: Backends) -> None:
