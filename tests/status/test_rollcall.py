@@ -26,7 +26,7 @@ def test_a_version_is_found_by_its_beginning_and_by_its_number(said: str, found:
     store = Store()
     store.sequence = 2
     nobody: Any = None
-    rollcall = Rollcall(store, nobody, nobody, nobody)
+    rollcall = Rollcall(store, nobody, nobody, nobody, nobody)
     rollcall._published["0c4d000000000000"] = GatewayName("shop/mobile"), 1
     rollcall._published["8427805500a1b2c3"] = GatewayName("shop/edge"), 2
     assert rollcall._find(said) == found
