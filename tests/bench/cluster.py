@@ -69,6 +69,7 @@ class Session:
         at = version(self.send("GET", f"{path}?limit=1"))
         self._connection.request("GET", f"{path}?watch=true&timeoutSeconds=3600&resourceVersion={at}")
         answer = self._connection.getresponse()
+        self._connection.sock.settimeout(None)  # nothing may happen for minutes
         yield b""
         while line := answer.readline():
             yield line
