@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from controlplane.app.ages import Ages
 from controlplane.compile.xds_types import CLUSTER, SCOPED_ROUTE
 from controlplane.resources import Resource
-from controlplane.snapshot.store import Store
+from controlplane.snapshot.store import Store, View
 
 EDGE, VIEW = ("platform/edge",), ("view", "platform/edge")
 
@@ -54,3 +56,16 @@ def test_an_age_is_told_with_its_publication() -> None:
     rig.now = 3.5
     assert rig.ages.plain(rig.ages.of((EDGE,), CLUSTER, "a")) == {"sequence": 1, "ageSeconds": 2.5}
     assert rig.ages.plain(rig.ages.of((EDGE,), CLUSTER, "b")) == {"sequence": None, "ageSeconds": None}
+
+
+def test_a_change_does_not_list_all_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would cost what there is, with each change, on the event loop."""
+    rig = Rig()
+    rig.publish(EDGE, *((SCOPED_ROUTE, str(number), b"1") for number in range(3)))
+
+    def names(_: View, type_url: str) -> frozenset[str]:
+        raise AssertionError(f"all names of {type_url} are listed")
+
+    monkeypatch.setattr(View, "names", names)
+    rig.publish(EDGE, (SCOPED_ROUTE, "0", b"2"), (SCOPED_ROUTE, "1", None))
+    assert (rig.since("0"), rig.since("1"), rig.since("2")) == ((2, 1.0), None, (1, 1.0))

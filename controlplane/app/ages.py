@@ -38,8 +38,10 @@ class Ages:
             for type_url, names in by_type.items():
                 known = self._since.setdefault(part, {}).setdefault(type_url, {})
                 known.update(dict.fromkeys(names, since))
-                for gone in set(names).difference(view.names(type_url)):
-                    known.pop(gone, None)
+                there = view.versions(type_url)  # of one part it is at hand; all names would be listed anew for each change
+                for name in names:
+                    if name not in there:
+                        known.pop(name, None)
 
     def of(self, parts: Iterable[Hashable], type_url: str, name: str) -> Since | None:
         """Since when what stands under a name in these parts is so: in the first that has it."""
