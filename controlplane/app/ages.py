@@ -38,7 +38,7 @@ class Ages:
             for type_url, names in by_type.items():
                 known = self._since.setdefault(part, {}).setdefault(type_url, {})
                 known.update(dict.fromkeys(names, since))
-                there = view.versions(type_url)  # of one part it is at hand; all names would be listed anew for each change
+                there = view.versions(type_url)  # at hand for one part; its names would be listed anew each time
                 for name in names:
                     if name not in there:
                         known.pop(name, None)
