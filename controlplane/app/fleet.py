@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 
 import structlog
@@ -85,6 +86,11 @@ class Fleet:
 
     # -- directory -----------------------------------------------------------------------------------------------
 
+    def meet(self, peer: Peer) -> None:
+        """Raises Denied when the certificate of a peer is nobody's, or not welcome any more."""
+        if self._trust is not None:
+            self._identity(partial(self._trust.meet, peer))
+
     def admit(self, node: Node, peer: Peer) -> SnapshotView | None:
         """The gateways that this node sees; raises Denied when its certificate is not for it."""
         gateways = self.gateways(self._labels(node, peer), node.labels)
@@ -129,8 +135,12 @@ class Fleet:
     def _labels(self, node: Node, peer: Peer) -> Mapping[str, str]:
         if self._trust is None:
             return node.labels
+        return self._identity(partial(self._trust.identity, node, peer)).labels
+
+    def _identity(self, ask: Callable[[], Identity]) -> Identity:
+        """What the trust says; a refusal is counted."""
         try:
-            return self._trust.identity(node, peer).labels
+            return ask()
         except Denied:
             self._metrics.refused.inc()
             raise

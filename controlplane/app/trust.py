@@ -112,14 +112,19 @@ class Trust:
         """What the next handshake should use; called on threads of gRPC."""
         return self._keys.server_credentials_material()
 
-    def identity(self, node: Node, peer: Peer) -> Identity:
-        """Who the peer is. Raises Denied when it is nobody, not this node, or not welcome any more."""
+    def meet(self, peer: Peer) -> Identity:
+        """Who the peer is. Raises Denied when it is nobody, or not welcome any more."""
         found = self.known(peer)
         if found is None or found.not_after <= self._now():
-            found = self._identify(node, peer)
+            found = self._identify(peer)
         if self._denied.denies(found):
             log.warning("denied", node=found.id, serial=found.serial)
             raise Denied("the client certificate is revoked")
+        return found
+
+    def identity(self, node: Node, peer: Peer) -> Identity:
+        """Who the peer is. Raises Denied when it is nobody, not this node, or not welcome any more."""
+        found = self.meet(peer)
         if found.id != node.id:
             log.warning("node id is not that of its certificate", node=node.id, certificate=found.id)
             raise Denied("the certificate is for another node id")
@@ -130,12 +135,12 @@ class Trust:
         known = self._known.get(peer.certificate)
         return known.identity if known is not None else None
 
-    def _identify(self, node: Node, peer: Peer) -> Identity:
+    def _identify(self, peer: Peer) -> Identity:
         self._known.pop(peer.certificate, None)
         try:
             found = identify(peer.certificate, self._trust_domain, self._now())
         except Refused as refused:
-            log.warning("certificate refused", node=node.id, reason=str(refused))
+            log.warning("certificate refused", peer=peer.address, reason=str(refused))
             raise Denied("the client certificate identifies no node of this control plane") from None
         # The handshake has verified it, but a connection may be older than the last change of the authorities.
         distrusted = (peer.certificate, peer.chain) in self._distrusted

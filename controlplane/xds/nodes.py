@@ -124,6 +124,13 @@ class Ended(ControlPlaneError):
 class Directory(Protocol):
     """What a node may see, decided by the application."""
 
+    def meet(self, peer: Peer) -> None:
+        """Whether the peer may say anything, whatever node it is going to be: asked before its first request is read.
+
+        Raises `Denied`: the stream ends.
+        """
+        ...
+
     def admit(self, node: Node, peer: Peer) -> View | None:
         """The view of this node; None when nothing is configured for it (yet): the stream stays open.
 

@@ -121,12 +121,16 @@ class XdsServer:
         Unlike after `changed`, a stream whose peer does not read is not waited for.
         """
         for stream in list(self._streams.values()):
-            if (node := stream.session.node) is None or stream.failure is not None:
-                continue  # its first request is checked
+            if stream.failure is not None:
+                continue
+            node = stream.session.node
             try:
-                self._directory.admit(node, stream.peer)
+                if node is None:  # its first request may be on its way for as long as it likes to take
+                    self._directory.meet(stream.peer)
+                else:
+                    self._directory.admit(node, stream.peer)
             except Denied as denied:
-                log.warning("stream ended", stream=stream.number, node=node.id, reason=str(denied))
+                log.warning("stream ended", stream=stream.number, node=node.id if node else None, reason=str(denied))
                 stream.fail(denied)
 
     async def stop(self, drain_seconds: float) -> None:
@@ -199,10 +203,12 @@ class XdsServer:
         try:
             account = self._admission.enter(identity(None, peer))
         except Ended as refusal:
-            log.warning("stream refused", peer=peer.address, reason=refusal.reason)
-            if isinstance(refusal, Crowding):
-                await asyncio.sleep(self._limits.refusal_seconds)
-            await context.abort(*_status(refusal))
+            await self._refuse(context, peer, refusal)
+        try:
+            self._directory.meet(peer)
+        except Denied as denied:
+            self._admission.leave(account)
+            await self._refuse(context, peer, denied)
         self._opened += 1
         stream = self._open(self._opened, method, kind, only, peer)
         stream.account = account
@@ -221,6 +227,13 @@ class XdsServer:
                 reader.cancel()
         if (failure := stream.failure) is not None:
             await context.abort(*_status(failure))
+
+    async def _refuse(self, context: Any, peer: Peer, refusal: Ended | Denied) -> None:
+        """End a stream of which nothing was read."""
+        log.warning("stream refused", peer=peer.address, reason=str(refusal))
+        if isinstance(refusal, Crowding):
+            await asyncio.sleep(self._limits.refusal_seconds)
+        await context.abort(*_status(refusal))
 
     def _open(self, number: int, method: str, kind: type[Session], only: str | None, peer: Peer) -> Stream:
         session = kind(

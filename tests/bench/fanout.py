@@ -198,6 +198,9 @@ class _Everything:
     def __init__(self, store: Store) -> None:
         self._view = store.view(["gateway"])
 
+    def meet(self, peer: Peer) -> None:
+        """Everybody is welcome."""
+
     def admit(self, node: Node, peer: Peer) -> View:
         return self._view
 

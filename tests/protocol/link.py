@@ -129,6 +129,9 @@ class Wire:
         self._call: Any = self._channel.stream_stream(f"/{service}/{form}{suffix}")()
         self._reader = asyncio.create_task(self._read())
 
+    def meet(self, peer: Peer) -> None:
+        """Everybody is welcome."""
+
     def admit(self, node: Node, peer: Peer) -> View | None:
         return self._admit(node)
 

@@ -28,8 +28,12 @@ class OneView:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.ready = True
+        self.welcome: Callable[[Peer], None] = lambda peer: None
         self.admission: Callable[[Node, Peer], None] = lambda node, peer: None
         self.peers: list[Peer] = []
+
+    def meet(self, peer: Peer) -> None:
+        self.welcome(peer)
 
     def admit(self, node: Node, peer: Peer) -> View | None:
         self.peers.append(peer)

@@ -56,6 +56,38 @@ def test_fetch_is_refused_before_its_request_is_read() -> None:
     run(test)
 
 
+def test_who_is_not_welcome_is_refused_before_a_request_is_read() -> None:
+    """Half of a large message would stay for as long as the first request may take."""
+
+    def turned_away(peer: Peer) -> None:
+        raise Denied("the client certificate is revoked")
+
+    async def test() -> None:
+        async with running() as rig, rig.channel() as channel:
+            rig.directory.welcome = turned_away
+            call = channel.stream_stream(DELTA)()
+            assert await asyncio.wait_for(call.code(), PATIENCE) is grpc.StatusCode.PERMISSION_DENIED
+
+    run(test)
+
+
+def test_who_is_not_welcome_any_more_loses_a_stream_that_has_said_nothing_yet() -> None:
+    def turned_away(peer: Peer) -> None:
+        raise Denied("the client certificate is revoked")
+
+    async def test() -> None:
+        async with running() as rig, rig.channel() as channel:
+            met: list[Peer] = []
+            rig.directory.welcome = met.append
+            call = channel.stream_stream(DELTA)()
+            await until(lambda: bool(met))
+            rig.directory.welcome = turned_away
+            rig.server.review()
+            assert await asyncio.wait_for(call.code(), PATIENCE) is grpc.StatusCode.PERMISSION_DENIED
+
+    run(test)
+
+
 @pytest.mark.parametrize("method", [DELTA, SOTW])
 def test_a_change_is_pushed_and_acknowledged(method: str) -> None:
     async def test() -> None:
