@@ -197,6 +197,8 @@ class Client:
             body = b"[]"
         elif status != 200:
             raise Failure(f"answered {status}: {text}", after=_seconds(headers.get("Retry-After")))
+        if "X-Consul-Index" not in headers:
+            raise Failure(f"its answer has no X-Consul-Index, so it is not Consul's: {text}")
         if headers.get("X-Consul-KnownLeader", "true") != "true":
             raise Failure("the datacenter has no leader")
         if consistency is Consistency.STALE and self._settings.max_stale is not None:

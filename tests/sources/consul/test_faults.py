@@ -69,6 +69,7 @@ REFUSALS: dict[str, tuple[Callable[[web.Request], Coroutine[Any, Any, web.Stream
     "404": (lambda _: status(404, "not Consul"), "answered 404: not Consul"),
     "cut off": (cut_off, "payload"),
     "no JSON": (lambda _: status(200, '[{"Node":', **{"X-Consul-Index": "99"}), "cannot be read"),
+    "not Consul's": (lambda _: status(200, "[]"), "no X-Consul-Index"),
     "other JSON": (lambda _: status(200, '{"a": 1}', **{"X-Consul-Index": "99"}), "cannot be read"),
 }
 
