@@ -49,6 +49,7 @@ class Code(StrEnum):
     UNUSABLE_INSTANCE = "GW0310"
     STATUS_NOT_WRITTEN = "GW0313"
     STORED_UNUSABLE = "GW0314"
+    CREDENTIALS_STALE = "GW0315"
 
 
 MEANINGS: dict[Code, str] = {
@@ -89,5 +90,7 @@ MEANINGS: dict[Code, str] = {
     Code.UNUSABLE_INSTANCE: "an instance of a discovered service has no address and port that an endpoint can have",
     Code.STORED_UNUSABLE: "what was in force of an object before a restart is not valid for this version of the program, and its "
     "source cannot be read: nothing of the object is served",
+    Code.CREDENTIALS_STALE: "what a source shows to its cluster or datacenter cannot be used as it is on disk; what was before is "
+    "shown",
     Code.STATUS_NOT_WRITTEN: "the status of custom resources cannot be written; what they declare is served all the same",
 }

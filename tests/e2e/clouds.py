@@ -58,11 +58,8 @@ class Clouds:
         stack.callback(lambda: self.close(*self.backends))
         self.relay = stack.enter_context(Relay(self.eu.port))
         for name, one in self.clusters.items():
-            one.wait().define(*(yaml.safe_load(file.read_text()) for file in sorted(CRDS.glob("*.yaml"))))
-            for namespace in ("shop", "team", "many"):
-                one.create({"kind": "Namespace", "metadata": {"name": namespace}})
-            one.service("shop", "web")
-            self.pods(name, f"{name}-1", f"{name}-2")
+            one.wait()
+            self.furnish(name)
         self.consul.until_ready()
         self.consul.register("web", ADDRESSES["dc-1"], PORT, node="dc-1")
         self.port = free_port()
@@ -83,7 +80,7 @@ class Clouds:
         token = folder / "token"
         token.write_text(self.consul.token())
         way = f"https://127.0.0.1:{self.relay.port}"
-        eu = self.eu.kubeconfig(folder / "eu.kubeconfig", server=way)
+        eu = self.kubeconfig = self.eu.kubeconfig(folder / "eu.kubeconfig", server=way)
         us = self.us.kubeconfig(folder / "us.kubeconfig")
         sources = {
             "kubernetes": [
@@ -126,6 +123,15 @@ class Clouds:
             # For pods that die before anybody knows; all requests here are safe to repeat.
             defaults={"retry": {"attempts": 3, "when": ["connect-failure", "refused-stream", "reset"]}},
         )
+
+    def furnish(self, cluster: str) -> None:
+        """Everything in a cluster that is empty."""
+        one = self.clusters[cluster]
+        one.define(*(yaml.safe_load(file.read_text()) for file in sorted(CRDS.glob("*.yaml"))))
+        for namespace in ("shop", "team", "many"):
+            one.create({"kind": "Namespace", "metadata": {"name": namespace}})
+        one.service("shop", "web")
+        self.pods(cluster, f"{cluster}-1", f"{cluster}-2")
 
     # -- what happens in the places --------------------------------------------------------------------------------
 

@@ -196,6 +196,42 @@ def test_a_certificate_of_the_server_that_has_expired(here: Clouds) -> None:
         assert here.pushes() == pushes
 
 
+def test_a_cluster_whose_etcd_lost_its_disk_takes_nothing_away(here: Clouds) -> None:
+    """What ran there runs on. A second read agrees, for it is of the same disk; what comes back is what it is."""
+    with here.load(SHOP, EU) as load:
+        for _ in range(300):
+            here.pods("eu", "eu-1", "eu-2")
+        here.eu.kill()
+        here.eu.kill_etcd()
+        here.eu.wipe()
+        here.eu.launch()
+        here.eu.wait()
+        until(lambda: "went back" in (here.source("kubernetes/eu")["failure"] or ""), "it is said")
+        here.becomes("eu-1", "eu-2", host=EU)
+        load.during(200)
+        here.furnish("eu")
+        here.pods("eu", "eu-2")
+        here.becomes("eu-2", host=EU)
+        until(lambda: here.up("kubernetes/eu"), "it is read as before")
+
+
+def test_a_kubeconfig_that_is_broken_is_said_while_what_was_in_it_works(here: Clouds) -> None:
+    def codes() -> set[str]:
+        here.relay.cut()  # each request looks at the file
+        return {one["code"] for one in here.plane.json("/v1/problems")["problems"]}
+
+    good = here.kubeconfig.read_text()
+    with here.load(SHOP, EU):
+        try:
+            here.kubeconfig.write_text(good[: len(good) // 2])
+            until(lambda: "GW0315" in codes(), "it is said", step=1.0)
+            here.pods("eu", "eu-1")
+            here.becomes("eu-1", host=EU)
+        finally:
+            here.kubeconfig.write_text(good)
+        until(lambda: "GW0315" not in codes(), "it is right again", step=1.0)
+
+
 def test_the_control_plane_starts_while_a_place_is_gone(here: Clouds) -> None:
     """What it has stored of that place counts; the others are read; then the place comes back, and is believed."""
     here.pods("eu", "eu-2")

@@ -181,6 +181,10 @@ class Kubernetes:
         shutil.rmtree(self.folder / "etcd")
         shutil.copytree(backup, self.folder / "etcd")
 
+    def wipe(self) -> None:
+        """Lose the disk of etcd, which must not run."""
+        shutil.rmtree(self.folder / "etcd")
+
     def compact(self) -> None:
         """Make etcd forget all history: older resource versions are gone (410)."""
         header = self._etcd_call("/v3/kv/range", {"key": base64.b64encode(b"/").decode()})["header"]

@@ -10,7 +10,7 @@ import asyncio
 import os
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -101,6 +101,8 @@ class Client:
     """A few connections to one agent."""
 
     def __init__(self, settings: Settings) -> None:
+        self.complained: Callable[[str, str | None], None] = lambda what, why: None
+        """Called when files (the token, the certificates) cannot be used any more, and why not, and when they can again."""
         self._settings = settings
         self._base = settings.address.rstrip("/")
         self._loopback = urlsplit(self._base).hostname in {"127.0.0.1", "::1", "localhost"}
@@ -269,12 +271,15 @@ class Client:
         return self._tls
 
     def _complain(self, what: str, why: str | None) -> None:
-        """Say once in the log that a file cannot be used."""
-        if why is not None and self._complaints.get(what) != why:
+        """Say once that a file cannot be used."""
+        if self._complaints.get(what) == why:
+            return
+        self._complaints[what] = why
+        if why is not None:
             log.warning(
                 "credentials unusable; the previous ones stay", source=self._settings.name, what=what, reason=why
             )
-        self._complaints[what] = why
+        self.complained(what, why)
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

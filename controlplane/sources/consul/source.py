@@ -23,6 +23,7 @@ from urllib.parse import quote
 
 import structlog
 
+from controlplane.errors import Diagnostic, Severity
 from controlplane.model.conduct import HOLD
 from controlplane.names import ObjectRef, SecretRef, ServiceRef, consul_source
 from controlplane.sources.base import Sink
@@ -32,6 +33,7 @@ from controlplane.sources.consul.pace import Backoff
 from controlplane.sources.consul.services import Services
 from controlplane.sources.consul.specs import Specs
 from controlplane.sources.consul.watch import WAIT_SECONDS, Step, watch
+from controlplane.spec.codes import Code
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +64,7 @@ class ConsulSource:
         self.name = consul_source(settings.name)
         self._settings = settings
         self._client = Client(settings)
+        self._client.complained = self._say_stale
         self._doubt_seconds = doubt_seconds
         self.hold_seconds = hold_seconds
         self._services = Services(settings, self._client, self._trouble, self._went_back)
@@ -243,6 +246,15 @@ class ConsulSource:
                 self._trouble(what, str(failure))
 
         return failed
+
+    def _say_stale(self, what: str, why: str | None) -> None:
+        """Credentials that work, and are not those of the files any more: the next start has no others."""
+        if self._sink is not None:
+            message = f"{self.name}: the {what} cannot be used as on disk ({why}); what was before is used"
+            help = "put it right before it ends, or this process does"
+            said = Diagnostic(Code.CREDENTIALS_STALE, message, help=help, severity=Severity.WARNING)
+            self._sink.problems(self.name, what, (said,) if why is not None else ())
+            self._sink.flush(time.monotonic())
 
     @property
     def _answered(self) -> bool:

@@ -97,6 +97,10 @@ class Access:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Without a kubeconfig: the pod's own service account. `context` is one of the kubeconfig, not its current one."""
+        self.stale = ""
+        """Why the credentials in use are not those of the files, "" when they are."""
+        self.noticed: Callable[[], None] = lambda: None
+        """Called when `stale` has changed."""
         self._kubeconfig = kubeconfig
         self._context = context
         self._service_account = service_account
@@ -116,7 +120,15 @@ class Access:
                     if known is None or known.expires <= self._clock():
                         raise
                     log.warning("credentials unusable; the previous ones stay", reason=str(error))
+                    self._is_stale(str(error))
+                else:
+                    self._is_stale("")
             return known
+
+    def _is_stale(self, why: str) -> None:
+        if why != self.stale:
+            self.stale = why
+            self.noticed()
 
     def refresh(self, refused: Credentials) -> None:
         """These were refused: the next ones are read anew, unless that has happened meanwhile."""

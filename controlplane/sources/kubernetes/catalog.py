@@ -20,10 +20,12 @@ from typing import Literal
 import msgspec
 
 from controlplane.errors import Diagnostic, Place, Severity
+from controlplane.model.conduct import HOLD
 from controlplane.model.endpoint import Endpoint, Health, Service
 from controlplane.names import ServiceRef
 from controlplane.sources.base import Sink
 from controlplane.sources.kubernetes import objects
+from controlplane.sources.kubernetes.setback import Setback
 from controlplane.sources.kubernetes.slices import (
     FAMILIES,
     Regions,
@@ -96,9 +98,11 @@ class Known:
 class Catalog:
     """All services of one cluster that somebody refers to."""
 
-    def __init__(self, source: str, regions: Regions) -> None:
-        """Set `sink` before anything is fed."""
+    def __init__(self, source: str, regions: Regions, hold_seconds: float = HOLD.total_seconds()) -> None:
+        """Set `sink` before anything is fed. `hold_seconds`: how long services stay that the cluster lost."""
         self.sink: Sink
+        self.setback = Setback(hold_seconds)
+        self.setback.over = self.confirm
         self.known: dict[Key, Known] = {}
         self._source = source
         self._regions = regions
@@ -122,6 +126,7 @@ class Catalog:
             if (known := self.known.pop(key, None)) is not None:
                 self._pending.pop(key, None)
                 self._unsaid.discard(key)
+                self.setback.forget(key)
                 for name in known.slices:
                     self._owners.pop((key[0], name), None)
                 self._say_named(key, ())
@@ -160,6 +165,8 @@ class Catalog:
         if read.rewound or known.declared is None or known.declared.metadata.version <= read.version:
             known.doubtful |= known.declared is not None and declared is None
             known.declared = declared
+        if read.rewound and declared is None:
+            self.setback.lacks(key)
         self._was_read(key, known, Part.SERVICE, read)
 
     def read_slices(self, key: Key, found: Mapping[str, objects.EndpointSlice], read: Read) -> None:
@@ -174,6 +181,8 @@ class Catalog:
         for name in before.keys() - known.slices.keys():
             del self._owners[key[0], name]
         known.doubtful |= bool(_addresses(before) - _addresses(known.slices))
+        if read.rewound and not _addresses(known.slices):
+            self.setback.lacks(key)
         self._was_read(key, known, Part.SLICES, read)
 
     def _take(self, key: Key, name: str, version: int, *, rewound: bool) -> bool:
@@ -296,8 +305,10 @@ class Catalog:
             now = service(known.declared, known.slices.values())
             if isinstance(known.said, Service):
                 now = with_former_names(now, known.said)
-            if not confirmed:
-                now = self._still_leaving(key, known, now)
+        if self.setback.keeps(key, known.said, now):
+            return False
+        if now is not None and not confirmed:
+            now = self._still_leaving(key, known, now)
         if now == known.said and not confirmed:
             return False
         known.said = now

@@ -57,7 +57,7 @@ class KubernetesSource:
     ) -> None:
         """`last_good`: texts of objects that were in force before, for when the cluster cannot be read at the start.
 
-        `hold_seconds`: how long specs stay whose definition was removed.
+        `hold_seconds`: how long specs stay whose definition was removed, and services that the cluster lost.
         """
         self.name = kubernetes_source(cluster)
         self._access = access
@@ -67,7 +67,7 @@ class KubernetesSource:
         self.noticed: Callable[[ObjectRef], None] = lambda _: None
         """Called when a custom resource is there, or has another generation or status than before."""
         self._regions = Regions(watched.region)
-        self._catalog = Catalog(self.name, self._regions)
+        self._catalog = Catalog(self.name, self._regions, hold_seconds)
         self._to_take: dict[ServiceRef, bool] = {}
         """Services that are referred to from now on (True), or no longer."""
         self._secrets_to_take: dict[SecretRef, bool] = {}
@@ -77,10 +77,13 @@ class KubernetesSource:
         """What is referred to in namespaces that are not watched: services and secrets by name."""
         self._unsure: set[ServiceRef] = set()
         self._wake = asyncio.Event()
+        self._catalog.setback.changed = self._wake.set
+        self._access.noticed = self._wake.set
         self._started = False
         self._said: tuple[str | None, bool, frozenset[str]] = (None, False, frozenset())
         """What failed, whether services could not be read, and those of which namespaces."""
         self._told = False
+        self._said_stale = ""
         self._watches: Watches
         self._secrets: SecretWatch
         self._services: ServiceWatch
@@ -219,7 +222,8 @@ class KubernetesSource:
 
     def _report(self, sink: Sink) -> None:
         """Tell the sink what the sum of all kinds is, when that has changed."""
-        failure = self._watches.failure
+        self._say_stale(sink)
+        failure = "; ".join(filter(None, (self._watches.failure, self._catalog.setback.reason))) or None
         said = (failure, self._services.lost, self._services.lost_namespaces)
         if not self._answered and (failure is None or not self._told):
             return
@@ -230,6 +234,17 @@ class KubernetesSource:
             sink.synced(self.name)
         else:
             sink.failed(self.name, failure, endpoints=said[1], namespaces=said[2])
+        sink.flush(time.monotonic())
+
+    def _say_stale(self, sink: Sink) -> None:
+        """Credentials that work, and are not those of the files any more: the next start has no others."""
+        if (stale := self._access.stale) == self._said_stale:
+            return
+        self._said_stale = stale
+        message = f"{self.name}: {stale}; the credentials of before are used"
+        help = "put it right before they end, or this process does"
+        said = Diagnostic(Code.CREDENTIALS_STALE, message, help=help, severity=Severity.WARNING)
+        sink.problems(self.name, "credentials", (said,) if stale else ())
         sink.flush(time.monotonic())
 
 

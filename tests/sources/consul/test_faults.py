@@ -425,6 +425,7 @@ async def rotated(folder: Path) -> None:
         await fake.change("web", instance("10.0.0.4"))
         await sink.until(lambda: addresses(sink) == ["10.0.0.4"])
         assert fake.tokens == {"first", "second"}
+        assert [str(one.code) for one in sink.said["token"]] == ["GW0315"]
 
 
 def test_a_rotated_token_is_no_failure_and_an_empty_file_no_token(tmp_path: Path) -> None:

@@ -108,6 +108,22 @@ def test_credentials_are_the_same_until_something_changes(tmp_path: Path) -> Non
     asyncio.run(scenario())
 
 
+def test_what_cannot_be_read_any_more_is_told_while_what_was_there_is_used(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        access, told = Access(write(tmp_path, {"token": "a"})), list[str]()
+        access.noticed = lambda: told.append(access.stale)
+        first = await access.credentials()
+        write(tmp_path, {"token": "a"}).write_text("[]")
+        assert await access.credentials() is first
+        write(tmp_path, {"token": "b"})
+        assert (await access.credentials()).headers == {"Authorization": "Bearer b"}
+        assert len(told) == 2
+        assert "no kubeconfig" in told[0]
+        assert told[1] == ""
+
+    asyncio.run(scenario())
+
+
 def test_certificates_are_inline_or_files(tmp_path: Path) -> None:
     pair = authority().leaf("user", client=True)
     for name, content in (("crt", pair.certificate), ("key", pair.key), ("ca", authority().pem)):

@@ -18,6 +18,7 @@ from controlplane.sources.kubernetes import catalog, objects
 from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
 from controlplane.sources.kubernetes.reflector import Health
 from controlplane.sources.kubernetes.services import ServiceWatch
+from controlplane.sources.kubernetes.setback import Setback
 from controlplane.sources.kubernetes.slices import Regions
 from controlplane.sources.kubernetes.watches import Watches
 from tests.sources.kubernetes.rig import SOURCE, addresses, ref
@@ -58,6 +59,12 @@ class Cluster:
         self.catalog.read_slices(key, {one.metadata.name: one for one in slices}, Read(version, rewound))
         self.catalog.flush(0)
 
+    def lose(self, key: Key, version: int, *, rewound: bool = True, confirms: bool = False) -> None:
+        """Lists in which there is nothing of it."""
+        self.catalog.read_service(key, None, Read(version, rewound, confirms))
+        self.catalog.read_slices(key, {}, Read(version, rewound, confirms))
+        self.catalog.flush(0)
+
     def put(self, one: objects.EndpointSlice) -> None:
         self.catalog.put_slice(one)
         self.catalog.flush(0)
@@ -80,20 +87,20 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 @pytest.mark.parametrize("order", [(BLUE, GREEN), (GREEN, BLUE)])
 @pytest.mark.parametrize("rewound", [False, True])
 def test_a_slice_that_a_list_says_of_another_service_is_of_that_alone(order: tuple[Key, Key], rewound: bool) -> None:
-    """Whichever of the two the list says first; a cluster that was restored has lower versions."""
+    """Whichever of the two the list says first. A cluster that was restored has lower versions, and who lost all stays as it was."""
 
     async def scenario() -> None:
         cluster = Cluster(*order)
-        at = 40 if rewound else 200
+        at, left = (40, ["10.0.0.9"]) if rewound else (200, [])
         for key in order:
             cluster.read(key, 100, *([slice_(BLUE, 60, "10.0.0.9")] if key == BLUE else []))
         await cluster.shows(blue=["10.0.0.9"], green=[])
         for key in order:
             found = [slice_(GREEN, at - 10, "10.0.0.9")] if key == GREEN else []
             cluster.read(key, at, *found, rewound=rewound)
-        await cluster.shows(blue=[], green=["10.0.0.9"])
+        await cluster.shows(blue=left, green=["10.0.0.9"])
         cluster.delete(slice_(GREEN, 250))
-        await cluster.shows(blue=[], green=[])
+        await cluster.shows(blue=left, green=[])
 
     run(scenario())
 
@@ -229,6 +236,59 @@ def test_a_port_that_gets_another_name_is_never_without_endpoints(
         assert [port.name for port in versions[-1].ports] == ["metrics", "web"], "nothing is left of the former name"
 
     run(scenario())
+
+
+async def _lost(cluster: Cluster) -> None:
+    cluster.read(BLUE, 60, slice_(BLUE, 55, "10.0.0.1", "10.0.0.2"))
+    await cluster.shows(blue=["10.0.0.1", "10.0.0.2"])
+    cluster.lose(BLUE, 7)
+
+
+def test_what_a_cluster_lost_with_its_data_stays_until_it_is_back() -> None:
+    """A second read of the same data proves nothing. Part of it may come first: the service, and then its endpoints."""
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        await _lost(cluster)
+        cluster.catalog.confirm([BLUE])
+        cluster.lose(BLUE, 8, confirms=True)
+        assert "shop/blue" in (cluster.catalog.setback.reason or "")
+        cluster.read(BLUE, 9)
+        await cluster.shows(blue=["10.0.0.1", "10.0.0.2"])
+        cluster.put(slice_(BLUE, 10, "10.0.0.3"))
+        await cluster.shows(blue=["10.0.0.3"])
+        assert cluster.catalog.setback.reason is None
+
+    asyncio.run(scenario())
+
+
+def test_what_a_cluster_lost_with_its_data_is_read_again_and_believed_in_the_end() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        cluster.catalog.setback = Setback(0.05)
+        cluster.catalog.setback.over = cluster.catalog.confirm
+        await _lost(cluster)
+        async with asyncio.timeout(PATIENCE):
+            while not cluster.catalog.pending():  # noqa: ASYNC110  a timer of its own
+                await asyncio.sleep(0.01)
+        await cluster.shows(blue=["10.0.0.1", "10.0.0.2"])
+        cluster.lose(BLUE, 8, rewound=False, confirms=True)
+        await cluster.shows()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_deleted_after_the_data_went_back_is_gone() -> None:
+    """Its deletion was seen, and it had been there."""
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        cluster.read(BLUE, 60, slice_(BLUE, 55, "10.0.0.1", "10.0.0.2"))
+        cluster.read(BLUE, 7, slice_(BLUE, 6, "10.0.0.1"), rewound=True)
+        cluster.delete(slice_(BLUE, 8, "10.0.0.1"))
+        await cluster.shows(blue=[])
+
+    asyncio.run(scenario())
 
 
 def test_what_the_slices_do_not_offer_is_believed_after_a_moment() -> None:
