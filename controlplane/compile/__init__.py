@@ -5,6 +5,7 @@ Read `pipeline` first. `compiler` is what the process calls, `offline` and `stan
     rows  codes  xds_types                            what lies between specs and resources; what can be wrong
     namesakes  claims  ownership  grants              who has a name, a host, a path; what a namespace was granted
     route  routes  references  match  action          one route: what it refers to, takes and does
+    preflights                                        which policy answers what a browser asks before
     placement  hosts  shard                           where it is reachable, and the shards that come of that
     listener  chains  tls  views  access_log          listeners, and what the gateways of one proxy share
     secrets  certificates  providers  expiry          certificates and key sets, whether they can be used, and until when

@@ -118,15 +118,15 @@ def rewrite_path(action: Any, change: PathChange, match: PathMatch) -> None:
 
 
 def _replace_prefix(action: Any, new: str, match: PathMatch) -> None:
-    """Exactly one slash stands between what was replaced and what is left of the path."""
+    """Exactly one slash stands before what is left of the path; where nothing is left, the replacement is the path."""
     old = (match.prefix or match.exact or "").rstrip("/")
     if match.exact is not None:
         action.prefix_rewrite = new
-    elif not old or not new.rstrip("/") or (match.prefix or "").endswith("/"):
+    elif not old or new.endswith("/") or (match.prefix or "").endswith("/"):
         # One side is a bare slash, or ends with one: Envoy's prefix rewrite would lose or double it.
         _regex_rewrite(action, f"^{re.escape(old)}/?", f"{new.rstrip('/')}/")
     else:
-        action.prefix_rewrite = new.rstrip("/")
+        action.prefix_rewrite = new
 
 
 def _regex_rewrite(action: Any, pattern: str, substitution: str) -> None:

@@ -14,6 +14,7 @@ from controlplane.compile.action import https_redirect
 from controlplane.compile.claims import Level, levels
 from controlplane.compile.ownership import refused, refused_of_host
 from controlplane.compile.placement import https_port
+from controlplane.compile.preflights import guarded
 from controlplane.compile.rows import (
     Chain,
     Claim,
@@ -123,14 +124,15 @@ class _Shard:
 
     def resource(self, entries: list[Placed]) -> tuple[ResourceKey, Resource]:
         """The shard with these entries in order, and its end: a shard is complete."""
-        served: list[Entry] = []
+        by_level: list[list[Entry]] = [[] for _ in self.levels]
         for number in range(len(self.levels)):
             of_level = [entry for level, entry in entries if level == number]
             for entry, rival in ordered(of_level):
                 if rival is not None and self.levels[number].host == self.key.host:
                     _say_useless(self.read, self.key, entry, rival)
                 if rival is None or rival.signature != entry.signature:
-                    served.append(entry)
+                    by_level[number].append(entry)
+        served = guarded(by_level)
         if self.key.segment == FALLBACK:
             bodies = [MERGED_ROOT, *without_upgrades(served), self._end()]
         else:

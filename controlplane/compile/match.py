@@ -153,19 +153,14 @@ def path_match(path: PathMatch) -> Any:
     return message
 
 
-def _methods(methods: tuple[str, ...], name: str = ":method") -> list[Any]:
+def _methods(methods: tuple[str, ...]) -> list[Any]:
     if not methods:
         return []
     if len(methods) == 1:
         text = string_pb2.StringMatcher(exact=methods[0])
     else:
         text = string_pb2.StringMatcher(safe_regex=_regex("|".join(sorted(set(methods)))))
-    return [route_components_pb2.HeaderMatcher(name=name, string_match=text)]
-
-
-def _said(name: str) -> Any:
-    """The header is there, and says something."""
-    return route_components_pb2.HeaderMatcher(name=name, string_match=string_pb2.StringMatcher(safe_regex=_regex(".+")))
+    return [route_components_pb2.HeaderMatcher(name=":method", string_match=text)]
 
 
 def route_match(match: Match) -> Any:
@@ -173,20 +168,5 @@ def route_match(match: Match) -> Any:
     message = path_match(match.path)
     message.headers.extend(_methods(match.methods))
     message.headers.extend(_header(header) for header in sorted(match.headers, key=repr))
-    message.query_parameters.extend(_query(query) for query in sorted(match.query, key=repr))
-    return message
-
-
-def preflight_match(match: Match) -> Any:
-    """The CORS preflight requests for a match: OPTIONS for its path and query that ask for one of its methods.
-
-    Of its conditions on headers nothing can be known: the browser sends them with the request itself. An origin or a
-    method that is empty makes no preflight for Envoy's filter, which would let the request pass.
-    """
-    message = path_match(match.path)
-    message.headers.extend(_methods(("OPTIONS",)))
-    asked = "access-control-request-method"
-    message.headers.extend(_methods(match.methods, asked) or [_said(asked)])
-    message.headers.append(_said("origin"))
     message.query_parameters.extend(_query(query) for query in sorted(match.query, key=repr))
     return message

@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -206,15 +206,15 @@ def _settle(
         grant = read.get(tables.grants, (key.gateway, one.namespace))
         return _meant(read, tables, key.gateway, _granted(grant, one.host, _path(one)), other)
 
-    have = _Had()
+    have: Paths[Wanted] = Paths()
     lost: dict[Wanted, ElementKey] = {}
     for one in sorted(rivals, key=Wanted.by_age):
         owner = one.lost_to
         if owner is None:
-            found = (other for other in have.near(one) if _loses(one, other) and not may(one, other))
+            found = (other for other in have.near(one.path) if _loses(one, other) and not may(one, other))
             owner = next((other.route for other in found), None)
         if owner is None:
-            have.add(one)
+            have.add(one.path, one)
         else:
             lost[one] = owner
     mine = {one: lost[one] for one in wanted if one in lost}
@@ -232,7 +232,7 @@ def _loses(one: Wanted, other: Wanted) -> bool:
         one.namespace != other.namespace
         and covers(other.host, one.host)
         and (one.host != other.host or one.rank <= other.rank)
-        and overlap(_shape(one.path), _shape(other.path))
+        and may_meet(one.path, other.path)
     )
 
 
@@ -266,16 +266,20 @@ def _narrower(one: tuple[str, str], other: tuple[str, str]) -> bool:
     return one != other and covers(other[0], one[0]) and within(other[1], PathMatch(prefix=one[1]))
 
 
-class _Had:
-    """The paths that are taken, to be found by what lies near them."""
+T = TypeVar("T")
+
+
+class Paths(Generic[T]):
+    """Things that are said of paths, to be found by what lies near them."""
 
     def __init__(self) -> None:
-        self._literal: dict[str, list[Wanted]] = {}
+        self._literal: dict[str, list[T]] = {}
         self._sorted: list[str] = []
-        self._wild: list[Wanted] = []
+        self._wild: list[T] = []
 
-    def add(self, one: Wanted) -> None:
-        shape = _shape(one.path)
+    def add(self, path: SaidPath, one: T) -> None:
+        """One more."""
+        shape = _shape(path)
         if shape.literal is None:
             self._wild.append(one)
         else:
@@ -283,10 +287,10 @@ class _Had:
                 insort(self._sorted, shape.literal)
             self._literal.setdefault(shape.literal, []).append(one)
 
-    def near(self, one: Wanted) -> Iterator[Wanted]:
-        """All that may overlap."""
+    def near(self, path: SaidPath) -> Iterator[T]:
+        """All whose paths may overlap with this one."""
         yield from self._wild
-        text = _shape(one.path).literal
+        text = _shape(path).literal
         if text is None:
             for found in self._literal.values():
                 yield from found
@@ -317,6 +321,11 @@ class Shape(msgspec.Struct, frozen=True):
     """How the segment that follows begins."""
     literal: str | None = None
     """The text of an exact path or of a prefix."""
+
+
+def may_meet(one: SaidPath, other: SaidPath) -> bool:
+    """Whether some path may be taken by both."""
+    return overlap(_shape(one), _shape(other))
 
 
 @lru_cache(maxsize=16_384)

@@ -13,7 +13,7 @@ import msgspec
 from envoy.config.route.v3 import route_components_pb2
 from google.protobuf.struct_pb2 import Struct
 
-from controlplane.compile import codes
+from controlplane.compile import codes, preflights
 from controlplane.compile.action import (
     asks_again,
     direct_response,
@@ -26,7 +26,7 @@ from controlplane.compile.action import (
 )
 from controlplane.compile.checks import checked, violations
 from controlplane.compile.grants import Claimed, claimed_by
-from controlplane.compile.match import first_segment, order, preflight_match, route_match, segment, signature
+from controlplane.compile.match import first_segment, order, route_match, segment, signature
 from controlplane.compile.placement import https_port, placements
 from controlplane.compile.references import Problems, Resolved, Surroundings, named_listeners, resolve, route_name
 from controlplane.compile.rows import (
@@ -35,7 +35,6 @@ from controlplane.compile.rows import (
     Chain,
     CompiledRoute,
     Entry,
-    Order,
     Placement,
     Settings,
 )
@@ -220,9 +219,11 @@ def _entries(
         takes_upgrades = route.websocket and not problems.fatal
         place = order(match, claim, key, number)
         where = segment(match.path) or first_segment(claimed.matches[number])
-        yield Entry(place, where, signature(match), _checked(message, key), takes_upgrades)
-        if "cors" in resolved.policies and not problems.fatal and not _takes_preflights(match):
-            yield _preflight(place, where, match, resolved, key)
+        has_policy = "cors" in resolved.policies and not problems.fatal
+        entry = Entry(place, where, signature(match), _checked(message, key), takes_upgrades, has_policy)
+        yield entry
+        if has_policy and (match.methods or match.headers):
+            yield from _preflights(entry, message.match, resolved, key)
 
 
 def _say_failed(problems: Problems, failure: Exception) -> None:
@@ -251,25 +252,20 @@ def _disabled(message: Any) -> None:
     message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
 
 
-def _takes_preflights(match: Match) -> bool:
-    return not match.headers and (not match.methods or "OPTIONS" in match.methods)
-
-
-def _preflight(place: Order, where: str | None, match: Match, resolved: Resolved, key: ElementKey) -> Entry:
-    """The sibling that answers the browser's question for a match which OPTIONS requests do not reach.
+def _preflights(entry: Entry, match: Any, resolved: Resolved, key: ElementKey) -> Iterator[Entry]:
+    """The siblings that answer the browser's question for a match that not every OPTIONS request for its path reaches.
 
     The CORS filter acts on routes to a cluster alone, and answers every preflight itself, before authentication. What
     it takes for no preflight meets the authentication of the route.
     """
-    message = _base(key)
-    message.match.CopyFrom(preflight_match(match))
-    message.route.CopyFrom(forward(dict.fromkeys(sorted(resolved.clusters)[:1], 1)))
-    message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
-    _authenticate(message.typed_per_filter_config, resolved)
-    # A sibling that asks for certain methods stands before one that asks for any.
-    place = place._replace(no_methods=False, headers=-2 - bool(match.methods))
-    asked = signature(match.model_copy(update={"headers": ()}))._replace(preflight=True)
-    return Entry(place, where, asked, _checked(message, key))
+    for kind, question in preflights.matches(match):
+        message = _base(key)
+        message.match.CopyFrom(question)
+        message.route.CopyFrom(forward(dict.fromkeys(sorted(resolved.clusters)[:1], 1)))
+        message.typed_per_filter_config[cors.NAME].CopyFrom(cors.per_route(resolved.policies["cors"]))
+        _authenticate(message.typed_per_filter_config, resolved)
+        asked = preflights.signature(entry.signature, kind)
+        yield Entry(preflights.place(entry.order), entry.segment, asked, _checked(message, key), cors=True)
 
 
 class _Effective(msgspec.Struct, frozen=True):

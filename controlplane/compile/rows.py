@@ -113,6 +113,8 @@ class Entry(msgspec.Struct, frozen=True):
     signature: Signature
     body: bytes
     websocket: bool = False
+    cors: bool = False
+    """Whether a policy says which other origins may call."""
 
 
 class CompiledRoute(msgspec.Struct, frozen=True):

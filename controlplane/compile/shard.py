@@ -109,7 +109,7 @@ def redirected(entry: Entry, action: Any) -> Entry:
     redirect = route_components_pb2.Route(name=message.name, match=message.match, metadata=message.metadata)
     redirect.redirect.CopyFrom(action)
     redirect.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
-    return replace(entry, body=serialised(redirect), websocket=False)
+    return replace(entry, body=serialised(redirect), websocket=False, cors=False)
 
 
 def _elsewhere() -> bytes:

@@ -62,7 +62,11 @@ def edge(ports: dict[str, int]) -> Iterator[Edge]:
 def preflight(
     edge: Edge, path: str, origin: str = SHOP, method: str = "GET", host: str = "api.example.com"
 ) -> Response:
-    headers = {"origin": origin, "access-control-request-method": method}
+    headers = {
+        "origin": origin,
+        "access-control-request-method": method,
+        "access-control-request-headers": "content-type,x-version",
+    }
     return edge.request(path, host, "OPTIONS", headers)
 
 

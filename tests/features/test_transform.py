@@ -27,6 +27,7 @@ spec:
     - {name: r-root, hosts: [shop.example.com], match: [{path: {prefix: /r-root}}], public: true, redirect: {path: {replacePrefix: /}}}
     - {name: r-slash, hosts: [shop.example.com], match: [{path: {prefix: /r-slash/}}], public: true, redirect: {path: {replacePrefix: /new}}}
     - {name: r-exact, hosts: [shop.example.com], match: [{path: {exact: /r-exact}}], public: true, redirect: {path: {replacePrefix: /new/}}}
+    - {name: r-end, hosts: [shop.example.com], match: [{path: {prefix: /r-end}}], public: true, redirect: {path: {replacePrefix: /new/}}}
     - {name: r-all, hosts: [redirected.example.com], match: [{path: {prefix: /}}], public: true, redirect: {path: {replacePrefix: /new}}}
     - {name: text-text, hosts: [shop.example.com], match: [{path: {prefix: /tt}}], public: true, to: [{backend: one}], transform: {request: {path: {replacePrefix: /v1}}}}
     - {name: text-slash, hosts: [shop.example.com], match: [{path: {prefix: /ts}}], public: true, to: [{backend: one}], transform: {request: {path: {replacePrefix: /v1/}}}}
@@ -74,6 +75,8 @@ def edge(ports: dict[str, int]) -> Iterator[Edge]:
         ("shop.example.com", "/r-root/", 302, "http://shop.example.com/"),
         ("shop.example.com", "/r-slash/x", 302, "http://shop.example.com/new/x"),
         ("shop.example.com", "/r-exact?q", 302, "http://shop.example.com/new/?q"),
+        ("shop.example.com", "/r-end?q", 302, "http://shop.example.com/new/?q"),
+        ("shop.example.com", "/r-end/x", 302, "http://shop.example.com/new/x"),
         ("redirected.example.com", "/x", 302, "http://redirected.example.com/new/x"),
         ("redirected.example.com", "/", 302, "http://redirected.example.com/new/"),
     ],
@@ -89,7 +92,9 @@ def test_redirects(edge: Edge, host: str, path: str, status: int, location: str)
         ("/tt", "/v1"),
         ("/tt/", "/v1/"),
         ("/tt/x?q=/tt", "/v1/x?q=/tt"),
-        ("/ts", "/v1"),
+        ("/ts", "/v1/"),
+        ("/ts/", "/v1/"),
+        ("/ts?q", "/v1/?q"),
         ("/ts/x", "/v1/x"),
         ("/tr", "/"),
         ("/tr/", "/"),
