@@ -9,7 +9,7 @@ https://fetch.spec.whatwg.org/#cors-preflight-fetch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from envoy.config.route.v3 import route_components_pb2
@@ -25,6 +25,9 @@ from controlplane.filters.jwt import compile as jwt
 METHOD, HEADERS, ORIGIN = "access-control-request-method", "access-control-request-headers", "origin"
 
 _OPTIONS = "OPTIONS"
+
+_BEFORE = 50
+"""In the order of matches: more than the headers that one may name."""
 
 REFUSED_BODY = "this route is for no other origin\n"
 
@@ -81,7 +84,7 @@ def _like(name: str, pattern: str) -> Any:
 
 def place(of: Order) -> Order:
     """Where the preflights of a match stand: before all matches of the same path, in the order of these among each other."""
-    return of._replace(no_methods=False, headers=of.headers - (50 if of.no_methods else 100))
+    return of._replace(no_methods=False, headers=of.headers - (_BEFORE if of.no_methods else 2 * _BEFORE))
 
 
 def signature(of: Signature, kind: str) -> Signature:
@@ -89,11 +92,13 @@ def signature(of: Signature, kind: str) -> Signature:
     return of._replace(conditions=(*of.conditions, kind), preflight=True)
 
 
-def guarded(levels: Iterable[Iterable[Entry]]) -> list[Entry]:
+def guarded(levels: Sequence[Sequence[Entry]]) -> list[Entry]:
     """The entries of a shard in order, with a refusal where a policy would answer for a match that has none.
 
     It stands before the first policy that may: what takes the question before that may know about other origins itself.
     """
+    if not any(entry.cors for level in levels for entry in level):
+        return [entry for level in levels for entry in level]
     entries: list[Entry] = []
     guards: list[tuple[int, Entry]] = []
     for level in levels:
@@ -104,8 +109,6 @@ def guarded(levels: Iterable[Iterable[Entry]]) -> list[Entry]:
                 entries.append(entry)
             else:
                 guards.append((len(entries), entry))
-    if not guards or not any(entry.cors for entry in entries):
-        return entries
     before: dict[int, list[Entry]] = {}
     answering: Paths[tuple[int, Entry]] = Paths()
     end = len(entries)

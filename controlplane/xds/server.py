@@ -201,14 +201,10 @@ class XdsServer:
         peer = peer_of(context)
         account = None
         try:
-            account = self._admission.enter(identity(None, peer))
-        except Ended as refusal:
-            await self._refuse(context, peer, refusal)
-        try:
             self._directory.meet(peer)
-        except Denied as denied:
-            self._admission.leave(account)
-            await self._refuse(context, peer, denied)
+            account = self._admission.enter(identity(None, peer))
+        except (Denied, Ended) as refusal:
+            await self._refuse(context, peer, refusal)
         self._opened += 1
         stream = self._open(self._opened, method, kind, only, peer)
         stream.account = account

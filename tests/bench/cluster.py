@@ -247,6 +247,7 @@ class Beside:
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
         self._process.start()
+        theirs.close()  # so that its end is seen here
         self.pipe.recv()
 
     def said(self) -> list[Any]:

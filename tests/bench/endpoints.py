@@ -147,13 +147,14 @@ def _measure(
         client = Client(port)
         for index in (0, size // 2, size - 1):
             until(lambda host=f"s{index}.example.com": _answers(client, host, envoy), f"s{index} answers", step=0.05)
-        watcher = stack.enter_context(Beside(bare_watch, api.folder, api.api.port, slice_path(0).rpartition("/")[0]))
+        slices = slice_path(0).rpartition("/")[0]
+        sight = Sight(stack.enter_context(Beside(bare_watch, api.folder, api.api.port, slices)))
         watched = [(f"s{index}.example.com", "/") for index in range(1, size, 2)]
         turns: dict[int, int] = {}
         with bystander(port, watched[:: max(1, len(watched) // 200)]) as stop:
-            waited, written = _changes(api, client, size, samples(plan), turns)
+            waited, written = _changes(api, client, size, samples(plan), turns, sight)
             seen = stop()
-        bare = [one * 1000 for one in Sight(watcher).after(written)]
+        bare = [one * 1000 for one in sight.after(written)]
         idle = _idle(control_plane, 1.0 if plan.quick else 5.0)
         costs[size] = _cost(api, control_plane, size, samples(plan), turns, idle) * 1000
         first, used = _name(control_plane, client, specs, range(size, size + (QUICK_NEW if plan.quick else NEW)), idle)
@@ -178,7 +179,7 @@ def _measure(
 
 
 def _changes(
-    api: Cluster, client: Client, size: int, count: int, turns: dict[int, int]
+    api: Cluster, client: Client, size: int, count: int, turns: dict[int, int], sight: Sight
 ) -> tuple[list[float], dict[str, float]]:
     """Seconds that each change took to be used, and when which version was written."""
     chance, session = random.Random(size), api.session()
@@ -193,6 +194,7 @@ def _changes(
         body = f"turn-{turn}".encode()
         waited.append(wait_for(client, f"s{index}.example.com", "/", lambda got, body=body: got.body == body) - began)
         written[version(answer)] = began
+        sight.look()
     session.close()
     return waited, written
 

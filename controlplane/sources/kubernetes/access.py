@@ -120,12 +120,12 @@ class Access:
                     if known is None or known.expires <= self._clock():
                         raise
                     log.warning("credentials unusable; the previous ones stay", reason=str(error))
-                    self._is_stale(str(error))
+                    self._note_stale(str(error))
                 else:
-                    self._is_stale("")
+                    self._note_stale("")
             return known
 
-    def _is_stale(self, why: str) -> None:
+    def _note_stale(self, why: str) -> None:
         if why != self.stale:
             self.stale = why
             self.noticed()
