@@ -86,6 +86,7 @@ class Cluster:
             self.api.create({"kind": "Namespace", "metadata": {"name": namespace}})
         self.services = 0
         self.routes = 0
+        self._turns: dict[int, int] = {}
         self.api.service_account("controlplane", "controlplane")
         for name in ("endpoints", "specs", "status"):
             for thing in yaml.safe_load_all((MANIFESTS / "rbac" / f"{name}.yaml").read_text()):
@@ -101,6 +102,11 @@ class Cluster:
         self.write([("POST", f"/api/v1/namespaces/{SERVICES}/services", service(index)) for index in wanted])
         self.write([("POST", _SLICES, slice_of(index, 0)) for index in wanted])
         self.services = max(self.services, count)
+
+    def turn(self, session: Session, index: int) -> tuple[int, bytes]:
+        """Give half of a service's endpoints new addresses, whatever they were: the turn, and the answer."""
+        turn = self._turns[index] = 1 - self._turns.get(index, 0)
+        return turn, session.send("PUT", slice_path(index), slice_of(index, turn))
 
     def load_routes(self, count: int) -> None:
         """Have at least this many RouteSpecs of the team."""

@@ -21,7 +21,6 @@ from tests.bench.cluster import (
     bare_watch,
     cluster,
     samples,
-    slice_of,
     slice_path,
     specs_folder,
     version,
@@ -150,13 +149,12 @@ def _measure(
         slices = slice_path(0).rpartition("/")[0]
         sight = Sight(stack.enter_context(Beside(bare_watch, api.folder, api.api.port, slices)))
         watched = [(f"s{index}.example.com", "/") for index in range(1, size, 2)]
-        turns: dict[int, int] = {}
         with bystander(port, watched[:: max(1, len(watched) // 200)]) as stop:
-            waited, written = _changes(api, client, size, samples(plan), turns, sight)
+            waited, written = _changes(api, client, size, samples(plan), sight)
             seen = stop()
         bare = [one * 1000 for one in sight.after(written)]
         idle = _idle(control_plane, 1.0 if plan.quick else 5.0)
-        costs[size] = _cost(api, control_plane, size, samples(plan), turns, idle) * 1000
+        costs[size] = _cost(api, control_plane, size, samples(plan), idle) * 1000
         first, used = _name(control_plane, client, specs, range(size, size + (QUICK_NEW if plan.quick else NEW)), idle)
         named[size] = used * 1000
         client.close()
@@ -178,9 +176,7 @@ def _measure(
     yield Result("endpoints", size, "CPU of a service that is named first", named[size], "ms")
 
 
-def _changes(
-    api: Cluster, client: Client, size: int, count: int, turns: dict[int, int], sight: Sight
-) -> tuple[list[float], dict[str, float]]:
+def _changes(api: Cluster, client: Client, size: int, count: int, sight: Sight) -> tuple[list[float], dict[str, float]]:
     """Seconds that each change took to be used, and when which version was written."""
     chance, session = random.Random(size), api.session()
     waited: list[float] = []
@@ -188,8 +184,7 @@ def _changes(
     for _ in range(count):
         time.sleep(chance.uniform(PAUSE, 2 * PAUSE))
         index = chance.randrange(0, size, 2)
-        turn = turns[index] = 1 - turns.get(index, 0)
-        answer = session.send("PUT", slice_path(index), slice_of(index, turn))
+        turn, answer = api.turn(session, index)
         began = time.monotonic()
         body = f"turn-{turn}".encode()
         waited.append(wait_for(client, f"s{index}.example.com", "/", lambda got, body=body: got.body == body) - began)
@@ -207,16 +202,13 @@ def _idle(control_plane: ControlPlane, seconds: float) -> float:
     return (control_plane.cpu_seconds() - before) / seconds
 
 
-def _cost(
-    api: Cluster, control_plane: ControlPlane, size: int, count: int, turns: dict[int, int], idle: float
-) -> float:
+def _cost(api: Cluster, control_plane: ControlPlane, size: int, count: int, idle: float) -> float:
     """CPU seconds of the control plane a change, beyond those when idle."""
     chance, session = random.Random(size + 1), api.session()
     began, before = time.monotonic(), control_plane.cpu_seconds()
     for _ in range(count):
         index = chance.randrange(0, size, 2)
-        turns[index] = 1 - turns.get(index, 0)
-        session.send("PUT", slice_path(index), slice_of(index, turns[index]))
+        api.turn(session, index)
         time.sleep(PAUSE)
     session.close()
     time.sleep(0.5)  # what is written behind belongs to it

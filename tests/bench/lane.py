@@ -21,7 +21,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 
 from controlplane.pki.authority import Authority
 from controlplane.xds import types
-from tests.bench.cluster import Beside, Cluster, Session, cluster, samples, slice_of, slice_path, specs_folder
+from tests.bench.cluster import Beside, Cluster, Session, cluster, samples, specs_folder
 from tests.bench.crowd import METHOD
 from tests.bench.result import Plan, Result, median, percentile
 from tests.bench.specs import LABELS
@@ -85,21 +85,18 @@ def _measure(api: Cluster, size: int, plan: Plan) -> tuple[list[float], list[flo
     _save(specs, port, 5)
     with ExitStack() as stack:
         session = stack.enter_context(closing(api.session()))
-        for index in range(SERVICES):  # other benches may have left them in either form
-            session.send("PUT", slice_path(index), slice_of(index, 0))
         control_plane = stack.enter_context(api.control_plane(specs, folder))
         control_plane.ready()
         said = control_plane.xds, control_plane.state
         shards = stack.enter_context(Beside(taking, *said, size))
         endpoints = stack.enter_context(closing(_Client(*said, "bench-1", types.LOAD_ASSIGNMENT)))
         assert endpoints.take() == SERVICES
-        turns = dict.fromkeys(range(SERVICES), 0)
-        quiet = [_change(session, endpoints, turns) for _ in range(samples(plan))]
+        quiet = [_change(api, session, endpoints) for _ in range(samples(plan))]
         among = []
         for number in range(1 if plan.quick else COMMITS):
             _save(specs, port, 6 + number)
             while not shards.pipe.poll():
-                among.append(_change(session, endpoints, turns))
+                among.append(_change(api, session, endpoints))
             shards.said()
     return quiet, among
 
@@ -113,12 +110,11 @@ def _save(specs: Path, port: int, seconds: int) -> None:
     beside.rename(specs / "gateway.yaml")
 
 
-def _change(session: Session, endpoints: _Client, turns: dict[int, int]) -> float:
+def _change(api: Cluster, session: Session, endpoints: _Client) -> float:
     """Milliseconds from a written slice to its load assignment."""
     time.sleep(random.uniform(*PAUSES))
     index = random.randrange(SERVICES)
-    turns[index] = 1 - turns[index]
-    session.send("PUT", slice_path(index), slice_of(index, turns[index]))
+    api.turn(session, index)
     began = time.monotonic()
     while not endpoints.take():
         """A response without resources."""
