@@ -9,7 +9,8 @@ Read `process` first: it makes the parts, starts them in order, and ends them. T
     successors                                which secrets do not replace those in force
     loop  pace  garbage                       edits are gathered, and swept in slices
     lane                                      endpoints, beside that
-    publishing  requirements  draining        what follows from a commit, at once and later
+    publishing                                what follows from a commit, at once
+    leaving  requirements  draining  in_place what no spec says any more, and some proxy still needs
     fleet  trust  gone                        which proxy sees what, who is let in, who has left
     problems  refusals  reports               what is wrong, and whom it is told
     look  rollcall  routes  changes  ages  observing   what the admin API and the metrics show

@@ -24,8 +24,10 @@ from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
 from controlplane.app.draining import Draining
 from controlplane.app.fleet import Fleet
+from controlplane.app.in_place import InPlace
 from controlplane.app.intake import Intake
 from controlplane.app.lane import EndpointLane
+from controlplane.app.leaving import Leaving
 from controlplane.app.listening import Listening
 from controlplane.app.look import Running
 from controlplane.app.loop import CommitLoop
@@ -116,7 +118,6 @@ class ControlPlane:
             quiet=configuration.coalesce.quiet.total_seconds(),
             longest=configuration.coalesce.max.total_seconds(),
         )
-        self._draining = Draining(self._compiler, self._loop)
         self._fleet = Fleet(
             self._store,
             self._metrics,
@@ -139,6 +140,10 @@ class ControlPlane:
         age = configuration.xds.max_stream_age
         limits = Limits(stream_age_seconds=age.total_seconds() if age is not None else None)
         self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier, limits=limits)
+        in_place = InPlace(self._compiler, self._store, self._server.holds)
+        self._draining = Draining(self._compiler, self._loop, in_place)
+        self._requirements = Requirements(self._compiler, self._loop, in_place)
+        self._limits = Leaving(self._compiler.tables.limits.rows, Compiler.release_limit, self._loop, in_place)
         self._refusals = Refusals(
             self.intake.register, self._store, self._server.holds, self._metrics, self._compiler.in_force
         )
@@ -163,7 +168,8 @@ class ControlPlane:
             self._server,
             self.intake,
             self._memory,
-            Requirements(self._compiler, self._loop),
+            self._requirements,
+            self._limits,
             self._refusals,
             self._rollcall,
             self._ages,
@@ -268,7 +274,8 @@ class ControlPlane:
             await asyncio.sleep(AGE_SECONDS)
             self.intake.register.say("expiry", self._expiry.diagnostics(time.time()))
             now = time.monotonic()
-            self._draining.tick(now)
+            for each in (self._draining, self._requirements, self._limits):
+                each.tick(now)
             if not hearing.look(now):
                 continue
             self.intake.tick()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
 from controlplane.app.fleet import Fleet, Labels
 from controlplane.app.intake import Intake
+from controlplane.app.leaving import Leaving
 from controlplane.app.loop import CommitLoop
 from controlplane.app.memory import Memory
 from controlplane.app.refusals import Refusals
@@ -23,6 +24,7 @@ from controlplane.app.requirements import Requirements
 from controlplane.app.rollcall import Rollcall
 from controlplane.compile.compiler import Commit, Compiler, issues_of
 from controlplane.compile.endpoints import Touched
+from controlplane.compile.rows import LimitKey
 from controlplane.errors import Diagnostic
 from controlplane.names import GatewayName
 from controlplane.snapshot.store import Store
@@ -45,6 +47,7 @@ class Publishing:
     intake: Intake
     memory: Memory
     requirements: Requirements
+    limits: Leaving[LimitKey]
     refusals: Refusals
     rollcall: Rollcall
     ages: Ages
@@ -59,12 +62,12 @@ class Publishing:
         touched = self.ages.touched(commit.publication, before)
         if commit.fleet_changed:
             self.fleet.select(self.selectors(), set(self.compiler.views()))
-        gone = self.requirements.gone(commit.requirements)
-        release = partial(self.requirements.release, gone)
-        if self.fleet.ready and (gone or sequence != before):
-            self.fleet.published(sequence, event_time, release if gone else None)
-        elif gone:  # while this process was not there: proxies come back with routes that name them
-            asyncio.get_running_loop().call_later(RETURN_SECONDS, release)
+        leaving = (self.requirements.leaving(commit.requirements), self.limits.leaving(commit.limits))
+        releases = [release for release in leaving if release is not None]
+        if self.fleet.ready and (releases or sequence != before):
+            self.fleet.published(sequence, event_time, partial(_call, releases) if releases else None)
+        elif releases:  # while this process was not there: proxies come back with routes that name them
+            asyncio.get_running_loop().call_later(RETURN_SECONDS, _call, releases)
         if commit.fleet_changed or sequence != before:
             self.server.changed()
         if all(status.answered for status in self.intake.sources.values()):  # others may name what nobody names yet
@@ -115,3 +118,8 @@ class Publishing:
         self.metrics.sequence.set(sequence)
         self.intake.register.say_all(issues)
         self.refusals.review()
+
+
+def _call(releases: Iterable[Callable[[], None]]) -> None:
+    for release in releases:
+        release()

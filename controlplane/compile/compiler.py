@@ -18,7 +18,7 @@ from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.compile.namesakes import Namesakes
 from controlplane.compile.pipeline import Tables
 from controlplane.compile.proxyless.tables import Followed
-from controlplane.compile.rows import Issue, ResourceKey
+from controlplane.compile.rows import Issue, LimitKey, ResourceKey
 from controlplane.errors import Diagnostic, InvalidInput, Severity
 from controlplane.filters.jwt import compile as jwt
 from controlplane.filters.jwt.spec import JwtProvider
@@ -42,6 +42,8 @@ class Commit:
     """By table and row: what is wrong with it now; empty when it was put right."""
     requirements: frozenset[tuple[GatewayName, str]]
     """The JWT requirements that routes began or ceased to name."""
+    limits: frozenset[LimitKey]
+    """The same of rate limits whose buckets routes share."""
     fleet_changed: bool
     """Whether gateways, their selectors, or the views that are compiled may be others now."""
 
@@ -156,17 +158,34 @@ class Compiler:
         if self.grpc is not None:
             yield from ((view, Family.GRPC) for view in self.grpc.tables.views.rows)
 
-    def keep_requirement(self, gateway: GatewayName, requirement: str, *, keep: bool) -> None:
+    def keep_requirement(self, key: tuple[GatewayName, str]) -> None:
         """Keep a JWT requirement in the filter while routes on some proxy may still name it."""
-        tables, key = self.tables, (gateway, requirement)
-        if keep:
-            tables.graph.set(tables.kept_requirements, key, True)
-            return
+        self.tables.graph.set(self.tables.kept_requirements, key, True)
+
+    def release_requirement(self, key: tuple[GatewayName, str]) -> None:
+        """No proxy names it any more, nor what only it needs."""
+        tables = self.tables
         tables.graph.delete(tables.kept_requirements, key)
         for name in [name for name in tables.kept_providers.rows if not self._named_by_kept(name)]:
             tables.graph.delete(tables.kept_providers, name)
-        if all(other != gateway for other, _ in tables.kept_requirements.rows):
-            tables.graph.delete(tables.kept_gateways, gateway)
+        if all(other != key[0] for other, _ in tables.kept_requirements.rows):
+            tables.graph.delete(tables.kept_gateways, key[0])
+
+    def release_limit(self, key: LimitKey) -> None:
+        """No proxy names this rate limit any more."""
+        self.tables.graph.delete(self.tables.kept_limits, key)
+
+    def _keep_limits(self, changes: Changes) -> bool:
+        """Rate limits that routes have just ceased to name stay in the filter, for those on some proxy still do; whether any."""
+        tables, moved = self.tables, False
+        for key, (former, limit) in changes.get(tables.limits.name, {}).items():
+            if limit is not None and key in tables.kept_limits.rows:
+                self.release_limit(key)
+                moved = True
+            elif limit is None and former is not None and key[0] in tables.gateways.rows:
+                tables.graph.set(tables.kept_limits, key, former)
+                moved = True
+        return moved
 
     def _keep_chains(self, listener: ElementKey, before: Element, after: Element) -> None:
         """A listener is about to change: connections of the chains that it loses are open for a while."""
@@ -209,7 +228,7 @@ class Compiler:
         Endpoints may be committed at every step: they concern the pools that are taken over already.
         """
         graph = self.tables.graph
-        changes = yield from graph.commit()
+        changes = yield from self._sweep()
         if self.successors:
             changes = _merged(changes, (yield from self._succeed(changes)))
         noted = self.declared.take_noted() | issues_of(graph)
@@ -235,17 +254,25 @@ class Compiler:
             publication,
             noted | issues_of(self.endpoints.tables.graph),
             frozenset(changes.get(self.tables.requirements.name, ())),
+            frozenset(changes.get(self.tables.limits.name, ())),
             fleet_changed,
         )
 
     def _succeed(self, changes: Changes) -> Generator[None, None, Changes]:
         """Sweep again, now that what was there before has been compiled: these are the changes of that."""
         for gateway, requirement in changes.get(self.tables.requirements.name, ()):
-            self.keep_requirement(gateway, requirement, keep=True)
+            self.keep_requirement((gateway, requirement))
         successors, self.successors = self.successors, {}
         for ref, rows in successors.items():
             yield from self.removing(ref) if rows is None else self.putting(ref, rows)
-        return (yield from self.tables.graph.commit())
+        return (yield from self._sweep())
+
+    def _sweep(self) -> Generator[None, None, Changes]:
+        """Sweep, and keep what routes named until now."""
+        changes = yield from self.tables.graph.commit()
+        if self._keep_limits(changes):
+            changes = _merged(changes, (yield from self.tables.graph.commit()))
+        return changes
 
     def commit_now(self) -> Commit:
         """Sweep to the end in one go."""
@@ -288,6 +315,8 @@ class Compiler:
             row = self.tables.gateways.rows.get(gateway)
             if row is not None and any(other == gateway for other, _ in self.tables.kept_requirements.rows):
                 self.tables.graph.set(self.tables.kept_gateways, gateway, row.labels)
+            for limit in [limit for limit in self.tables.kept_limits.rows if limit[0] == gateway]:
+                self.release_limit(limit)
             self.tables.graph.delete(self.tables.gateways, gateway)
             for view in [view for view in self.tables.views.rows if gateway in view]:
                 self.tables.graph.delete(self.tables.views, view)

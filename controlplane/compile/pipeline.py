@@ -39,6 +39,7 @@ from controlplane.compile.rows import (
     Claim,
     CompiledRoute,
     HostKey,
+    LimitKey,
     MatchKey,
     ProviderStatus,
     ResourceKey,
@@ -96,6 +97,8 @@ class Tables:
         self.kept_providers: Input[str, tuple[JwtProvider, str | None]] = Input("kept_providers")
         self.kept_gateways: Input[GatewayName, Labels] = Input("kept_gateways")
 
+        # Rate limits that only routes on some proxy may still name.
+        self.kept_limits: Input[LimitKey, LocalLimit] = Input("kept_limits")
         # And the filter chains whose connections proxies are draining.
         self.kept_chains: Input[tuple[ElementKey, str], Chain] = Input("kept_chains")
 
@@ -115,6 +118,7 @@ class Tables:
         self.providers_by_claim_header = Index("providers by claim header", self.providers, providers.claim_headers)
         self.providers_by_token_header = Index("providers by token header", self.providers, providers.token_headers)
         self.kept_by_gateway = Index("kept by gateway", self.kept_requirements, lambda key, _: [key[0]])
+        self.kept_limits_by_gateway = Index("kept limits", self.kept_limits, lambda key, _: [key[0]])
         self.kept_chains_by_gateway = Index("kept chains", self.kept_chains, lambda _, chain: [chain.gateway])
         self.gone_gateways = Index("gone gateways", self.kept_gateways, lambda _, __: [True])
 
@@ -229,7 +233,7 @@ class Tables:
             "requirements", self.compiled_routes, routes.requirement_of_route
         )
         self.requirements_by_gateway = Index("requirements by gateway", self.requirements, lambda key, _: [key[0]])
-        self.limits: Derived[Any, Any, tuple[GatewayName, str, str], LocalLimit] = Derived(
+        self.limits: Derived[Any, Any, LimitKey, LocalLimit] = Derived(
             "limits", self.compiled_routes, routes.limits_of_route
         )
         self.limits_by_gateway = Index("limits by gateway", self.limits, lambda key, _: [key[0]])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from controlplane.compile.grants import Grant
 from controlplane.compile.providers import claim_headers
 from controlplane.compile.route import compiled_route
-from controlplane.compile.rows import Chain, CompiledRoute, Issue, ProviderStatus, Settings
+from controlplane.compile.rows import Chain, CompiledRoute, Issue, LimitKey, ProviderStatus, Settings
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.filters.local_ratelimit.spec import LocalLimit
 from controlplane.graph.engine import Read, WiringError
@@ -143,9 +143,7 @@ def requirement_of_route(
         yield (route.gateway, route.requirement), True
 
 
-def limits_of_route(
-    _: Read, __: ElementKey, route: CompiledRoute
-) -> Iterator[tuple[tuple[GatewayName, str, str], LocalLimit]]:
+def limits_of_route(_: Read, __: ElementKey, route: CompiledRoute) -> Iterator[tuple[LimitKey, LocalLimit]]:
     """The limits whose buckets live in the filter, because the route stands in several shards."""
     for slot, identity, limit in route.limits:
         yield (route.gateway, slot, identity), limit

@@ -161,6 +161,10 @@ class Claim(msgspec.Struct, frozen=True):
     open: bool = False
 
 
+LimitKey = tuple[GatewayName, str, str]
+"""A rate limit that copies of a route share: the slot in which the route names it, and its identity there."""
+
+
 class ShardKey(NamedTuple):
     """One route shard of a gateway."""
 

@@ -67,7 +67,7 @@ class _Watch:
     def _look(self, view: View, url: str, resources: Collection[str], names: frozenset[str]) -> None:
         of_type = self.named[url]
         for one in resources:
-            if (resource := view.get(url, one)) is not None and (found := _names_in(resource, names)):
+            if (resource := view.get(url, one)) is not None and (found := names_in(resource, names)):
                 of_type[one] = of_type.get(one, frozenset()) | found
 
 
@@ -92,7 +92,7 @@ class Dependents:
 
 def names_any(resource: Resource, names: Mapping[str, frozenset[str]]) -> bool:
     """Whether this one names any of these, which are by type."""
-    return any(resource.type_url in _NAMED_BY.get(url, ()) and _names_in(resource, names[url]) for url in names)
+    return any(resource.type_url in _NAMED_BY.get(url, ()) and names_in(resource, names[url]) for url in names)
 
 
 class Lost:
@@ -107,7 +107,7 @@ class Lost:
         for url, named_by in _NAMED_BY.items():
             if resource.type_url in named_by:
                 names, lost = self._latest(url)
-                yield from (lost[name] for name in sorted(_names_in(resource, names)))
+                yield from (lost[name] for name in sorted(names_in(resource, names)))
 
     def _latest(self, url: str) -> tuple[frozenset[str], dict[str, Resource]]:
         if url not in self._of_type:
@@ -116,7 +116,7 @@ class Lost:
         return self._of_type[url]
 
 
-def _names_in(resource: Resource, names: frozenset[str]) -> frozenset[str]:
+def names_in(resource: Resource, names: frozenset[str]) -> frozenset[str]:
     """Those of the names that this one names."""
     if not names:
         return names

@@ -143,6 +143,19 @@ class Holds:
             families = tuple(sorted(who for who in case.families if self._spares(case, who, "")))
             yield Held(case.resource, case.detail, tuple(sorted(case.nodes)), families, everywhere)
 
+    def resources(self) -> Iterator[Resource]:
+        """What was refused, whether it is there now or not."""
+        return (case.resource for case in self._cases.values())
+
+    def in_place(self, view: View) -> Iterator[Resource]:
+        """What clients are shown of this view in the place of what they refused, or would be if they were there."""
+        asked = {(who, node) for case in self._cases.values() for node, who in case.nodes.items()}
+        asked |= {(who, "") for case in self._cases.values() for who in case.families}
+        asked |= {(("", ""), "")} if asked else set()  # who has refused nothing, and is spared all the same
+        for spared in {self._spared_by(*one) for one in asked}:
+            for of_type in self._shown(spared, view).values() if spared else ():
+                yield from (one for one in of_type.values() if one is not None)
+
     def _make_room(self, view: View) -> bool:
         """Forget the oldest case if there are too many; not one that holds something back from this view."""
         if len(self._cases) < REMEMBERED_CASES:
@@ -167,9 +180,13 @@ class Holds:
         return credible and who in case.families and who not in case.accepted
 
     def _substitutes(self, who: Family, node: str, view: View) -> Shown:
-        """The same object for all who are shown the same, until the store or a hold changes."""
+        """The same object for all who are shown the same."""
         if not self._cases or not (spared := self._spared_by(who, node)):
             return _NOTHING
+        return self._shown(spared, view)
+
+    def _shown(self, spared: frozenset[Key], view: View) -> Shown:
+        """The same object until the store or a hold changes."""
         if self._computed_at != (view.sequence, self.edition):
             self._computed_at = (view.sequence, self.edition)
             self._computed = {}

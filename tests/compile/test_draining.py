@@ -7,13 +7,16 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from controlplane.app.draining import DRAIN_SECONDS, Draining
+from controlplane.app.in_place import InPlace
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import as_dict
 from controlplane.compile.xds_types import EXTENSION, LISTENER, SCOPED_ROUTE
 from controlplane.names import GatewayName, ObjectRef, View
 from controlplane.resources import Resource
+from controlplane.snapshot.store import Store
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
+from controlplane.xds.holds import Holds
 
 SPEC = """\
 apiVersion: gatewayspec.dev/v1alpha1
@@ -73,7 +76,7 @@ def shards(compiler: Compiler, view: View = VIEW) -> set[str]:
 
 def test_the_routes_of_a_lost_chain_stay_while_it_drains() -> None:
     compiler = Compiler()
-    draining = Draining(compiler, _Loop(compiler))  # type: ignore[arg-type]  # as much of the loop as it needs
+    draining = Draining(compiler, _Loop(compiler), InPlace(compiler, Store(), Holds()))  # type: ignore[arg-type]  # as much of the loop as it needs
     save(compiler, ("a.test", "old"))
     old = shards(compiler)
     save(compiler, ("a.test", "new"))
@@ -166,7 +169,7 @@ def names(compiler: Compiler, view: View = VIEW) -> dict[str, set[str]]:
 def test_a_listener_that_moves_to_another_port_has_its_routes_on_both_for_a_while() -> None:
     """Connections to the former port are open, and it is open itself where a proxy refuses the new one."""
     compiler = Compiler()
-    draining = Draining(compiler, _Loop(compiler))  # type: ignore[arg-type]  # as much of the loop as it needs
+    draining = Draining(compiler, _Loop(compiler), InPlace(compiler, Store(), Holds()))  # type: ignore[arg-type]  # as much of the loop as it needs
     plain(compiler, "edge", 8080)
     before = names(compiler)
     plain(compiler, "edge", 8081)

@@ -109,9 +109,10 @@ def _live_through(random: Random, steps: int) -> None:
             fresh.compiler.put(ref, worlds.split(said))
         for name in sorted(secrets):
             fresh.compiler.put_secret(*CERTIFICATES[name])
-        kept = lived.compiler.tables.kept_chains.rows  # history is an input
-        for key, chain in kept.items():
-            fresh.compiler.tables.graph.set(fresh.compiler.tables.kept_chains, key, chain)
+        history, said = lived.compiler.tables, fresh.compiler.tables  # history is an input
+        for before, now in ((history.kept_chains, said.kept_chains), (history.kept_limits, said.kept_limits)):
+            for key, row in before.rows.items():
+                said.graph.set(now, key, row)  # type: ignore[arg-type]  # the tables are alike
         add_views(fresh.compiler, objects, grpc=grpc)
         fresh.commit()
         failures = {(table, key): error for table, key, error in fresh.compiler.tables.graph.failures()}

@@ -52,8 +52,8 @@ def edited(before: Said, now: Said) -> Compiler:
     """A compiler that lived through the edit."""
     compiler = Compiler()
     compiler.put(*before)
-    for gateway, requirement in compiler.commit_now().requirements:
-        compiler.keep_requirement(gateway, requirement, keep=True)
+    for key in compiler.commit_now().requirements:
+        compiler.keep_requirement(key)
     if before[0] != now[0]:
         compiler.remove(before[0])
     compiler.put(*now)
@@ -88,7 +88,7 @@ def test_it_is_as_if_it_had_been_edited_now_and_proxies_can_be_told_so(now: dict
     assert resources(compiler, gateway) != resources(fresh, gateway)
     left = [key for key in commit.requirements if key not in compiler.tables.requirements.rows]
     for key in left:
-        compiler.keep_requirement(*key, keep=False)
+        compiler.release_requirement(key)
     for chain in list(compiler.tables.kept_chains.rows):
         compiler.release_chain(chain)
     compiler.commit_now()

@@ -5,14 +5,17 @@ The Envoys here take regexes of a small size only (`re2.max_program_size`), whic
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 import yaml
 
+from controlplane.app.fleet import SETTLE_BOUND
 from tests.e2e.plane import Plane, answers, ask, gateway, respond
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
+from tests.support.tokens import AUDIENCE, ISSUER, key_set, rsa_key, token
 from tests.support.waiting import until
 
 LARGE = "/(abcdefghij){40}"
@@ -71,3 +74,38 @@ def test_a_regex_that_envoy_refuses_is_held_back_alone_and_new_proxies_get_what_
     until(lambda: answers(port, "regex 3", "/bbb"), "what was put right arrives, with no restart")
     assert plane.json("/v1/nodes")["held"] == plane.problems() == []
     assert plane.metric("controlplane_nacks_total") <= 2  # the whole response, and its one bad resource
+
+
+def test_a_route_that_is_shown_in_the_place_of_a_refused_one_goes_on_to_take_its_tokens(plane: Plane) -> None:
+    """Who takes the edit needs the requirement no more; who refuses it has the former one, and asks for it."""
+    port = free_port()
+
+    def write(regex: str, provider: str) -> None:
+        jwt = {
+            "name": provider,
+            "issuer": ISSUER,
+            "audiences": [AUDIENCE],
+            "jwks": {"inline": key_set(rsa_key(provider))},
+        }
+        route = {**by_regex("guarded", regex, provider), "auth": {"anyOf": [{"jwt": provider}]}}
+        del route["public"]
+        plane.write(gateway(port=port, routes=[route], identity={"jwt": [jwt]}))
+
+    def status(provider: str) -> int:
+        return ask(port, "/aaa", authorization=f"Bearer {token(rsa_key(provider))}").status
+
+    write("/a+", "corp")
+    plane.start().ready()
+    picky(plane, "envoy-1").ready()
+    until(lambda: status("corp") == 200, "a token is taken")
+
+    write(LARGE, "partner")
+    until(lambda: plane.json("/v1/nodes")["held"], "it is held back")
+    end = time.monotonic() + SETTLE_BOUND + 3
+    seen: set[int] = set()
+    until(lambda: seen.add(status("corp")) or time.monotonic() > end, "the bound is over", SETTLE_BOUND + 10, 0.1)
+    assert seen == {200}
+
+    write("/aa*", "partner")
+    until(lambda: status("partner") == 200, "what was put right is taken over")
+    assert status("corp") == 401
