@@ -389,6 +389,24 @@ def test_what_goes_and_comes_before_the_first_commit_is_as_it_was() -> None:
     assert plane.succeeds(EDGE)
 
 
+def test_a_document_is_kept_when_a_commit_takes_it_and_not_before() -> None:
+    """Else the next process would not know what proxies had, and leave them nothing of it."""
+    plane = Restarted(EDGE)
+    plane.files_are_read()
+    before = plane.kept[EDGE]
+    plane.intake.put(spec(EDGE, 81))
+    assert plane.kept[EDGE] == before
+    plane.intake.put(spec(EDGE, 82))
+    plane.intake.flush(0.0)
+    assert plane.kept[EDGE] == before, "what the other source has in force is not known yet: nothing is committed"
+    plane.say(synced)
+    assert plane.kept[EDGE] == text(EDGE, 82)
+    plane.intake.remove(EDGE, sure=True)
+    assert EDGE in plane.kept
+    plane.intake.flush(0.0)
+    assert EDGE not in plane.kept
+
+
 NAMED, UNNAMED = SecretRef(CLUSTER, "shop", "named"), SecretRef(CLUSTER, "shop", "unnamed")
 OF_FILES, OF_OTHERS = SecretRef("files", "shop", "unnamed"), SecretRef("kubernetes/us", "shop", "named")
 PAIR = Secret.of({"tls.crt": b"certificate", "tls.key": b"key"})

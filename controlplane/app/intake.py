@@ -108,23 +108,27 @@ class Intake:
         self._put(spec)
 
     def _put(self, spec: SpecObject) -> None:
-        self._in_force(spec)
+        self._in_force(spec, keep=True)
         self._confirmed(spec.ref)
-        self._keep(spec)
 
-    def _in_force(self, spec: SpecObject) -> None:
+    def _in_force(self, spec: SpecObject, *, keep: bool) -> None:
         self.objects[spec.ref] = spec
         self.services.refer(spec.ref, spec.rows)
-        self._edit_object(spec.ref, spec)
+        self._edit_object(spec.ref, spec, keep=keep)
 
-    def _edit_object(self, ref: ObjectRef, spec: SpecObject | None) -> None:
-        """The object is so from now on (None: not there). If it was another before this process began, that comes first."""
+    def _edit_object(self, ref: ObjectRef, spec: SpecObject | None, *, keep: bool) -> None:
+        """The object is so from now on (None: not there). If it was another before this process began, that comes first.
+
+        It is kept when a commit takes it, not before: what is on disk is what proxies were offered.
+        """
         before, rows = None, spec.rows if spec is not None else None
         if ref in self._uncompiled and (spec is None or spec.text != self._texts[ref]):
             before = restored(ref, self._texts[ref])
 
         def edit(compiler: Compiler) -> Iterable[None]:
             self._uncompiled.discard(ref)
+            if keep:
+                self._keep(ref if spec is None else spec)
             if before is not None:
                 return compiler.succeeding(ref, before.rows, rows)
             return compiler.removing(ref) if rows is None else compiler.putting(ref, rows)
@@ -155,8 +159,7 @@ class Intake:
         self.objects.pop(ref, None)
         self.services.refer(ref, None)
         self._confirmed(ref)
-        self._edit_object(ref, None)
-        self._keep(ref)
+        self._edit_object(ref, None, keep=True)
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """A secret as it is now. A pair or authorities that cannot be used do not replace those that can."""
@@ -308,7 +311,7 @@ class Intake:
             if ref in self.objects or ref in self._unusable:
                 continue
             if (spec := restored(ref, self._texts[ref])) is not None:
-                self._in_force(spec)
+                self._in_force(spec, keep=False)
             else:
                 self._unusable.add(ref)
                 status.remembered = False

@@ -19,7 +19,7 @@ from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
-from controlplane.state.content import StateChanges, Status, StoredObject
+from controlplane.state.content import Note, StateChanges, Status, StoredObject
 from controlplane.state.store import State
 
 log = structlog.get_logger(__name__)
@@ -51,9 +51,13 @@ class Memory:
         """Every service that was in force."""
         self.seen = loaded.seen
         """When each source could be read last (seconds of the epoch)."""
+        self.notes = loaded.history
+        """What was noted of proxies."""
+        self._taken: dict[ObjectRef, StoredObject | None] = {}
         self._objects: dict[ObjectRef, StoredObject | None] = {}
         self._secrets: dict[SecretRef, Secret | None] = {}
         self._services: dict[ServiceRef, Service | None] = {}
+        self._notes: dict[Note, bytes | None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.served_before = loaded.served
         """What was served last, by view, and since when."""
@@ -65,11 +69,20 @@ class Memory:
         return cls(State.open(folder, key_file, fleet=fleet))
 
     def keep(self, spec: SpecObject | ObjectRef) -> None:
-        """The object is in force; an ObjectRef: it is gone. Noted for `write`."""
+        """A commit that is under way has taken this object; an ObjectRef: that it is gone."""
         if isinstance(spec, SpecObject):
-            self._objects[spec.ref] = StoredObject(spec.text, spec.file, spec.line)
+            self._taken[spec.ref] = StoredObject(spec.text, spec.file, spec.line)
         else:
-            self._objects[spec] = None
+            self._taken[spec] = None
+
+    def committed(self) -> None:
+        """What the commit has taken is in force. Noted for `write`."""
+        self._objects |= self._taken
+        self._taken = {}
+
+    def note(self, note: Note, content: bytes | None) -> None:
+        """Something that proxies have and no input says; None: not any more. Noted for `write`."""
+        self._notes[note] = content
 
     def keep_secret(self, ref: SecretRef, secret: Secret | None) -> None:
         """The secret is in force; None: it is gone. Noted for `write`."""
@@ -83,9 +96,10 @@ class Memory:
     def write(self) -> None:
         """Hand over what was noted."""
         self._timer = None
-        if self._objects or self._secrets or self._services:
-            self._state.write(StateChanges(self._objects, self._secrets, services=self._services))
-            self._objects, self._secrets, self._services = {}, {}, {}
+        if self._objects or self._secrets or self._services or self._notes:
+            changes = StateChanges(self._objects, self._secrets, services=self._services, history=self._notes)
+            self._state.write(changes)
+            self._objects, self._secrets, self._services, self._notes = {}, {}, {}, {}
 
     def keep_service(self, ref: ServiceRef, service: Service | None) -> None:
         """The service is in force; None: nobody asks for it any more. Noted for `write`."""

@@ -141,7 +141,8 @@ class ControlPlane:
         limits = Limits(stream_age_seconds=age.total_seconds() if age is not None else None)
         self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier, limits=limits)
         in_place = InPlace(self._compiler, self._store, self._server.holds)
-        self._draining = Draining(self._compiler, self._loop, in_place)
+        self._draining = Draining(self._compiler, self._loop, in_place, self._memory.note)
+        self._draining.restore(self._memory.notes, time.monotonic())
         self._requirements = Requirements(self._compiler, self._loop, in_place)
         self._limits = Leaving(self._compiler.tables.limits.rows, Compiler.release_limit, self._loop, in_place)
         self._refusals = Refusals(
@@ -170,6 +171,7 @@ class ControlPlane:
             self._memory,
             self._requirements,
             self._limits,
+            self._draining,
             self._refusals,
             self._rollcall,
             self._ages,

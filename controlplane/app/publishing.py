@@ -13,6 +13,7 @@ from functools import partial
 
 from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
+from controlplane.app.draining import Draining
 from controlplane.app.fleet import Fleet, Labels
 from controlplane.app.intake import Intake
 from controlplane.app.leaving import Leaving
@@ -48,6 +49,7 @@ class Publishing:
     memory: Memory
     requirements: Requirements
     limits: Leaving[LimitKey]
+    draining: Draining
     refusals: Refusals
     rollcall: Rollcall
     ages: Ages
@@ -60,6 +62,8 @@ class Publishing:
         before = self.store.sequence
         sequence = self.store.publish(commit.publication)
         touched = self.ages.touched(commit.publication, before)
+        self.memory.committed()
+        self.draining.look(time.monotonic())  # what an edit leaves behind is on disk no later than the edit
         if commit.fleet_changed:
             self.fleet.select(self.selectors(), set(self.compiler.views()))
         leaving = (self.requirements.leaving(commit.requirements), self.limits.leaving(commit.limits))

@@ -17,6 +17,9 @@ from controlplane.spec.rows import Element
 if TYPE_CHECKING:
     from controlplane.compile.pipeline import Tables
 
+MAX_DRAINING = 64
+"""Chains whose connections are drained: each has shards of its own for its hosts."""
+
 
 def chains_of_listener(
     _: Read | None, key: ElementKey, element: Element
@@ -77,6 +80,12 @@ def names_host(read: Read, tables: Tables, scope: Scope) -> bool:
     gateway, group, host = scope
     chains = read.get(tables.gateway_chains, gateway) or ()
     return any(chain.group == group and chain.protocol is Protocol.HTTPS and host in chain.hosts for chain in chains)
+
+
+def keep_chain(tables: Tables, chain: Chain) -> None:
+    """Connections of a chain that is in no spec are open for a while."""
+    if len(tables.kept_chains.rows) < MAX_DRAINING:
+        tables.graph.set(tables.kept_chains, (chain.listener, chain.group), chain)
 
 
 def ways_in(key: ElementKey, element: Element) -> dict[tuple[ElementKey, str], Chain]:

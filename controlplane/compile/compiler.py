@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from controlplane.compile.chains import ways_in
+from controlplane.compile.chains import keep_chain, ways_in
 from controlplane.compile.codes import FAILED
 from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.compile.namesakes import Namesakes
@@ -48,8 +48,6 @@ class Commit:
     """Whether gateways, their selectors, or the views that are compiled may be others now."""
 
 
-MAX_DRAINING = 64
-"""Chains whose connections are drained: each has shards of its own for its hosts."""
 _BATCH = 512
 """Rows that are written, or gathered, in one step: the endpoint lane commits between any two."""
 
@@ -189,12 +187,12 @@ class Compiler:
 
     def _keep_chains(self, listener: ElementKey, before: Element, after: Element) -> None:
         """A listener is about to change: connections of the chains that it loses are open for a while."""
-        tables, has = self.tables, ways_in(listener, after)
+        has = ways_in(listener, after)
         for key in has:
             self.release_chain(key)  # it is back
         for key, chain in ways_in(listener, before).items():
-            if key not in has and len(tables.kept_chains.rows) < MAX_DRAINING:
-                tables.graph.set(tables.kept_chains, key, replace(chain, draining=True))
+            if key not in has:
+                keep_chain(self.tables, replace(chain, draining=True))
 
     def _hand_chains_over(self, successor: ObjectRef, before: Mapping[RowKey, Row], now: Mapping[RowKey, Row]) -> None:
         """The gateway of another source takes the place of one: its listeners change as if they were edited."""

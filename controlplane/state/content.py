@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
@@ -29,12 +30,19 @@ class Served:
     at: datetime
 
 
+class Note(NamedTuple):
+    """The name of a note: of what kind it is, and of what."""
+
+    kind: str
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class StateChanges:
     """What to keep from now on; None forgets.
 
     `served` maps a view's name to the version of its snapshot, `seen` a source to when it could be read last (seconds of
-    the epoch).
+    the epoch). `history` are notes of what proxies have that no input says: bytes, which are sealed.
     """
 
     objects: Mapping[ObjectRef, StoredObject | None] = field(default_factory=dict)
@@ -42,6 +50,7 @@ class StateChanges:
     served: Mapping[str, str | None] = field(default_factory=dict)
     services: Mapping[ServiceRef, Service | None] = field(default_factory=dict)
     seen: Mapping[str, float | None] = field(default_factory=dict)
+    history: Mapping[Note, bytes | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Loaded:
     problems: list[str]
     services: dict[ServiceRef, Service] = field(default_factory=dict)
     seen: dict[str, float] = field(default_factory=dict)
+    history: dict[Note, bytes] = field(default_factory=dict)
     whole: bool = True
 
 

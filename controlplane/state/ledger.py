@@ -17,7 +17,7 @@ import structlog
 from controlplane.names import ObjectRef, SecretRef
 from controlplane.state import database, opening, rows
 from controlplane.state.claim import Claim
-from controlplane.state.content import Loaded, Served
+from controlplane.state.content import Loaded, Note, Served
 from controlplane.state.database import Database, Scan
 from controlplane.state.owner import Unusable, is_damage
 from controlplane.state.rows import Change, OfService, OfSource, Ref, Value
@@ -48,7 +48,7 @@ class Ledger:
         self._passing: str | None = None
         self._aside = ""  # the suffix that what is in the place of the file gets before it is opened again
         self._kept: dict[Ref, Change] = {}
-        self._unreadable: set[SecretRef] = set()
+        self._unreadable: set[Ref] = set()
         self.is_held = False
         """Whether another process has the folder."""
         self.last_write: datetime | None = None
@@ -226,12 +226,32 @@ class Ledger:
                 value = loaded.services[name] = service
             case OfSource(source):
                 value = loaded.seen[source] = since
+            case Note():
+                if (content := self._read_note(ref, row, loaded)) is None:
+                    self._unreadable.add(ref)  # by the time that anybody can read it, it is not true any more
+                    return
+                value = loaded.history[ref] = content
             case str():
                 value = rows.served(row)
                 loaded.served[ref] = Served(value, datetime.fromtimestamp(since, UTC))
             case _:
                 assert_never(ref)
         self._kept[ref] = Change(value, since)
+
+    def _read_note(self, note: Note, row: Row, loaded: Loaded) -> bytes | None:
+        """The content of a note; of many of a kind that cannot be read, one is told."""
+        why = "another version of this program wrote it"
+        if rows.is_readable(row):
+            try:
+                if self._sealer is None:
+                    raise Unsealable("there is no key", other_key=True)
+                return self._sealer.open_note(note, rows.sealed(row))
+            except Unsealable as error:
+                why = str(error)
+        problem = f"what was noted of {note.kind} is not read, and begins anew: {why}"
+        if problem not in loaded.problems:
+            loaded.problems.append(problem)
+        return None
 
     # -- faults --------------------------------------------------------------------------------------------------
 

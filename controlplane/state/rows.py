@@ -14,15 +14,18 @@ import msgspec
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
-from controlplane.state.content import StateChanges, StoredObject
+from controlplane.state.content import Note, StateChanges, StoredObject
 from controlplane.state.sealing import Sealer
-from controlplane.state.tables import OBJECTS, SECRETS, SEEN, SERVED, SERVICES, Key, Row, Table
+from controlplane.state.tables import HISTORY, OBJECTS, SECRETS, SEEN, SERVED, SERVICES, Key, Row, Table
 
 CONTENT_SCHEMA = 1
 """The version of the documents' language, kept beside each text."""
 
 SERVICE_SCHEMA = 1
 """The version of what is written of a service."""
+
+HISTORY_SCHEMA = 1
+"""The version of what is written in notes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,11 @@ class OfSource:
     name: str
 
 
-Ref = ObjectRef | SecretRef | OfService | OfSource | str
+Ref = ObjectRef | SecretRef | OfService | OfSource | Note | str
 """What a row is of; a `str` is the name of a view that was served."""
 
-Value = StoredObject | Secret | Service | float | str
-"""What is kept of it; a `str` is the version of a snapshot, a `float` is seconds of the epoch."""
+Value = StoredObject | Secret | Service | float | str | bytes
+"""What is kept of it; a `str` is the version of a snapshot, a `float` is seconds of the epoch, `bytes` are a note."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +64,12 @@ def changes(of: StateChanges, at: float) -> Mapping[Ref, Change]:
     found |= {ref: Change(value, at) for ref, value in of.served.items()}
     found |= {OfService(ref): Change(value, at) for ref, value in of.services.items()}
     found |= {OfSource(name): Change(value, at) for name, value in of.seen.items()}
+    found |= {note: Change(value, at) for note, value in of.history.items()}
     return found
 
 
 def row(ref: Ref, change: Change, sealer: Sealer | None) -> Row | None:
-    """The row of a change; None for a secret when there is no key to encrypt it with: in clear it is never written."""
+    """The row of a change; None for what is sealed when there is no key for it: in clear it is never written."""
     value = change.value
     if value is None:
         return Row(_table(ref), _key(ref), None)
@@ -79,6 +83,10 @@ def row(ref: Ref, change: Change, sealer: Sealer | None) -> Row | None:
             return Row(SERVICES, _key(ref), (msgspec.msgpack.encode(value), change.at, SERVICE_SCHEMA))
         case float():
             return Row(SEEN, _key(ref), (value,))
+        case bytes():
+            assert isinstance(ref, Note)
+            content = sealer.seal_note(ref, value) if sealer is not None else None
+            return None if content is None else Row(HISTORY, _key(ref), (content, change.at, HISTORY_SCHEMA))
         case str():
             return Row(SERVED, _key(ref), (_bytes(value), change.at))
         case _:
@@ -102,6 +110,8 @@ def ref_of(found: Row) -> Ref:
         return SecretRef(*names)
     if found.table == SERVICES:
         return OfService(ServiceRef(*names))
+    if found.table == HISTORY:
+        return Note(*names)
     return OfSource(names[0]) if found.table == SEEN else names[0]
 
 
@@ -115,11 +125,17 @@ def stored_object(found: Row) -> StoredObject:
 
 
 def sealed(found: Row) -> bytes:
-    """The encrypted bytes in an intact row of `secret`."""
+    """The encrypted bytes in an intact row of `secret` or `history`."""
     assert found.values is not None
     content = found.values[0]
     assert isinstance(content, bytes)
     return content
+
+
+def is_readable(found: Row) -> bool:
+    """Whether an intact row of `history` is of this version of the program."""
+    assert found.values is not None
+    return found.values[-1] == HISTORY_SCHEMA
 
 
 def served(found: Row) -> str:
@@ -153,6 +169,8 @@ def _table(ref: Ref) -> Table:
             return SERVICES
         case OfSource():
             return SEEN
+        case Note():
+            return HISTORY
         case str():
             return SERVED
         case _:

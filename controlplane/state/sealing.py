@@ -18,11 +18,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from controlplane.errors import ConfigurationError, ControlPlaneError
 from controlplane.model.secret import Secret
 from controlplane.names import SecretRef
+from controlplane.state.content import Note
 
 KEY_BYTES = 32
 _ID_BYTES = 8
 _NONCE_BYTES = 12
 _CONTEXT = b"controlplane state secret 1"
+_NOTE_CONTEXT = b"controlplane state history 1"
 
 
 class Unsealable(ControlPlaneError):
@@ -35,7 +37,7 @@ class Unsealable(ControlPlaneError):
 
 
 class Sealer:
-    """Seals and opens secrets with one key."""
+    """Seals and opens secrets and notes with one key."""
 
     __slots__ = ("_cipher", "_id")
 
@@ -47,19 +49,35 @@ class Sealer:
 
     def seal(self, ref: SecretRef, secret: Secret) -> bytes:
         """Key id, nonce, ciphertext."""
-        nonce = os.urandom(_NONCE_BYTES)
-        clear = msgspec.msgpack.encode(secret.items)
-        return self._id + nonce + self._cipher.encrypt(nonce, clear, _bound_to(ref))
+        return self._seal(msgspec.msgpack.encode(secret.items), _bound_to(_CONTEXT, ref))
 
     def open(self, ref: SecretRef, sealed: bytes) -> Secret:
         """The secret that was sealed for this name; raises Unsealable."""
+        try:
+            clear = self._open(sealed, _bound_to(_CONTEXT, ref))
+            return Secret(msgspec.msgpack.decode(clear, type=tuple[tuple[str, bytes], ...]))
+        except (ValueError, msgspec.MsgspecError):
+            raise Unsealable("its encrypted bytes are damaged", other_key=False) from None
+
+    def seal_note(self, note: Note, content: bytes) -> bytes:
+        """The same of a note."""
+        return self._seal(content, _bound_to(_NOTE_CONTEXT, note))
+
+    def open_note(self, note: Note, sealed: bytes) -> bytes:
+        """The content that was sealed for this note; raises Unsealable."""
+        return self._open(sealed, _bound_to(_NOTE_CONTEXT, note))
+
+    def _seal(self, clear: bytes, bound_to: bytes) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return self._id + nonce + self._cipher.encrypt(nonce, clear, bound_to)
+
+    def _open(self, sealed: bytes, bound_to: bytes) -> bytes:
         if sealed[:_ID_BYTES] != self._id:
             raise Unsealable("it was encrypted with another key", other_key=True)
         nonce, body = sealed[_ID_BYTES : _ID_BYTES + _NONCE_BYTES], sealed[_ID_BYTES + _NONCE_BYTES :]
         try:
-            clear = self._cipher.decrypt(nonce, body, _bound_to(ref))
-            return Secret(msgspec.msgpack.decode(clear, type=tuple[tuple[str, bytes], ...]))
-        except (InvalidTag, ValueError, msgspec.MsgspecError):
+            return self._cipher.decrypt(nonce, body, bound_to)
+        except (InvalidTag, ValueError):
             raise Unsealable("its encrypted bytes are damaged", other_key=False) from None
 
 
@@ -106,5 +124,5 @@ def _key_in(content: bytes) -> bytes | None:
     return key if len(key) == KEY_BYTES else None
 
 
-def _bound_to(ref: SecretRef) -> bytes:
-    return msgspec.msgpack.encode((_CONTEXT, *ref))
+def _bound_to(context: bytes, name: tuple[str, ...]) -> bytes:
+    return msgspec.msgpack.encode((context, *name))

@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import pytest
+
 from controlplane.app.draining import DRAIN_SECONDS, Draining
 from controlplane.app.in_place import InPlace
+from controlplane.compile.chains import MAX_DRAINING
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import as_dict
 from controlplane.compile.xds_types import EXTENSION, LISTENER, SCOPED_ROUTE
@@ -16,6 +19,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
+from controlplane.state.content import Note
 from controlplane.xds.holds import Holds
 
 SPEC = """\
@@ -48,6 +52,20 @@ class _Loop:
         self._compiler.commit_now()
 
 
+def drains(compiler: Compiler) -> tuple[Draining, dict[Note, bytes]]:
+    """What gives chains up, and what it has noted."""
+    notes: dict[Note, bytes] = {}
+
+    def note(name: Note, content: bytes | None) -> None:
+        if content is None:
+            notes.pop(name, None)
+        else:
+            notes[name] = content
+
+    loop: Any = _Loop(compiler)  # as much of it as is needed
+    return Draining(compiler, loop, InPlace(compiler, Store(), Holds()), note), notes
+
+
 def declare(compiler: Compiler, text: str) -> ObjectRef:
     (parsed,) = parse_text(text, "spec.yaml", "files")
     assert parsed.ref is not None
@@ -76,7 +94,7 @@ def shards(compiler: Compiler, view: View = VIEW) -> set[str]:
 
 def test_the_routes_of_a_lost_chain_stay_while_it_drains() -> None:
     compiler = Compiler()
-    draining = Draining(compiler, _Loop(compiler), InPlace(compiler, Store(), Holds()))  # type: ignore[arg-type]  # as much of the loop as it needs
+    draining, _ = drains(compiler)
     save(compiler, ("a.test", "old"))
     old = shards(compiler)
     save(compiler, ("a.test", "new"))
@@ -169,7 +187,7 @@ def names(compiler: Compiler, view: View = VIEW) -> dict[str, set[str]]:
 def test_a_listener_that_moves_to_another_port_has_its_routes_on_both_for_a_while() -> None:
     """Connections to the former port are open, and it is open itself where a proxy refuses the new one."""
     compiler = Compiler()
-    draining = Draining(compiler, _Loop(compiler), InPlace(compiler, Store(), Holds()))  # type: ignore[arg-type]  # as much of the loop as it needs
+    draining, _ = drains(compiler)
     plain(compiler, "edge", 8080)
     before = names(compiler)
     plain(compiler, "edge", 8081)
@@ -220,3 +238,75 @@ def test_a_port_that_another_gateway_takes_over_is_its_own_at_once() -> None:
     assert not old & names(compiler)["shards"]
     together = (GatewayName("platform/edge"), GatewayName("platform/next"))
     assert old < names(compiler, together)["shards"], "those of the next one have the same names"
+
+
+def test_what_is_drained_has_its_routes_after_a_restart_for_as_long_and_is_forgotten_then() -> None:
+    """Redirects of the listener included: they are no route of the spec."""
+    compiler = Compiler()
+    draining, notes = drains(compiler)
+    text = PLAIN.replace("protocol: HTTP}", "protocol: HTTP, redirect: {port: 443, code: 301}}")
+    for port in (8080, 8081):
+        declare(compiler, text.replace("@name@", "edge").replace("@port@", str(port)).replace("@role@", "edge"))
+        compiler.commit_now()
+        draining.look(0.0)
+    before = compiler.resources(VIEW)
+    assert {note.name.splitlines()[-1] for note in notes} == {"0.0.0.0:8080"}
+
+    again = Compiler()
+    draining, kept = drains(again)
+    kept |= notes
+    draining.restore(notes, 5000.0)
+    declare(again, text.replace("@name@", "edge").replace("@port@", "8081").replace("@role@", "edge"))
+    again.commit_now()
+    draining.look(5000.0)
+    assert again.resources(VIEW) == before
+    assert kept == notes
+    draining.tick(5000.0 + DRAIN_SECONDS - 1)
+    assert again.resources(VIEW) == before
+    draining.tick(5000.0 + DRAIN_SECONDS)
+    draining.look(5000.0 + DRAIN_SECONDS)
+    assert again.resources(VIEW) != before
+    assert not kept
+
+
+def test_a_note_is_forgotten_when_its_chain_is_back_or_its_listener_is_gone() -> None:
+    compiler = Compiler()
+    draining, notes = drains(compiler)
+    for port in (8080, 8081, 8080):
+        plain(compiler, "edge", port)
+        draining.look(0.0)
+    assert {note.name.splitlines()[-1] for note in notes} == {"0.0.0.0:8081"}
+    compiler.remove(ObjectRef("files", "GatewaySpec", "platform", "edge"))
+    compiler.commit_now()
+    draining.look(0.0)
+    assert not notes
+
+
+def test_a_note_that_cannot_be_used_is_said_and_forgotten_and_the_others_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever wrote it: a start never ends by what was noted, and takes no more of it than an edit would keep."""
+    compiler = Compiler()
+    draining, notes = drains(compiler)
+    for port in (8080, 8081):
+        plain(compiler, "edge", port)
+    draining.look(0.0)
+    ((good, content),) = notes.items()
+    ports = [str(port) for port in range(1000, 1100)]
+    many = {
+        Note(good.kind, good.name.replace("8080", port)): content.replace(b":8080", b":" + port.encode())
+        for port in ports
+    }
+    bad = {Note(good.kind, f"bad {number}"): bytes([number]) * number for number in range(20)}
+    other = Note("another kind", "of a later version")
+    again = Compiler()
+    draining, kept = drains(again)
+    kept |= bad | many | {other: b"what it says"}
+    draining.restore(dict(kept), 0.0)
+    plain(again, "edge", 8081)
+    draining.look(0.0)
+    assert len(again.tables.kept_chains.rows) == MAX_DRAINING
+    assert len(kept) == MAX_DRAINING + 1
+    assert not bad.keys() & kept.keys()
+    assert kept[other] == b"what it says"
+    assert "a chain that proxies drain is not read" in capsys.readouterr().out

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -217,6 +219,12 @@ class Plane:
     def kept(self) -> None:
         """Wait until the state on disk, which is written behind, has everything."""
         until(lambda: (state := self.json("/v1/sources")["state"])["rows"] and not state["pending"], "it is kept")
+
+    def kept_text(self, name: str = "edge", kind: str = "GatewaySpec") -> str:
+        """The text of an object of files in the state on disk."""
+        with closing(sqlite3.connect(f"{(self.state / 'state.sqlite').as_uri()}?mode=ro", uri=True)) as connection:
+            question = "SELECT text FROM object WHERE CAST(name AS TEXT) = ? AND CAST(kind AS TEXT) = ?"
+            return "".join(text.decode() for (text,) in connection.execute(question, (name, kind)))
 
     def barrier(self) -> None:
         """Wait until files that were saved before this call have been read: a file saved now is."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +16,8 @@ from envoy.service.discovery.v3 import discovery_pb2
 from controlplane.xds import types
 from tests.e2e.plane import Plane, answers, gateway, respond
 from tests.e2e.raw import Client, Live
-from tests.support.client import Connection
+from tests.support.certificates import authority
+from tests.support.client import Connection, trusting
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE, until
@@ -89,6 +92,67 @@ def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane, crashes: 
         "listener_manager.listener_modified": 0,
         "listener_manager.listener_removed": 0,
     }
+
+
+@pytest.mark.envoy
+def test_connections_to_where_a_listener_was_are_answered_after_crashes(plane: Plane) -> None:
+    """Envoy drains them for ten minutes, and what answers them is in no spec. Killed at once, and when the edit is on disk."""
+
+    def listens(port: int, body: str) -> None:
+        plane.write(gateway(port=port, routes=[respond("main", "/", body)]))
+        until(lambda: answers(port, body), "it answers there")
+
+    ports = [free_port() for _ in range(5)]
+    plane.write(gateway(port=ports[0]))
+    plane.start().ready()
+    plane.envoy().ready()
+    with ExitStack() as stack:
+        open_ones: list[Connection] = []
+        for number, (before, port) in enumerate(pairwise(ports)):
+            listens(before, f"number {number}")
+            open_ones.append(stack.enter_context(Connection(before)))
+            assert open_ones[-1].request("/", "example.com").status == 200
+            listens(port, "moved")
+            if number % 2:
+                until(lambda port=port: str(port) in plane.kept_text(), "the edit is on disk")  # type: ignore[misc]
+            plane.kill()
+            plane.start().ready()
+        listens(ports[-1], "after all")
+        found = [(answer.status, answer.body) for answer in (one.request("/", "example.com") for one in open_ones)]
+    assert found == [(200, b"after all")] * 4
+
+
+@pytest.mark.envoy
+def test_connections_with_a_certificate_that_got_another_name_are_answered_after_a_crash(plane: Plane) -> None:
+    port, host = free_port(), "tls.example.com"
+    for name in ("former", "present"):
+        authority().leaf(host).write(plane.secrets, name)
+
+    def shows(certificate: str, body: str) -> None:
+        entry = {"hosts": [host], "certificate": {"secretRef": certificate}}
+        listener = {"name": "https", "port": port, "protocol": "HTTPS", "tls": [entry]}
+        plane.write(gateway(listeners=[listener], routes=[respond("main", "/", body, [host])]))
+        until(lambda: answered() == body.encode(), "it answers")
+
+    def answered() -> bytes:
+        try:
+            with Connection(port, trusting(authority().pem), host) as connection:
+                return connection.request("/", host).body
+        except OSError:
+            return b""
+
+    plane.start().listening()
+    plane.envoy()
+    shows("former", "before")
+    with Connection(port, trusting(authority().pem), host) as before:
+        assert before.request("/", host).status == 200
+        shows("present", "edited")
+        until(lambda: "present" in plane.kept_text(), "the edit is on disk")
+        plane.kill()
+        plane.start().ready()
+        shows("present", "after all")
+        answer = before.request("/", host)
+        assert (answer.status, answer.body) == (200, b"after all")
 
 
 @pytest.mark.envoy

@@ -79,7 +79,7 @@ class World:
         self.requirements = Requirements(self.compiler, loop, in_place, lambda: self.now)
         limits = self.compiler.tables.limits.rows
         self.limits = Leaving(limits, Compiler.release_limit, loop, in_place, lambda: self.now)
-        self.draining = Draining(self.compiler, loop, in_place)
+        self.draining = Draining(self.compiler, loop, in_place, lambda *_: None)
         self.arrivals: list[tuple[float, Callable[[], None]]] = []
         self.refuses: Callable[[str, bytes], bool] = lambda _, body: REFUSED.encode() in body
         self.has: dict[tuple[str, str], bytes] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from controlplane.model.endpoint import Endpoint, Health, Service, ServicePort
 from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.state import store
-from controlplane.state.content import StateChanges, StoredObject
+from controlplane.state.content import Note, StateChanges, StoredObject
 from controlplane.state.ledger import Ledger
 from controlplane.state.rows import Change, Ref
 from controlplane.state.store import State
@@ -321,14 +322,85 @@ def test_a_state_of_a_version_without_services_is_read_and_extended(tmp_path: Pa
         state.write(objects(one="text"))
         assert state.flush(PATIENCE)
     with closing(sqlite3.connect(tmp_path / "state.sqlite")) as connection:
-        connection.executescript("DROP TABLE service; DROP TABLE source;")
+        connection.executescript("DROP TABLE service; DROP TABLE source; DROP TABLE history;")
     name = ServiceRef("kubernetes/eu", "shop", "a")
     with closing(State.open(tmp_path)) as state:
         assert state.load().objects == {ref("one"): stored("text")}
-        state.write(StateChanges(services={name: Service()}))
+        state.write(StateChanges(services={name: Service()}, history={NOTE: CANARY}))
         assert state.flush(PATIENCE)
     with closing(State.open(tmp_path)) as state:
-        assert state.load().services == {name: Service()}
+        loaded = state.load()
+        assert loaded.services == {name: Service()}
+        assert loaded.history == {NOTE: CANARY}
+
+
+NOTE, ANOTHER = Note("chain", "a\nb"), Note("chain", "c")
+
+
+def test_notes_come_back_are_sealed_and_can_be_forgotten(tmp_path: Path) -> None:
+    with closing(State.open(tmp_path)) as state:
+        state.write(StateChanges(history={NOTE: CANARY, ANOTHER: b""}))
+        assert state.flush(PATIENCE)
+        assert CANARY not in bytes_on_disk(tmp_path)
+    with closing(State.open(tmp_path)) as state:
+        loaded = state.load()
+        assert loaded.history == {NOTE: CANARY, ANOTHER: b""}
+        assert not loaded.problems
+        state.write(StateChanges(history={NOTE: None}))
+        assert state.flush(PATIENCE)
+    with closing(State.open(tmp_path)) as state:
+        assert state.load().history == {ANOTHER: b""}
+
+
+def _another_key(folder: Path) -> None:
+    (folder / "key").unlink()
+
+
+def _another_version(folder: Path) -> None:
+    from controlplane.state import opening, tables
+
+    opened, _ = opening.open_file(folder / "state.sqlite", 1 << 20)
+    for row in opened.scan().rows:
+        if row.table == tables.HISTORY and row.values is not None:
+            opened.apply([tables.Row(row.table, row.key, (*row.values[:-1], 2))])
+    opened.close()
+
+
+def _other_names(folder: Path) -> None:
+    from controlplane.state import opening, tables
+
+    opened, _ = opening.open_file(folder / "state.sqlite", 1 << 20)
+    rows = [row for row in opened.scan().rows if row.table == tables.HISTORY]
+    opened.apply([tables.Row(row.table, other.key, row.values) for row, other in zip(rows, rows[::-1], strict=True)])
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (_another_key, "it was encrypted with another key"),
+        (_another_version, "another version of this program wrote it"),
+        (_other_names, "its encrypted bytes are damaged"),
+    ],
+)
+def test_notes_that_cannot_be_read_are_one_problem_and_begin_anew(
+    tmp_path: Path, spoil: Callable[[Path], None], why: str
+) -> None:
+    with closing(State.open(tmp_path)) as state:
+        state.write(StateChanges(objects(one="text").objects, history={NOTE: CANARY, ANOTHER: b"other"}))
+        assert state.flush(PATIENCE)
+    spoil(tmp_path)
+    with closing(State.open(tmp_path)) as state:
+        loaded = state.load()
+        assert loaded.objects == {ref("one"): stored("text")}
+        assert not loaded.history
+        assert loaded.problems == [f"what was noted of chain is not read, and begins anew: {why}"]
+        state.write(StateChanges(history={ANOTHER: b"new"}))
+        assert state.flush(PATIENCE)
+    with closing(State.open(tmp_path)) as state:
+        loaded = state.load()
+        assert loaded.history == {ANOTHER: b"new"}
+        assert not loaded.problems
 
 
 def test_a_disk_that_does_not_answer_is_said_and_nobody_waits_for_it(
