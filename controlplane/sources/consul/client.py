@@ -10,7 +10,7 @@ import asyncio
 import os
 import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from yarl import URL
 
 from controlplane.errors import InvalidInput
 from controlplane.model.endpoint import NOWHERE, Locality
+from controlplane.sources.beside import ANSWER_SECONDS, Beside
 from controlplane.sources.consul.pace import Bucket
 from controlplane.sources.reading import Signature, read_regular
 
@@ -100,7 +101,8 @@ class Answer:
 class Client:
     """A few connections to one agent."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """`answer_seconds`: how long the file system of the token and the certificates may take."""
         self.complained: Callable[[str, str | None], None] = lambda what, why: None
         """Called when files (the token, the certificates) cannot be used any more, and why not, and when they can again."""
         self._settings = settings
@@ -110,6 +112,8 @@ class Client:
         self._bucket = Bucket(settings.requests_per_second)
         self._token = ""
         self._token_signature: Signature | None = None
+        self._beside = Beside(answer_seconds)
+        self._looking = asyncio.Lock()
         self._complaints: dict[str, str | None] = {}
         self._tls: ssl.SSLContext | None = None
         self._tls_signature: tuple[Signature, ...] = ()
@@ -149,11 +153,11 @@ class Client:
     async def _ask_once(
         self, path: str, query: Mapping[str, str], wait: float, consistency: Consistency
     ) -> Answer | None:
-        used = self._read_token()
+        used = await self._read_token()
         try:
             return await self._request(path, query, wait, consistency, used)
         except Failure as failure:
-            if not failure.denied or self._read_token() == used:
+            if not failure.denied or await self._read_token() == used:
                 raise
         return await self._request(path, query, wait, consistency, self._token)  # it was rotated in the meantime
 
@@ -166,7 +170,7 @@ class Client:
         url = URL(f"{self._base}{path}?{urlencode(parameters)}", encoded=True)
         # Consul adds up to a sixteenth to the time that a query may wait.
         timeout = aiohttp.ClientTimeout(total=wait * 17 / 16 + READ_SECONDS, sock_connect=CONNECT_SECONDS)
-        tls = self._tls_context() if url.scheme == "https" else True
+        tls = await self._tls_context() if url.scheme == "https" else True
         try:
             async with self._http().get(
                 url,
@@ -229,18 +233,15 @@ class Client:
             )
         return self._session
 
-    def _read_token(self) -> str:
+    async def _read_token(self) -> str:
         """The token as its file has it now; the previous one while the file cannot be read. Raises Failure."""
         path = self._settings.token_file
         if path is None:
             return ""
         try:
-            if Signature.of(path.stat()) != self._token_signature:
-                data, signature = read_regular(str(path), str(path), _MAX_TOKEN)
-                token = data.decode("ascii").strip()
-                if not token or not token.isprintable() or " " in token:
-                    raise ValueError("it holds no token")
-                self._token, self._token_signature = token, signature
+            async with self._looking:
+                if (found := await self._beside.ask(_newer_token, path, self._token_signature)) is not None:
+                    self._token, self._token_signature = found
         except (OSError, ValueError, InvalidInput) as error:
             if not self._token:
                 raise Failure(f"the token cannot be read: {path}: {_reason(error)}", denied=True) from None
@@ -249,18 +250,15 @@ class Client:
             self._complain("token", None)
         return self._token
 
-    def _tls_context(self) -> ssl.SSLContext:
+    async def _tls_context(self) -> ssl.SSLContext:
         """Trust and client certificate as their files are now; the previous ones while those do not fit. Raises Failure."""
         settings = self._settings
         paths = [path for path in (settings.ca, settings.client_certificate, settings.client_key) if path is not None]
         try:
-            signature = tuple(Signature.of(path.stat()) for path in paths)
-            if self._tls is None or signature != self._tls_signature:
-                context = ssl.create_default_context(cafile=settings.ca)
-                context.minimum_version = ssl.TLSVersion.TLSv1_2
-                if settings.client_certificate is not None:
-                    context.load_cert_chain(settings.client_certificate, settings.client_key)
-                self._tls, self._tls_signature = context, signature
+            async with self._looking:
+                known = self._tls_signature if self._tls is not None else None
+                if (found := await self._beside.ask(_newer_context, settings, paths, known)) is not None:
+                    self._tls, self._tls_signature = found
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             reason = f"{', '.join(map(str, paths))}: {_reason(error)}"
             if self._tls is None:
@@ -268,6 +266,7 @@ class Client:
             self._complain("certificates", reason)
         else:
             self._complain("certificates", None)
+        assert self._tls is not None
         return self._tls
 
     def _complain(self, what: str, why: str | None) -> None:
@@ -280,6 +279,31 @@ class Client:
                 "credentials unusable; the previous ones stay", source=self._settings.name, what=what, reason=why
             )
         self.complained(what, why)
+
+
+def _newer_token(path: Path, known: Signature | None) -> tuple[str, Signature] | None:
+    """The token in a file, unless that is the one that is known. Raises OSError, ValueError, InvalidInput."""
+    if Signature.of(path.stat()) == known:
+        return None
+    data, signature = read_regular(str(path), str(path), _MAX_TOKEN)
+    token = data.decode("ascii").strip()
+    if not token or not token.isprintable() or " " in token:
+        raise ValueError("it holds no token")
+    return token, signature
+
+
+def _newer_context(
+    settings: Settings, paths: Iterable[Path], known: tuple[Signature, ...] | None
+) -> tuple[ssl.SSLContext, tuple[Signature, ...]] | None:
+    """What the files say, unless they are those that are known. Raises OSError, ValueError."""
+    signature = tuple(Signature.of(path.stat()) for path in paths)
+    if signature == known:
+        return None
+    context = ssl.create_default_context(cafile=settings.ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.client_certificate is not None:
+        context.load_cert_chain(settings.client_certificate, settings.client_key)
+    return context, signature
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

@@ -1,8 +1,8 @@
 """Who we are to a cluster, and where it is: a kubeconfig or the service account of the pod, read again when they change.
 
 Everything is a file that somebody replaces: tokens are rotated every hour, certificates every few months, a plugin
-prints credentials that expire. `Access.credentials` looks at the files before every request and costs a few `stat`s;
-`refresh` reads all of it anew after the API server has refused. Tokens and keys are never logged.
+prints credentials that expire. `Access.credentials` looks at the files before every request, beside the event loop, and
+costs a few `stat`s; `refresh` reads all of it anew after the API server has refused. Tokens and keys are never logged.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from controlplane.errors import ControlPlaneError, nearest
+from controlplane.sources.beside import ANSWER_SECONDS, Beside
 from controlplane.sources.reading import Signature
 
 log = structlog.get_logger(__name__)
@@ -64,18 +65,34 @@ class Credentials:
 class _Files:
     """The files that were read, as they were then."""
 
+    beside: Beside
     signatures: dict[str, Signature | None] = field(default_factory=dict)
 
-    def read(self, path: Path) -> bytes:
+    async def read(self, path: Path) -> bytes:
+        self.signatures[str(path)] = None
         try:
-            self.signatures[str(path)] = Signature.of(path.stat())
-            return path.read_bytes()
+            self.signatures[str(path)], content = await self.beside.ask(_read, path)
         except OSError as error:
-            self.signatures[str(path)] = None
             raise NoAccess(f"{path} cannot be read: {error.strerror}") from None
+        return content
 
-    def changed(self) -> bool:
-        return any(_signature(path) != signature for path, signature in self.signatures.items())
+    async def changed(self) -> bool:
+        try:
+            return await self.beside.ask(_differ, self.signatures)
+        except OSError as error:
+            files, self.signatures = (
+                ", ".join(self.signatures),
+                dict.fromkeys(self.signatures),
+            )  # to be read, when it does
+            raise NoAccess(f"{files}: {error.strerror}") from None
+
+
+def _read(path: Path) -> tuple[Signature, bytes]:
+    return Signature.of(path.stat()), path.read_bytes()
+
+
+def _differ(signatures: Mapping[str, Signature | None]) -> bool:
+    return any(_signature(path) != signature for path, signature in signatures.items())
 
 
 def _signature(path: str) -> Signature | None:
@@ -95,6 +112,7 @@ class Access:
         *,
         service_account: Path = SERVICE_ACCOUNT,
         clock: Callable[[], float] = time.time,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         """Without a kubeconfig: the pod's own service account. `context` is one of the kubeconfig, not its current one."""
         self.stale = ""
@@ -105,7 +123,8 @@ class Access:
         self._context = context
         self._service_account = service_account
         self._clock = clock
-        self._files = _Files()
+        self._beside = Beside(answer_seconds)
+        self._files = _Files(self._beside)
         self._known: Credentials | None = None
         self._reading = asyncio.Lock()
 
@@ -113,16 +132,15 @@ class Access:
         """What holds now; the previous ones while what is there now cannot be used. Raises NoAccess."""
         async with self._reading:
             known = self._known
-            if known is None or self._files.changed() or known.expires - EARLY_SECONDS <= self._clock():
-                try:
+            try:
+                if known is None or known.expires - EARLY_SECONDS <= self._clock() or await self._files.changed():
                     known = self._known = await self._read()
-                except NoAccess as error:
-                    if known is None or known.expires <= self._clock():
-                        raise
-                    log.warning("credentials unusable; the previous ones stay", reason=str(error))
-                    self._note_stale(str(error))
-                else:
                     self._note_stale("")
+            except NoAccess as error:
+                if known is None or known.expires <= self._clock():
+                    raise
+                log.warning("credentials unusable; the previous ones stay", reason=str(error))
+                self._note_stale(str(error))
             return known
 
     def _note_stale(self, why: str) -> None:
@@ -136,10 +154,10 @@ class Access:
             self._known = None
 
     async def _read(self) -> Credentials:
-        files = _Files()
+        files = _Files(self._beside)
         try:
             if self._kubeconfig is None:
-                return _in_cluster(self._service_account, files)
+                return await _in_cluster(self._service_account, files)
             return await _from_kubeconfig(self._kubeconfig, self._context, files)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             # A mapping where a text belongs, and so on: people write these files by hand.
@@ -148,19 +166,19 @@ class Access:
             self._files = files
 
 
-def _in_cluster(folder: Path, files: _Files) -> Credentials:
+async def _in_cluster(folder: Path, files: _Files) -> Credentials:
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise NoAccess("not in a cluster: KUBERNETES_SERVICE_HOST is not set; name a kubeconfig")
-    token = files.read(folder / "token").decode().strip()
-    tls = _context(files.read(folder / "ca.crt"), str(folder / "ca.crt"))
+    token = (await files.read(folder / "token")).decode().strip()
+    tls = _context(await files.read(folder / "ca.crt"), str(folder / "ca.crt"))
     host = f"[{host}]" if ":" in host else host
     return Credentials(f"https://{host}:{port}", tls, {"Authorization": f"Bearer {token}"})
 
 
 async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) -> Credentials:
     """https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/"""
-    content = _load(file, files)
+    content = await _load(file, files)
     chosen = context_name or content.get("current-context")
     if not chosen:
         raise NoAccess(f"{file}: no current-context; name one of its contexts")
@@ -177,9 +195,9 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
         raise NoAccess(f"{file}: {unsupported[0]} is not supported; use a token, a certificate or exec")
     headers: dict[str, str] = {}
     expires = float("inf")
-    certificate = _material(user, "client-certificate", file, files)
-    key = _material(user, "client-key", file, files)
-    authorities = _material(cluster, "certificate-authority", file, files)
+    certificate = await _material(user, "client-certificate", file, files)
+    key = await _material(user, "client-key", file, files)
+    authorities = await _material(cluster, "certificate-authority", file, files)
     if "exec" in user:
         status = await _run(user["exec"], cluster, authorities, file)
         expires = _expiry(status)
@@ -192,7 +210,7 @@ async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) 
         headers["Authorization"] = await asyncio.to_thread(_by_provider, file, str(chosen))
         expires = time.time() + PROVIDER_SECONDS
     elif user.get("tokenFile"):
-        headers["Authorization"] = f"Bearer {files.read(file.parent / str(user['tokenFile'])).decode().strip()}"
+        headers["Authorization"] = f"Bearer {(await files.read(file.parent / str(user['tokenFile']))).decode().strip()}"
     elif user.get("token"):
         headers["Authorization"] = f"Bearer {user['token']}"
     elif user.get("username"):
@@ -230,11 +248,11 @@ def _by_provider(file: Path, context: str) -> str:
     return str(said)
 
 
-def _load(file: Path, files: _Files) -> dict[str, Any]:
+async def _load(file: Path, files: _Files) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(files.read(file))
+        content = yaml.safe_load(await files.read(file))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -275,7 +293,7 @@ def _is_insecure(cluster: Mapping[str, Any], file: Path) -> bool:
     return bool(value)
 
 
-def _material(holder: Mapping[str, Any], name: str, file: Path, files: _Files) -> bytes | None:
+async def _material(holder: Mapping[str, Any], name: str, file: Path, files: _Files) -> bytes | None:
     """Inline data, or the content of a file relative to the kubeconfig."""
     if data := holder.get(f"{name}-data"):
         try:
@@ -283,7 +301,7 @@ def _material(holder: Mapping[str, Any], name: str, file: Path, files: _Files) -
         except (AttributeError, binascii.Error, ValueError):
             raise NoAccess(f"{file}: {name}-data is not base64") from None
     if path := holder.get(name):
-        return files.read(file.parent / str(path))
+        return await files.read(file.parent / str(path))
     return None
 
 

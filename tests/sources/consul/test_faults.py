@@ -2,6 +2,7 @@
 be made to show; the others are in test_real_faults.py."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -13,9 +14,10 @@ from aiohttp import web
 
 from controlplane.model.endpoint import Health
 from controlplane.names import ObjectRef, ServiceRef
+from controlplane.sources.consul import client as module
 from controlplane.sources.consul import services
 from controlplane.sources.consul import source as consul
-from controlplane.sources.consul.client import Settings
+from controlplane.sources.consul.client import Client, Consistency, Settings
 from controlplane.sources.consul.source import ConsulSource
 from tests.sources.rig import Remembering, running
 from tests.spec.documents import routes
@@ -430,6 +432,40 @@ async def rotated(folder: Path) -> None:
 
 def test_a_rotated_token_is_no_failure_and_an_empty_file_no_token(tmp_path: Path) -> None:
     asyncio.run(rotated(tmp_path))
+
+
+def test_a_file_system_that_does_not_answer_holds_up_nothing_and_the_token_that_is_known_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, answers = tmp_path / "token", threading.Event()
+    file.write_text("first\n")
+
+    async def scenario() -> None:
+        async with fake_consul() as fake:
+            client = Client(Settings("test", fake.address, token_file=file), answer_seconds=0.1)
+            said: list[str | None] = []
+            client.complained = lambda _, why: said.append(why)
+            for _ in range(2):
+                await client.read("/v1/catalog/services", {}, consistency=Consistency.LEADER)
+                with monkeypatch.context() as patch:
+                    patch.setattr(module, "_newer_token", lambda *_: answers.wait(PATIENCE) and None)
+                    reading = asyncio.create_task(
+                        client.read("/v1/catalog/services", {}, consistency=Consistency.LEADER)
+                    )
+                    began = time.monotonic()
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.01)
+                    assert time.monotonic() - began < PATIENCE / 2
+                    await reading
+                    answers.set()
+                answers.clear()
+            await client.read("/v1/catalog/services", {}, consistency=Consistency.LEADER)
+            await client.close()
+            assert fake.tokens == {"first"}
+            assert "has not answered" in (said[0] or "")
+            assert said[-1] is None
+
+    asyncio.run(scenario())
 
 
 async def stale() -> None:

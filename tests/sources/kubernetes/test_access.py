@@ -3,9 +3,14 @@
 import asyncio
 import base64
 import json
+import os
 import stat
 import tempfile
 import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,10 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
+from controlplane.sources.kubernetes import access as module
 from controlplane.sources.kubernetes.access import Access, NoAccess
 from tests.support.certificates import authority
+from tests.support.waiting import PATIENCE
 
 SERVER = "https://127.0.0.1:6443"
 
@@ -60,6 +67,92 @@ def runs(folder: Path) -> int:
 
 def credential(status: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
+
+
+@asynccontextmanager
+async def lively() -> AsyncIterator[None]:
+    """The event loop goes on meanwhile."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+
+    task = asyncio.create_task(tick())
+    yield
+    task.cancel()
+    assert longest < 0.5
+
+
+@contextmanager
+def blocking(path: Path) -> Iterator[None]:
+    """Reading this file takes until the end, as on a file system of a server that is gone."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    try:
+        yield
+    finally:
+        path.rename(path.with_name("pipe"))
+        descriptor = os.open(path.with_name("pipe"), os.O_RDWR)  # who waits to read it sees it opened, and then its end
+        time.sleep(0.1)
+        os.close(descriptor)
+
+
+def test_a_file_system_that_does_not_answer_holds_up_nothing_and_what_is_known_stays(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("one")
+
+    async def scenario() -> None:
+        access = Access(write(tmp_path, {"tokenFile": "token"}), answer_seconds=1.0)
+        assert (await access.credentials()).headers["Authorization"] == "Bearer one"
+        with blocking(token):
+            async with lively():
+                for _ in range(3):
+                    assert (await access.credentials()).headers["Authorization"] == "Bearer one"
+                    assert "has not answered" in access.stale
+        token.write_text("two")
+        async with asyncio.timeout(PATIENCE):
+            while access.stale:
+                await access.credentials()
+        assert (await access.credentials()).headers["Authorization"] == "Bearer two"
+
+    asyncio.run(scenario())
+
+
+def test_a_file_system_that_does_not_answer_at_the_start_is_no_access_and_holds_up_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        access = Access(write(tmp_path, {"tokenFile": "token"}), answer_seconds=1.0)
+        with blocking(tmp_path / "token"):
+            async with lively():
+                with pytest.raises(NoAccess, match="has not answered"):
+                    await access.credentials()
+
+    asyncio.run(scenario())
+
+
+def test_files_that_cannot_be_looked_at_are_read_again_when_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they are the same."""
+    answers = threading.Event()
+
+    async def scenario() -> None:
+        access = Access(write(tmp_path, {"token": "abc"}), answer_seconds=0.05)
+        await access.credentials()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_signature", lambda _: answers.wait(PATIENCE))
+            async with lively():
+                await access.credentials()
+            assert "has not answered" in access.stale
+            answers.set()
+        async with asyncio.timeout(PATIENCE):
+            while access.stale:
+                await access.credentials()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(
