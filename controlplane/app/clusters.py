@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 
+from controlplane.app.memory import Memory
 from controlplane.app.reports import Reports
 from controlplane.config import KubernetesCluster
-from controlplane.names import ObjectRef, kubernetes_source
+from controlplane.names import kubernetes_source
 from controlplane.sources.kubernetes.access import Access
-from controlplane.sources.kubernetes.source import KubernetesSource, Watched
+from controlplane.sources.kubernetes.source import Before, KubernetesSource, Watched
 from controlplane.status.writer import Writer
 
 
@@ -35,9 +36,9 @@ def status_writers(
 
 
 def kubernetes_sources(
-    clusters: Iterable[KubernetesCluster], last_good: Mapping[ObjectRef, str], hold_seconds: float
+    clusters: Iterable[KubernetesCluster], memory: Memory, hold_seconds: float
 ) -> list[KubernetesSource]:
-    """One source a cluster. `last_good`: texts of objects that were in force before, of any source.
+    """One source a cluster, with what was in force before.
 
     `hold_seconds`: how long objects stay whose removal is doubted.
     """
@@ -52,7 +53,11 @@ def kubernetes_sources(
                 secrets_by_namespace=cluster.secrets == "namespaces",
                 region=cluster.region,
             ),
-            last_good=last_good,
+            before=Before(
+                memory.texts,
+                {ref: one for ref, one in memory.services.items() if ref.source == kubernetes_source(cluster.name)},
+                memory.told.get(kubernetes_source(cluster.name), 0),
+            ),
             hold_seconds=hold_seconds,
         )
         for cluster in clusters

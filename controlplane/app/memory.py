@@ -7,6 +7,7 @@ log and in the status.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -54,6 +55,8 @@ class Memory:
         self.notes = loaded.history
         """What was noted of proxies."""
         self._taken: dict[ObjectRef, StoredObject | None] = {}
+        self.told = loaded.told
+        """By source: the highest version that it has told of something."""
         self._objects: dict[ObjectRef, StoredObject | None] = {}
         self._secrets: dict[SecretRef, Secret | None] = {}
         self._services: dict[ServiceRef, Service | None] = {}
@@ -108,6 +111,12 @@ class Memory:
     def seen_now(self, seen: dict[str, float]) -> None:
         """When sources could be read last (seconds of the epoch)."""
         self._state.write(StateChanges(seen=seen))
+
+    def told_now(self, told: Mapping[str, int]) -> None:
+        """The highest versions that sources have told."""
+        if changed := {name: version for name, version in told.items() if self.told.get(name) != version}:
+            self.told |= changed
+            self._state.write(StateChanges(told=changed))
 
     def served(self, versions: dict[str, str]) -> None:
         """The versions of what is served now, by view."""

@@ -262,6 +262,7 @@ class ControlPlane:
             await asyncio.sleep(MANIFEST_SECONDS)
             now = time.time()
             self._memory.seen_now({status.name: now for status in self.intake.sources.values() if status.is_heard})
+            self._memory.told_now({one.name: told for one in self._sources if (told := getattr(one, "told", 0))})
             if self._fleet.ready and written != self._store.sequence:
                 written = self._store.sequence
                 gateways = self._compiler.tables.gateways.rows

@@ -26,7 +26,7 @@ def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
     if clusters:
         from controlplane.app.clusters import kubernetes_sources
 
-        found += kubernetes_sources(clusters, memory.texts, hold)
+        found += kubernetes_sources(clusters, memory, hold)
     if datacenters:
         from controlplane.app.datacenters import consul_sources
 

@@ -42,7 +42,8 @@ class StateChanges:
     """What to keep from now on; None forgets.
 
     `served` maps a view's name to the version of its snapshot, `seen` a source to when it could be read last (seconds of
-    the epoch). `history` are notes of what proxies have that no input says: bytes, which are sealed.
+    the epoch), `told` a source to the highest version that it has told of something. `history` are notes of what proxies have
+    that no input says: bytes, which are sealed.
     """
 
     objects: Mapping[ObjectRef, StoredObject | None] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class StateChanges:
     services: Mapping[ServiceRef, Service | None] = field(default_factory=dict)
     seen: Mapping[str, float | None] = field(default_factory=dict)
     history: Mapping[Note, bytes | None] = field(default_factory=dict)
+    told: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Loaded:
     services: dict[ServiceRef, Service] = field(default_factory=dict)
     seen: dict[str, float] = field(default_factory=dict)
     history: dict[Note, bytes] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
     whole: bool = True
 
 

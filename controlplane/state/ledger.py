@@ -20,7 +20,7 @@ from controlplane.state.claim import Claim
 from controlplane.state.content import Loaded, Note, Served
 from controlplane.state.database import Database, Scan
 from controlplane.state.owner import Unusable, is_damage
-from controlplane.state.rows import Change, OfService, OfSource, Ref, Value
+from controlplane.state.rows import Change, OfService, OfSource, OfVersions, Ref, Value
 from controlplane.state.sealing import Sealer, Unsealable, own_key
 from controlplane.state.tables import Row
 
@@ -231,6 +231,8 @@ class Ledger:
                     self._unreadable.add(ref)  # by the time that anybody can read it, it is not true any more
                     return
                 value = loaded.history[ref] = content
+            case OfVersions(source):
+                value = loaded.told[source] = rows.told(row)
             case str():
                 value = rows.served(row)
                 loaded.served[ref] = Served(value, datetime.fromtimestamp(since, UTC))

@@ -16,7 +16,7 @@ from controlplane.model.secret import Secret
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.state.content import Note, StateChanges, StoredObject
 from controlplane.state.sealing import Sealer
-from controlplane.state.tables import HISTORY, OBJECTS, SECRETS, SEEN, SERVED, SERVICES, Key, Row, Table
+from controlplane.state.tables import HISTORY, OBJECTS, SECRETS, SEEN, SERVED, SERVICES, TOLD, Key, Row, Table
 
 CONTENT_SCHEMA = 1
 """The version of the documents' language, kept beside each text."""
@@ -42,11 +42,22 @@ class OfSource:
     name: str
 
 
-Ref = ObjectRef | SecretRef | OfService | OfSource | Note | str
+@dataclass(frozen=True, slots=True)
+class OfVersions:
+    """The highest version that a source has told."""
+
+    source: str
+
+
+Ref = ObjectRef | SecretRef | OfService | OfSource | OfVersions | Note | str
 """What a row is of; a `str` is the name of a view that was served."""
 
-Value = StoredObject | Secret | Service | float | str | bytes
-"""What is kept of it; a `str` is the version of a snapshot, a `float` is seconds of the epoch, `bytes` are a note."""
+Value = StoredObject | Secret | Service | float | int | str | bytes
+"""What is kept of it; a `str` is the version of a snapshot, a `float` is seconds of the epoch, an `int` a version of a source,
+`bytes` are a note."""
+
+MAX_VERSION = 2**63 - 1
+"""What a column takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,7 @@ def changes(of: StateChanges, at: float) -> Mapping[Ref, Change]:
     found |= {OfService(ref): Change(value, at) for ref, value in of.services.items()}
     found |= {OfSource(name): Change(value, at) for name, value in of.seen.items()}
     found |= {note: Change(value, at) for note, value in of.history.items()}
+    found |= {OfVersions(name): Change(value, at) for name, value in of.told.items()}
     return found
 
 
@@ -81,6 +93,8 @@ def row(ref: Ref, change: Change, sealer: Sealer | None) -> Row | None:
             return None if sealer is None else Row(SECRETS, _key(ref), (sealer.seal(ref, value), change.at))
         case Service():
             return Row(SERVICES, _key(ref), (msgspec.msgpack.encode(value), change.at, SERVICE_SCHEMA))
+        case int():
+            return Row(TOLD, _key(ref), (min(value, MAX_VERSION), change.at))
         case float():
             return Row(SEEN, _key(ref), (value,))
         case bytes():
@@ -112,6 +126,8 @@ def ref_of(found: Row) -> Ref:
         return OfService(ServiceRef(*names))
     if found.table == HISTORY:
         return Note(*names)
+    if found.table == TOLD:
+        return OfVersions(names[0])
     return OfSource(names[0]) if found.table == SEEN else names[0]
 
 
@@ -159,6 +175,14 @@ def service(found: Row) -> Service | None:
         return None
 
 
+def told(found: Row) -> int:
+    """The version in an intact row of `told`."""
+    assert found.values is not None
+    version, _ = found.values
+    assert isinstance(version, int)
+    return version
+
+
 def _table(ref: Ref) -> Table:
     match ref:
         case ObjectRef():
@@ -171,6 +195,8 @@ def _table(ref: Ref) -> Table:
             return SEEN
         case Note():
             return HISTORY
+        case OfVersions():
+            return TOLD
         case str():
             return SERVED
         case _:
@@ -181,7 +207,7 @@ def _key(ref: Ref) -> Key:
     match ref:
         case str():
             return (_bytes(ref),)
-        case OfSource(name):
+        case OfSource(name) | OfVersions(name):
             return (_bytes(name),)
         case OfService(service):
             return tuple(map(_bytes, service))

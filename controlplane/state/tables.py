@@ -28,10 +28,11 @@ SERVED = Table("served", ("view",), ("version", "served_at"))
 SERVICES = Table("service", ("source", "namespace", "name"), ("content", "accepted_at", "content_schema"))
 SEEN = Table("source", ("name",), ("seen_at",))
 HISTORY = Table("history", ("kind", "name"), ("sealed", "noted_at", "content_schema"))
+TOLD = Table("told", ("source",), ("version", "told_at"))
 FLEET = Table("fleet", ("name",), ())
 """Whose state it is, in one row. Nothing that is loaded, so not one of `TABLES`."""
 
-TABLES = (OBJECTS, SECRETS, SERVED, SERVICES, SEEN, HISTORY)
+TABLES = (OBJECTS, SECRETS, SERVED, SERVICES, SEEN, HISTORY, TOLD)
 """Tables are added without a new `SCHEMA`: a version that does not know one leaves it alone."""
 
 

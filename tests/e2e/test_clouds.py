@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
@@ -207,6 +209,33 @@ def test_a_cluster_whose_etcd_lost_its_disk_takes_nothing_away(here: Clouds) -> 
         here.eu.launch()
         here.eu.wait()
         until(lambda: "went back" in (here.source("kubernetes/eu")["failure"] or ""), "it is said")
+        here.becomes("eu-1", "eu-2", host=EU)
+        load.during(200)
+        here.furnish("eu")
+        here.pods("eu", "eu-2")
+        here.becomes("eu-2", host=EU)
+        until(lambda: here.up("kubernetes/eu"), "it is read as before")
+
+
+def test_a_cluster_whose_etcd_lost_its_disk_while_nobody_watched_takes_nothing_away(here: Clouds) -> None:
+    """The control plane was not there either: how far the cluster had come is on its own disk."""
+    for number in range(300):  # more than an API server writes by itself
+        made = here.eu.slice("many", "crowd-1", "crowd", [f"10.9.0.{number % 250 + 1}"], {"http": PORT})
+    newest = made["metadata"]["resourceVersion"]
+    with closing(sqlite3.connect(f"file:{here.plane.state / 'state.sqlite'}?mode=ro", uri=True)) as reader:
+        told = f"SELECT version FROM told WHERE CAST(source AS TEXT) = 'kubernetes/eu' AND version >= {newest}"
+        until(lambda: reader.execute(told).fetchone(), "it is noted how far the cluster has come")
+    with here.load(SHOP, EU) as load:
+        here.plane.kill()
+        here.eu.kill()
+        here.eu.kill_etcd()
+        here.eu.wipe()
+        here.eu.launch()
+        here.eu.wait()
+        here.plane.start().ready()
+        until(lambda: "went back" in (here.source("kubernetes/eu")["failure"] or ""), "it is said")
+        end = time.monotonic() + 12
+        until(lambda: time.monotonic() > end, "a second read agrees", 20, 0.5)
         here.becomes("eu-1", "eu-2", host=EU)
         load.during(200)
         here.furnish("eu")

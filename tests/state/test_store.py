@@ -298,18 +298,24 @@ def test_two_processes_make_one_key(tmp_path: Path) -> None:
     again.close()
 
 
-def test_services_and_when_sources_were_seen_come_back(tmp_path: Path) -> None:
+def test_services_and_how_far_sources_were_heard_come_back(tmp_path: Path) -> None:
     """A service and a secret of the same names are different things."""
     name = ServiceRef("files", "shop", "one")
     service = Service((ServicePort("http", 80),), (Endpoint("10.0.0.1", (("http", 80),), Health.DRAINING),))
     with closing(State.open(tmp_path)) as state:
-        state.write(StateChanges(services={name: service}, secrets={secret_ref("one"): secret()}, seen={"files": 12.5}))
+        told = {"one": 7, "files": 2**70}
+        state.write(
+            StateChanges(
+                services={name: service}, secrets={secret_ref("one"): secret()}, seen={"files": 12.5}, told=told
+            )
+        )
         assert state.flush(PATIENCE)
     with closing(State.open(tmp_path)) as state:
         loaded = state.load()
         assert loaded.services == {name: service}
         assert loaded.secrets == {secret_ref("one"): secret()}
         assert loaded.seen == {"files": 12.5}
+        assert loaded.told == {"one": 7, "files": 2**63 - 1}
         assert not loaded.problems
         state.write(StateChanges(services={name: None}))
         assert state.flush(PATIENCE)
@@ -322,7 +328,7 @@ def test_a_state_of_a_version_without_services_is_read_and_extended(tmp_path: Pa
         state.write(objects(one="text"))
         assert state.flush(PATIENCE)
     with closing(sqlite3.connect(tmp_path / "state.sqlite")) as connection:
-        connection.executescript("DROP TABLE service; DROP TABLE source; DROP TABLE history;")
+        connection.executescript("DROP TABLE service; DROP TABLE source; DROP TABLE history; DROP TABLE told;")
     name = ServiceRef("kubernetes/eu", "shop", "a")
     with closing(State.open(tmp_path)) as state:
         assert state.load().objects == {ref("one"): stored("text")}

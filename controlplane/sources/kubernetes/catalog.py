@@ -98,10 +98,10 @@ class Known:
 class Catalog:
     """All services of one cluster that somebody refers to."""
 
-    def __init__(self, source: str, regions: Regions, hold_seconds: float = HOLD.total_seconds()) -> None:
-        """Set `sink` before anything is fed. `hold_seconds`: how long services stay that the cluster lost."""
+    def __init__(self, source: str, regions: Regions, setback: Setback | None = None) -> None:
+        """Set `sink` before anything is fed."""
         self.sink: Sink
-        self.setback = Setback(hold_seconds)
+        self.setback = setback or Setback(HOLD.total_seconds())
         self.setback.over = self.confirm
         self.known: dict[Key, Known] = {}
         self._source = source
@@ -127,6 +127,7 @@ class Catalog:
                 self._pending.pop(key, None)
                 self._unsaid.discard(key)
                 self.setback.forget(key)
+                self.setback.pushed(key)
                 for name in known.slices:
                     self._owners.pop((key[0], name), None)
                 self._say_named(key, ())
@@ -153,7 +154,7 @@ class Catalog:
 
     @property
     def caught_up(self) -> bool:
-        """Whether everything that is referred to has been pushed."""
+        """Whether everything that is referred to has been pushed, or stays as it was."""
         return not self._unsaid
 
     # -- whole reads ---------------------------------------------------------------------------------------------
@@ -306,12 +307,14 @@ class Catalog:
             if isinstance(known.said, Service):
                 now = with_former_names(now, known.said)
         if self.setback.keeps(key, known.said, now):
+            self._unsaid.discard(key)
             return False
         if now is not None and not confirmed:
             now = self._still_leaving(key, known, now)
         if now == known.said and not confirmed:
             return False
         known.said = now
+        self.setback.pushed(key)
         self._unsaid.discard(key)
         if now is None:
             known.leaving.clear()

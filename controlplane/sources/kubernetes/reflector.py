@@ -127,10 +127,11 @@ class Reflector:
         parameters: Parameters | None = None,
         metadata_only: bool = False,
         prepare: Callable[[msgspec.Raw], None] | None = None,
+        highest: int = 0,
     ) -> None:
         """`report` is called when `health` has changed and after every list; `what` names the kind for people.
 
-        `prepare` is given a large object on a thread, before the mirror is.
+        `prepare` is given a large object on a thread, before the mirror is. `highest`: the version that the cluster had told before.
         """
         self.what = what
         self.health = Health(since=time.monotonic())
@@ -145,7 +146,8 @@ class Reflector:
         self._version = ""
         self._server = ""
         self._first: Landmark | None = None
-        self._highest = 0
+        self.highest = highest
+        """The version of the newest that was told."""
         self._listed_at = -LONGEST_DELAY
         self._again = asyncio.Event()
         self._broken = False
@@ -205,8 +207,8 @@ class Reflector:
                 raise
             version = await self._pages(0)
         number = version_number(version)
-        self._mirror.end(number, rewound=number < self._highest)
-        self._version, self._highest = version, number
+        self._mirror.end(number, rewound=number < self.highest)
+        self._version, self.highest = version, number
         self.health.lists += 1
         self.health.listed = True
         self._mirror.flush(event_time)
@@ -318,7 +320,7 @@ class Reflector:
             # What was missed cannot be known: only a list tells.
             self._version = ""
             raise Refused(Trouble.BROKEN, f"an event of {self.what} makes no sense: {error}") from None
-        self._version, self._highest = version, version_number(version)
+        self._version, self.highest = version, version_number(version)
 
     def _tell(self, line: bytes) -> str:
         """Hand on what an event says; the version that it is of."""

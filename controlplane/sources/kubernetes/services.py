@@ -16,7 +16,7 @@ from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
 from controlplane.sources.kubernetes.client import Refused, Trouble
 from controlplane.sources.kubernetes.mirrors import Nodes, Services, Slices
 from controlplane.sources.kubernetes.objects import SERVICE_LABEL, EndpointSlice, Page, Service, version_number
-from controlplane.sources.kubernetes.reflector import FIRST_DELAY, LONGEST_DELAY, Reflector, pause
+from controlplane.sources.kubernetes.reflector import FIRST_DELAY, LONGEST_DELAY, Mirror, Reflector, pause
 from controlplane.sources.kubernetes.slices import Regions
 from controlplane.sources.kubernetes.watches import Watches, collection, named
 
@@ -30,13 +30,19 @@ class ServiceWatch:
     """Services, EndpointSlices and, unless the region is configured, nodes."""
 
     def __init__(
-        self, catalog: Catalog, regions: Regions, watches: Watches, namespaces: tuple[str, ...] | None
+        self,
+        catalog: Catalog,
+        regions: Regions,
+        watches: Watches,
+        namespaces: tuple[str, ...] | None,
+        told_before: int = 0,
     ) -> None:
-        """`namespaces` None: the whole cluster."""
+        """`namespaces` None: the whole cluster. `told_before`: what `told` was when another process ended."""
         self._catalog = catalog
         self._regions = regions
         self._watches = watches
         self._scopes: tuple[str | None, ...] = (None,) if namespaces is None else namespaces
+        self._told_before = told_before
         self._reflectors: dict[str | None, tuple[Reflector, Reflector]] = {}
         self._nodes: Reflector | None = None
         self._asked: set[Key] = set()  # a list of everything will speak of these
@@ -88,16 +94,26 @@ class ServiceWatch:
             for scope in self._scopes:
                 services, slices = Services(self._catalog, scope), Slices(self._catalog, scope)
                 self._reflectors[scope] = (
-                    self._watches.watch(named("services", scope), collection(CORE, scope, "services"), services),
-                    self._watches.watch(
-                        named("endpointslices", scope), collection(DISCOVERY, scope, "endpointslices"), slices
-                    ),
+                    self._watch(named("services", scope), collection(CORE, scope, "services"), services),
+                    self._watch(named("endpointslices", scope), collection(DISCOVERY, scope, "endpointslices"), slices),
                 )
         pending = self._catalog.pending()
         self._asked.intersection_update(pending)
         for scope in {self._scope(key) for key in pending if key not in self._asked}:
             if all(one.health.listed for one in self._reflectors[scope]):
                 self._watches.spawn(named("read services", scope), self._read_pending(scope))
+
+    def _watch(self, name: str, path: str, mirror: Mirror) -> Reflector:
+        return self._watches.watch(name, path, mirror, highest=self._told_before)
+
+    @property
+    def told(self) -> int:
+        """The highest version that was told: all kinds of a cluster are counted together."""
+        return max((one.highest for pair in self._reflectors.values() for one in pair if one.health.listed), default=0)
+
+    def _is_restored(self, key: Key) -> bool:
+        """Whether a service stays as it was before this process began, unless it is read for a second time."""
+        return self._catalog.setback.is_restored(key) and not self._catalog.is_confirming(key)
 
     def _scope(self, key: Key) -> str | None:
         """The reflectors that speak of a service: one namespace may be denied, and the others go on."""
@@ -137,27 +153,29 @@ class ServiceWatch:
         namespace, name = key
         event_time = time.monotonic()
         asked = {"fieldSelector": f"metadata.name={name}"}
-        items, version = await self._list(collection(CORE, namespace, "services"), asked)
+        items, version, rewound = await self._list(collection(CORE, namespace, "services"), key, asked)
         if self._catalog.known.get(key) is not known:
             return  # it was forgotten, and events with it: if it is wanted again, this may be older than they were
         services = [msgspec.json.decode(item, type=Service) for item in items]
-        self._catalog.read_service(key, services[0] if services else None, Read(version, confirms=confirms))
+        self._catalog.read_service(key, services[0] if services else None, Read(version, rewound, confirms))
         asked = {"labelSelector": f"{SERVICE_LABEL}={name}"}
-        items, version = await self._list(collection(DISCOVERY, namespace, "endpointslices"), asked)
+        items, version, rewound = await self._list(collection(DISCOVERY, namespace, "endpointslices"), key, asked)
         if self._catalog.known.get(key) is not known:
             return
         slices = [msgspec.json.decode(item, type=EndpointSlice) for item in items]
         found = {one.metadata.name: one for one in slices}
-        self._catalog.read_slices(key, found, Read(version, confirms=confirms))
+        self._catalog.read_slices(key, found, Read(version, rewound, confirms))
         self._catalog.flush(event_time)
 
-    async def _list(self, path: str, parameters: dict[str, str]) -> tuple[list[msgspec.Raw], int]:
+    async def _list(self, path: str, key: Key, parameters: dict[str, str]) -> tuple[list[msgspec.Raw], int, bool]:
+        """The items, their version, and whether they are behind what the cluster had told when the service came in force."""
         body = await self._watches.client.get(path, parameters)
         try:
             page = msgspec.json.decode(body, type=Page)
         except msgspec.MsgspecError as error:
             raise Refused(Trouble.BROKEN, f"{path} makes no sense: {error}") from None
-        return page.items or [], version_number(page.metadata.resource_version)
+        version = version_number(page.metadata.resource_version)
+        return page.items or [], version, version < self._told_before and self._is_restored(key)
 
 
 def _is_read(pair: tuple[Reflector, Reflector]) -> bool:

@@ -8,7 +8,7 @@ then it is read once more, and believed. The catalog tells and asks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from controlplane.model.endpoint import Service
@@ -23,12 +23,13 @@ _SAID = 5
 class Setback:
     """Of one cluster."""
 
-    def __init__(self, seconds: float) -> None:
-        """What is lost stays for so long."""
+    def __init__(self, seconds: float, before: Mapping[Key, Service] | None = None) -> None:
+        """What is lost stays for so long. `before`: services in force of which this process has pushed nothing yet."""
         self.over: Callable[[Collection[Key]], None] = lambda _: None
         """Called when it has lasted long enough: these are to be read once more."""
         self.changed: Callable[[], None] = lambda: None
         """Called when `reason` may be another one."""
+        self._before = dict(before or {})
         self._seconds = seconds
         self._lost: set[Key] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -48,10 +49,19 @@ class Setback:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
 
+    def is_restored(self, key: Key) -> bool:
+        """Whether a service is in force of which this process has pushed nothing yet."""
+        return key in self._before
+
+    def pushed(self, key: Key) -> None:
+        """What was in force before is not any more."""
+        self._before.pop(key, None)
+
     def keeps(self, key: Key, said: object, now: Service | None) -> bool:
         """Whether a service stays as it was `said` to be, instead of what it is `now`."""
         if key not in self._lost:
             return False
+        said = self._before.get(key, said)
         if isinstance(said, Service) and _is_somewhere(said) and not _is_somewhere(now):
             self.changed()
             return True

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.conduct import HOLD
+from controlplane.model.endpoint import Service
 from controlplane.names import ObjectRef, SecretRef, ServiceRef, kubernetes_source
 from controlplane.sources.base import Sink
 from controlplane.sources.kubernetes.access import Access
@@ -24,6 +25,7 @@ from controlplane.sources.kubernetes.definitions import SpecWatch
 from controlplane.sources.kubernetes.reflector import Health
 from controlplane.sources.kubernetes.secrets import SecretWatch
 from controlplane.sources.kubernetes.services import ServiceWatch
+from controlplane.sources.kubernetes.setback import Setback
 from controlplane.sources.kubernetes.slices import Regions
 from controlplane.sources.kubernetes.specs import Seen
 from controlplane.sources.kubernetes.watches import Watches
@@ -43,6 +45,21 @@ class Watched:
     region: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was in force before this process began: the texts of objects of any source, the services of this cluster.
+
+    `told`: the highest version that it had told. If it is behind that, it has lost its data.
+    """
+
+    texts: Mapping[ObjectRef, str] = field(default_factory=dict)
+    services: Mapping[ServiceRef, Service] = field(default_factory=dict)
+    told: int = 0
+
+
+_NOTHING = Before()
+
+
 class KubernetesSource:
     """Watches one cluster until it is cancelled; no fault of the cluster ends it."""
 
@@ -52,22 +69,24 @@ class KubernetesSource:
         access: Access,
         watched: Watched,
         *,
-        last_good: Mapping[ObjectRef, str] | None = None,
+        before: Before = _NOTHING,
         hold_seconds: float = HOLD.total_seconds(),
     ) -> None:
-        """`last_good`: texts of objects that were in force before, for when the cluster cannot be read at the start.
+        """`before` is for when the cluster cannot be read at the start, or is not what it was.
 
         `hold_seconds`: how long specs stay whose definition was removed, and services that the cluster lost.
         """
         self.name = kubernetes_source(cluster)
         self._access = access
         self._watched = watched
-        self._last_good = dict(last_good or {})
+        self._last_good = dict(before.texts)
+        self._told_before = before.told
         self.hold_seconds = hold_seconds
         self.noticed: Callable[[ObjectRef], None] = lambda _: None
         """Called when a custom resource is there, or has another generation or status than before."""
         self._regions = Regions(watched.region)
-        self._catalog = Catalog(self.name, self._regions, hold_seconds)
+        services = {(ref.namespace, ref.name): service for ref, service in before.services.items()}
+        self._catalog = Catalog(self.name, self._regions, Setback(hold_seconds, services))
         self._to_take: dict[ServiceRef, bool] = {}
         """Services that are referred to from now on (True), or no longer."""
         self._secrets_to_take: dict[SecretRef, bool] = {}
@@ -126,6 +145,11 @@ class KubernetesSource:
         """How each kind that is watched is doing."""
         return self._watches.health if self._started else {}
 
+    @property
+    def told(self) -> int:
+        """The highest version that the cluster has told; 0 when it has told none, or lacks what it told."""
+        return self._services.told if self._started and self._catalog.setback.reason is None else 0
+
     # -- custom resources ----------------------------------------------------------------------------------------
 
     def seen(self, ref: ObjectRef) -> Seen | None:
@@ -145,7 +169,7 @@ class KubernetesSource:
         async with Client(self._access) as client:
             self._watches = watches = Watches(self.name, client, self._wake.set)
             self._secrets = SecretWatch(self.name, watches, sink, by_namespace=watched.secrets_by_namespace)
-            self._services = ServiceWatch(self._catalog, self._regions, watches, watched.namespaces)
+            self._services = ServiceWatch(self._catalog, self._regions, watches, watched.namespaces, self._told_before)
             if watched.specs:
                 self._specs = SpecWatch(
                     self.name, watches, sink, watched.namespaces, self._last_good, self.hold_seconds, self.noticed

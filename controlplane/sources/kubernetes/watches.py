@@ -40,6 +40,7 @@ class Watches:
         metadata_only: bool = False,
         optional: bool = False,
         prepare: Callable[[Raw], None] | None = None,
+        highest: int = 0,
     ) -> Reflector:
         """Keep a mirror in step until `forget`. One that is `optional` is no fault of the source when it fails."""
         parameters = {"fieldSelector": selector} if selector else {}
@@ -52,6 +53,7 @@ class Watches:
             parameters=parameters,
             metadata_only=metadata_only,
             prepare=prepare,
+            highest=highest,
         )
         self._reflectors[name] = reflector
         if optional:

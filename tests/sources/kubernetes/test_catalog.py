@@ -13,7 +13,7 @@ import pytest
 
 from controlplane.compile.assignment import port_names
 from controlplane.compile.pool import PoolMember
-from controlplane.model.endpoint import Service
+from controlplane.model.endpoint import Endpoint, Service, ServicePort
 from controlplane.sources.kubernetes import catalog, objects
 from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
 from controlplane.sources.kubernetes.reflector import Health
@@ -274,6 +274,44 @@ def test_what_a_cluster_lost_with_its_data_is_read_again_and_believed_in_the_end
         await cluster.shows(blue=["10.0.0.1", "10.0.0.2"])
         cluster.lose(BLUE, 8, rewound=False, confirms=True)
         await cluster.shows()
+
+    asyncio.run(scenario())
+
+
+def _restored(cluster: Cluster) -> None:
+    """A process that has begun, with a service of the one before it."""
+    endpoints = (Endpoint("10.0.0.1", (("http", 8080),)),)
+    cluster.catalog.setback = Setback(0.05, {BLUE: Service((ServicePort("http", 80),), endpoints)})
+    cluster.catalog.setback.over = cluster.catalog.confirm
+
+
+def test_what_a_cluster_lost_with_its_data_while_nobody_looked_stays_for_a_time() -> None:
+    """Nothing was pushed of it by this process, and the start does not wait for it."""
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE, GREEN)
+        _restored(cluster)
+        for key in (BLUE, GREEN):
+            cluster.lose(key, 7)
+        assert cluster.catalog.caught_up
+        assert "shop/blue" in (cluster.catalog.setback.reason or "")
+        assert "shop/green" not in (cluster.catalog.setback.reason or "")
+        assert cluster.sink.calls == [f"remove {ref(*GREEN)}"]
+        async with asyncio.timeout(PATIENCE):
+            while not cluster.catalog.pending():  # noqa: ASYNC110  a timer of its own
+                await asyncio.sleep(0.01)
+        cluster.lose(BLUE, 8, rewound=False, confirms=True)
+        assert cluster.sink.calls[1:] == [f"remove {ref(*BLUE)} surely"]
+
+    asyncio.run(scenario())
+
+
+def test_a_cluster_that_is_not_behind_is_believed_at_the_start() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        _restored(cluster)
+        cluster.lose(BLUE, 7, rewound=False)
+        assert cluster.sink.calls == [f"remove {ref(*BLUE)}"]
 
     asyncio.run(scenario())
 

@@ -17,7 +17,7 @@ from controlplane.sources.kubernetes import definitions
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.client import Refused, Trouble
 from controlplane.sources.kubernetes.definitions import SpecWatch
-from controlplane.sources.kubernetes.source import KubernetesSource, Watched
+from controlplane.sources.kubernetes.source import Before, KubernetesSource, Watched
 from controlplane.sources.kubernetes.specs import Documents, text_of
 from controlplane.sources.kubernetes.watches import Watches
 from controlplane.spec.parse import parse_text
@@ -427,7 +427,7 @@ def test_a_cluster_that_cannot_be_read_at_the_start_serves_what_was_in_force(
     async def scenario() -> None:
         cluster.kubeconfig(kubeconfig, server="https://127.0.0.1:9")
         before = {route_ref(namespace): valid(namespace), route_ref("elsewhere"): valid("elsewhere")}
-        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), last_good=before)
+        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), before=Before(before))
         async with watching(kubeconfig, source=source, ready=False) as (sink, _):
             await sink.until(lambda: sink.state == "failed")
             assert source.caught_up
@@ -488,7 +488,7 @@ def test_a_broken_object_is_what_it_was_before_a_restart(cluster: Kubernetes, na
     async def scenario() -> None:
         cluster.spec(valid(namespace).replace("gateway:", "gatway:"))
         before = {route_ref(namespace): valid(namespace)}
-        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), last_good=before)
+        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), before=Before(before))
         async with watching(kubeconfig, source=source) as (sink, _):
             assert set(sink.objects) == {route_ref(namespace)}
             assert sink.codes
