@@ -5,8 +5,8 @@ Read `session` first. `nodes` and `observer` are the doors: the directory and th
     server  transport  stream  peers  environment           gRPC: methods, connections, one open stream
     admission  turns  bounds  checks  request_names         who may come now, and what a peer may ask
     session  delta  sotw  requests  subscription            what comes in, and what a client wants
-    difference  returning  nameset  heartbeats              what it lacks
+    difference  returning  full_sets  nameset  heartbeats   what it lacks
     outgoing  progress  order  warming  virtual_hosts       what it is sent, and when: make before break
-    blame  isolation  holds  resending  dependents          what it refused, and who is spared it
+    blame  isolation  holds  instead  dependents  resending what it refused, and who is spared it
     types  wire  inventory  leftovers                       kinds of resource, bytes of responses, what people see, memory
 """

@@ -16,8 +16,9 @@ from functools import partial
 from controlplane.resources import Resource
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.store import View
-from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substituted, Substitutes
-from controlplane.xds.dependents import Dependents, Lost, names_any
+from controlplane.snapshot.substitution import Substituted, Substitutes
+from controlplane.xds.dependents import Dependents
+from controlplane.xds.instead import Instead, Key
 from controlplane.xds.nodes import Node
 
 Family = tuple[str, str]
@@ -30,9 +31,6 @@ CREDIBLE_REFUSALS = 16
 REMEMBERED_CASES = 1024
 NODE_CASES = 256
 """Of one node. What it refuses beyond that is held back from nobody, and it gets nothing of that type until it changes."""
-
-Key = tuple[str, str, str]
-"""Type URL, name and version of a resource."""
 
 Shown = Mapping[str, Substitutes]
 """By type URL: what is shown instead of what is there."""
@@ -207,49 +205,9 @@ class Holds:
         return spared
 
     def _compute(self, spared: frozenset[Key], view: View) -> Shown:
-        found: dict[str, dict[str, Resource | None]] = {}
-        absent: dict[str, set[str]] = {}
-        left_out: dict[str, frozenset[str]] = {}  # all that were absent
-        shown: list[Resource] = []
-
-        def hold(current: Resource) -> None:
-            url, name = current.type_url, current.name
-            if name in found.get(url, NO_SUBSTITUTES):
-                return
-            good = view.good(url, name)
-            if good is not None and (good.version == current.version or (url, name, good.version) in spared):
-                good = None
-            found.setdefault(url, {})[name] = good
-            if good is None:
-                absent.setdefault(url, set()).add(name)
-            else:
-                shown.append(good)
-
+        instead = Instead(view, spared, self._dependents)
         for url, name, version in self._cases:
             current = view.get(url, name)
             if (url, name, version) in spared and current is not None and current.version == version:
-                hold(current)
-        # What would name something that is not there is held too, and then what names that.
-        while absent:
-            type_url, names = absent.popitem()
-            left_out[type_url] = left_out.get(type_url, frozenset()) | names
-            for url, name in self._dependents.of(view, type_url, frozenset(names)):
-                if (current := view.get(url, name)) is not None:
-                    hold(current)
-            # It may be good to others, who have what it names.
-            for one in [one for one in shown if names_any(one, left_out)]:
-                shown.remove(one)
-                found[one.type_url][one.name] = None
-                absent.setdefault(one.type_url, set()).add(one.name)
-        # What is shown may name what went in the same edit: a route its cluster, and that its load assignment.
-        lost = Lost(view)
-        while shown:
-            good = shown.pop()
-            for one in lost.needed_by(good):
-                of_type = found.setdefault(one.type_url, {})
-                if (one.type_url, one.name, one.version) in spared:
-                    found[good.type_url][good.name] = None
-                elif one.name not in of_type:
-                    of_type[one.name] = one
-                    shown.append(one)
-        return found
+                instead.hold(current)
+        return instead.complete()

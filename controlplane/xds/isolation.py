@@ -20,6 +20,9 @@ from controlplane.xds.nodes import Node
 from controlplane.xds.observer import Refusal
 from controlplane.xds.progress import UNKNOWN, Progress, Push, Refused
 
+_GROUND: frozenset[str] = frozenset()
+"""A trial of nothing: the set of what is known to be good, which the others are put on."""
+
 
 def isolate(
     progress: Progress,
@@ -34,6 +37,8 @@ def isolate(
     """Find what is to blame, or try a half; what is held back from now on. `trials` bounds how many fail in a row."""
     _still_there(progress, push, view, trials, wanted)
     if not push.listing.resources:
+        if progress.returning and not push.heartbeat:
+            _wait(progress)  # what others took over is not good to this one
         return []
     url = progress.kind.url
     progress.sent = push.before
@@ -62,7 +67,8 @@ def isolate(
         progress.unnamed += 1
         if anew and not _begin_with_what_is_good(progress, push, view):
             return []
-        progress.trials[:0] = halves(suspects)  # each is sent when nothing else is under way or waits
+        # Each is sent when nothing else is under way or waits; before them, by itself, what they are put on.
+        progress.trials[:0] = [*([_GROUND] if anew else []), *halves(suspects)]
     again = suspects.keys() - to_blame
     _go_on(progress, view, {name: one for name, one in refused.items() if name not in again}, named, wanted)
     return held
@@ -116,13 +122,31 @@ def _begin_with_what_is_good(progress: Progress, push: Push, view: Substituted) 
     was before. Where that is not known of all (the server has just started), nothing is sent until the type changes.
     """
     url = progress.kind.url
-    base = {one.name: one if view.proven(one) else view.good(url, one.name) for one in push.listing.resources}
+    spared, base = view.substitutes(url), {}
+    for one in push.listing.resources:
+        if one.name in spared:
+            base[one.name] = spared[one.name]
+        else:
+            base[one.name] = one if view.proven(one) else view.good(url, one.name)
     progress.sent = Listing.of(one for one in base.values() if one is not None)
     if all(base.values()):
         return True
+    _wait(progress)
+    return False
+
+
+def _wait(progress: Progress) -> None:
+    """Send nothing until the type changes, and then all of it."""
+    progress.trials.clear()
     progress.stuck = progress.whole = progress.finish = True
     progress.sent = None
-    return False
+
+
+def next_trial(progress: Progress, view: Substituted, wanted: Wanted) -> None:
+    """Send the next group of what was refused."""
+    names = progress.trials.pop(0)
+    progress.finish |= not names
+    try_again(progress, view, names, wanted)
 
 
 def try_again(progress: Progress, view: Substituted, names: Iterable[str], wanted: Wanted) -> None:

@@ -42,6 +42,7 @@ class Order:
         "_window",
         "deadline",
         "expected",
+        "follows",
         "of_additions",
         "of_removals",
     )
@@ -58,6 +59,9 @@ class Order:
         self._unheard: float | None = None  # when a change was sent, of a client that has said nothing since
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
+        self.follows = False
+        """Whether the client ever said how it took something, or came back with something. Of one that never does, silence says
+        nothing; and it has no routes yet that could lead to what it lacks."""
         self.expected: dict[str, Expectation] = {}
         self.of_additions: list[Progress] = []
         self.of_removals: list[Progress] = []
@@ -80,12 +84,12 @@ class Order:
     def heard(self, now: float) -> None:
         """The client has said something. If it stood still before, that time does not count."""
         since, self._unheard = self._unheard, None
-        if since is not None and now - since > self._timing.phase:
+        if self.follows and since is not None and now - since > self._timing.phase:
             self.postpone(min(now - since, self._timing.silent))
 
     def still_until(self, now: float) -> float | None:
         """Until when nothing is sent to a client that stands still; None when it does not, or not for long enough."""
-        if self._unheard is None:
+        if self._unheard is None or not self.follows:
             return None
         began = self._unheard + self._timing.phase
         return began + self._timing.silent if began <= now < began + self._timing.silent else None
@@ -215,6 +219,7 @@ class Order:
 
     def acked(self, progress: Progress, push: Push, now: float) -> None:
         """The client has taken a response over; clusters that resolve names or check health are held a little."""
+        self.follows = True
         lane = progress.additions
         if push.additions_tick is not None:
             lane.acked = max(lane.acked, push.additions_tick)
@@ -235,6 +240,7 @@ class Order:
 
     def refused(self, progress: Progress, push: Push) -> None:
         """Additions wait for the bound of the push, in case it is put right soon; removals wait much longer."""
+        self.follows = True
         for lane, tick in (
             (progress.additions, push.additions_tick),
             (progress.late, push.late_tick),

@@ -126,7 +126,7 @@ class Outgoing(ABC):
         if progress.static:
             return []
         if progress.trials and not progress.in_flight and not progress.waiting():
-            isolation.try_again(progress, view, progress.trials.pop(0), self._wanted(now))
+            isolation.next_trial(progress, view, self._wanted(now))
         if url == types.SECRET and progress.asked and self._order.holds_secrets(now):
             return []
         free = progress.timely and not self._order.holds_additions(progress, now)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controlplane.resources import Resource
+from controlplane.resources import Resource, version_entry
 from controlplane.snapshot.listing import Listing, followed
 from controlplane.xds.heartbeats import WRAPPED
 from controlplane.xds.observer import Variant
@@ -41,10 +41,29 @@ class SotwSession(Session):
             answers = self._acknowledge(progress, request.nonce, request.error, now)
         if first:
             progress.acked_version = request.version  # what the client has from a stream before
+            self._order.follows |= bool(request.version)
             progress.returning = bool(request.version) and progress.kind.full_state
         asks = self._subscribe(progress, request)
+        if first and progress.returning:
+            self._come_back(progress, request.version, now)
         self.answered = answers and not asks
         self._subscribed(progress, now)
+
+    def _come_back(self, progress: Progress, version: str, now: float) -> None:
+        """The set that the client has is known: what differs is a change to it, made before it breaks.
+
+        A whole set would take from it at once what its routes still lead to, and have it follow new ones too early.
+        """
+        url, subscription = progress.kind.url, progress.subscription
+        had = self._encoder.sets.known(url, version)
+        if had is None or self.view is None or not subscription.enumerates or subscription.names:
+            return
+        if self.view.listing(url).version == version:
+            return  # it has it all
+        progress.sent, progress.sent_version = had, version
+        progress.returning = progress.finish = False
+        progress.initial = [version_entry(one.name, one.version) for one in had.resources]
+        self._compare(progress, self.view, now)
 
     def _about_older(self, progress: Progress, request: SotwRequest, now: float) -> bool:
         """Whether it is about a response that a newer one has followed, of which it may be the ACK or NACK all the same."""
@@ -112,10 +131,14 @@ class SotwSession(Session):
                 return None
         elif self._has_it_all(progress, listing):
             progress.sent, progress.sent_version, progress.returning = listing, listing.version, False
+            self._encoder.sets.sent(progress.kind.url, listing, listing)
             self._has_taken(progress.kind.url, listing)
             return None
         else:
-            listing = progress.sent = followed(progress.sent, listing)
+            change, listing = listing, followed(progress.sent, listing)
+            progress.sent = listing
+            if not progress.subscription.names:
+                self._encoder.sets.sent(progress.kind.url, listing, change)
         return self._encoder.sotw(progress.kind.url, listing, timed=bool(listing.timed) and self._knows_ttl())
 
     @staticmethod

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from controlplane.resources import Resource, delimited, vacancy
 from controlplane.snapshot.listing import Listing
+from controlplane.xds.full_sets import FullSets
 from controlplane.xds.types import VIRTUAL_HOST
 
 
@@ -55,6 +56,7 @@ class Encoder:
         self._control_plane = delimited(1, identifier.encode()) if identifier else b""
         self._drafts: OrderedDict[tuple[object, ...], Draft] = OrderedDict()
         self._size = 0
+        self.sets = FullSets()
 
     def delta(
         self, type_url: str, listing: Listing, version: str = "", *, timed: bool = False, vacant: bool = False

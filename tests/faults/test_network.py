@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from controlplane.bootstrap import Variant
 from controlplane.xds import types
 from tests.e2e.plane import Plane, answers, forward, gateway, respond, static
 from tests.e2e.raw import Client, Live
@@ -73,6 +74,31 @@ def test_what_is_lost_on_the_way_is_noticed_and_made_up_for(plane: Plane) -> Non
                 relay.fall_silent()
                 written(plane, port, body)
                 until(lambda body=body: answers(port, body), "it has what it missed")
+
+
+@pytest.mark.envoy
+def test_a_state_of_the_world_proxy_that_missed_a_rename_fails_no_request_when_it_comes_back(plane: Plane) -> None:
+    """It is told of the new cluster and its endpoints before its routes, and of what is gone after them."""
+    port = free_port()
+
+    def renamed(name: str) -> None:
+        plane.write(gateway(port=port, routes=[forward("main", "/", name)], backends=[static(name, backend.port)]))
+
+    with HttpBackend("backend") as backend:
+        renamed("before")
+        plane.start().ready()
+        with Relay(port_of(plane.xds)) as relay:
+            document = yaml.safe_load(impatient(plane.bootstrap(), relay.port))
+            document["dynamic_resources"]["ads_config"]["api_type"] = Variant.SOTW.value
+            envoy = plane.envoy(bootstrap=yaml.safe_dump(document)).ready()
+            until(lambda: answers(port), "it answers")
+            with load(port):
+                relay.flip(None)
+                edits = len(plane.json("/v1/changes")["changes"])
+                renamed("after")
+                until(lambda: len(plane.json("/v1/changes")["changes"]) > edits, "it is renamed")
+                relay.flip(port_of(plane.xds))
+                until(lambda: "/before::" not in envoy.admin("/clusters"), "it has what changed")
 
 
 @pytest.mark.envoy

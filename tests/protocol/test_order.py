@@ -333,6 +333,21 @@ def test_endpoints_do_not_wait_behind_an_answer_that_is_missing() -> None:
     assert client.session.deadline is None
 
 
+def test_who_never_acknowledged_anything_gets_what_depends_on_a_change_after_the_bound() -> None:
+    """In real times: such a one does not stand still, it is so."""
+    client = Delta(resource(CDS, "a"), resource(SRDS, "a"), timing=Timing())
+    for url in (CDS, SRDS):
+        client.send(url)
+        client.expect_names(url, ["a"])
+    client.advance(10)
+    client.publish(resource(CDS, "b"), resource(SRDS, "a", "2"))
+    client.expect_names(CDS, ["b"])
+    client.advance(4.9)
+    client.expect_nothing()
+    client.advance(0.2)
+    client.expect_names(SRDS, ["a"])
+
+
 def test_a_client_that_never_answers_gets_the_newest_state_at_a_bounded_pace() -> None:
     client = synced()
     sent = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocol.dialogue import CDS, RDS, SRDS, Change, Delta, Sotw, removed, resource
+from tests.protocol.dialogue import CDS, EDS, RDS, SRDS, Change, Delta, Sotw, eds_cluster, removed, resource
 from tests.protocol.test_nack import Fleet, bodies
 
 BLAMED = "Error adding/updating x(s) r/x: no"
@@ -231,3 +231,41 @@ def test_who_comes_back_refuses_and_then_sees_other_gateways_is_sent_everything(
     client.parts = ("other",)
     client.changed()
     client.take(SRDS, b"3")
+
+
+def test_what_others_took_over_may_be_what_a_client_that_comes_back_refuses_and_nothing_else_is_blamed() -> None:
+    """State of the world, after a restart: it does not say what, and what it has is not known."""
+    fleet = Fleet(resource(SRDS, "x", "for 1.40"), resource(SRDS, "y", "1"))
+    new = fleet.join(node="n1", version="1.40.0")
+    new.send(SRDS)
+    new.take(SRDS, ["x", "y"])
+    old = fleet.join(Sotw, node="n2", version="1.30.0")
+    old.send(SRDS, version="of a stream before")
+    for _ in range(2):
+        old.nack(old.expect_bodies(SRDS, b"for 1.40", b"1"))
+        fleet.settle()
+    old.expect_nothing()
+    assert list(fleet.holds.held()) == []
+    fleet.publish(resource(SRDS, "x", "2"))
+    old.take(SRDS, b"2", b"1")
+
+
+def test_a_cluster_that_is_gone_is_not_shown_again_when_nobody_knows_its_endpoints() -> None:
+    fleet = Fleet(eds_cluster("old"), resource(EDS, "old"), eds_cluster("new"), resource(EDS, "new"), _to("r", "old"))
+    former = fleet.join(node="former")
+    former.send(CDS)
+    former.take(CDS, ["new", "old"])
+    former.send(EDS, ["old"])
+    former.expect_names(EDS, ["old"])  # never acknowledged
+    former.send(SRDS)
+    former.advance(1.0)
+    former.take(SRDS, ["r"])
+    fleet.clients.clear()
+    fleet.publish(removed(CDS, "old"), removed(EDS, "old"), _to("r", "new", "bad"))
+    client = fleet.join(node="new")
+    client.send(CDS)
+    client.take(CDS, ["new"])
+    client.send(SRDS)
+    client.nack(client.expect_names(SRDS, ["r"]), "no")
+    fleet.settle()
+    client.expect_nothing()
