@@ -80,19 +80,20 @@ class Resource:
     A client may ask for it by one of its `aliases` too. With a `ttl` it lives that long without word from us: xDS
     repeats itself as long as it is published, and leaves the TTL out for clients that do not know of it. One that is
     `late` sends requests to routes, and is none itself: a change of it goes out between the routes that come and those
-    that go, whatever its type.
+    that go, whatever its type. What it `offers` has names that routes say: one that names what is not there does not work.
 
     All that many streams need of it is made here, where time is taken in slices, and not when 20,000 are published or
     sent at once.
     """
 
     __slots__ = (
-        "_any", "_body", "_end", "aliases", "encoded", "fingerprint", "is_plain", "late", "name", "origin", "ttl", "type_url", "version",
+        "_any", "_body", "_end", "aliases", "encoded", "fingerprint", "is_plain", "late", "name", "offers", "origin", "ttl", "type_url", "version",
     )  # fmt: skip
 
     def __init__(
         self, type_url: str, name: str, body: bytes, version: str = "", *,
         origin: object = None, ttl: timedelta | None = None, aliases: tuple[str, ...] = (), late: bool = False,
+        offers: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
         """`body` is the serialised message. Its version is a hash of all that a client is told, unless it is given:
         a resource whose TTL or aliases change is sent again. Raises ValueError for a TTL that is none.
@@ -106,6 +107,7 @@ class Resource:
         self.ttl = ttl
         self.aliases = aliases
         self.late = late
+        self.offers = offers
         self.is_plain = ttl is None and not aliases and not name.startswith("xdstp:")
         """Whether it is found by its own name alone, for as long as it is published."""
         identity = f"{type_url}\0{name}\0{self.version}".encode()
@@ -150,7 +152,7 @@ class Resource:
         """The same in other bytes, which pass for the same version."""
         return Resource(
             self.type_url, self.name, body, self.version,
-            origin=self.origin, ttl=self.ttl, aliases=self.aliases, late=self.late,
+            origin=self.origin, ttl=self.ttl, aliases=self.aliases, late=self.late, offers=self.offers,
         )  # fmt: skip
 
     def sotw(self, *, wrapped: bool = False) -> bytes:

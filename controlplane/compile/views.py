@@ -239,7 +239,8 @@ def _rival(
 
 def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[ResourceKey, Resource]]:
     """The filter configurations that come by ECDS: a change reaches open connections, and no listener drains."""
-    yield _extension(view, filter_chain.JWT, _jwt(read, tables, view))
+    config, requirements = _jwt(read, tables, view)
+    yield _extension(view, filter_chain.JWT, config, offers=frozenset(requirements))
     headers = {header for gateway in view for header in read.get(tables.identity_headers, gateway) or ()}
     headers |= {header for _, _, spec, _ in _kept(read, tables, view) for header in spec.claims_to_headers.values()}
     yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
@@ -251,7 +252,7 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     named = [row for table in by_gateway for gateway in view for row in read.find(table, gateway)]
     shared = {identity: limit for (_, _, identity), limit in named}
     slots = {slot for (_, slot, _), _ in named}
-    yield _extension(view, filter_chain.ROUTE_LIMITS, local_ratelimit.shared(shared, slots))
+    yield _extension(view, filter_chain.ROUTE_LIMITS, local_ratelimit.shared(shared, slots), offers=frozenset(shared))
     limits: dict[str, dict[str, LocalLimit]] = {}
     for _, sharing in _ports(read, tables, view):
         for key, spec, gateway in sharing:
@@ -263,13 +264,17 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
         yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)
 
 
-def _extension(view: View, name: str, config: Any, *, late: bool = False) -> tuple[ResourceKey, Resource]:
+def _extension(
+    view: View, name: str, config: Any, *, late: bool = False, offers: frozenset[str] = frozenset()
+) -> tuple[ResourceKey, Resource]:
     message = extension_pb2.TypedExtensionConfig(name=name, typed_config=config)
     body = checked(message, f"{GATEWAY_KIND} {view[0]}")
-    return ResourceKey(part_of(view), EXTENSION, name), Resource(EXTENSION, name, body, origin=view, late=late)
+    resource = Resource(EXTENSION, name, body, origin=view, late=late, offers=offers)
+    return ResourceKey(part_of(view), EXTENSION, name), resource
 
 
-def _jwt(read: Read, tables: Tables, view: View) -> Any:
+def _jwt(read: Read, tables: Tables, view: View) -> tuple[Any, list[str]]:
+    """The filter, and the requirements that it knows."""
     providers: dict[str, Any] = {}
     requirements: set[str] = set()
     for gateway in view:
@@ -287,8 +292,8 @@ def _jwt(read: Read, tables: Tables, view: View) -> Any:
             requirements.add(requirement)
     for name, gateway, spec, key_set in _kept(read, tables, view):
         providers[name] = jwt.provider(spec, key_set, jwks_cluster_name(gateway, spec.name))
-    possible = [name for name in requirements if all(part in providers for part in jwt.providers_of(name))]
-    return jwt.filter_config(providers, sorted(possible))
+    possible = sorted(name for name in requirements if all(part in providers for part in jwt.providers_of(name)))
+    return jwt.filter_config(providers, possible), possible
 
 
 def _kept(read: Read, tables: Tables, view: View) -> Iterator[tuple[str, GatewayName, JwtProvider, str | None]]:

@@ -16,7 +16,11 @@ from controlplane.resources import Resource, varint
 from controlplane.snapshot.store import View
 from controlplane.xds import types
 
+OFFER = "offer"
+"""What stands for a type: what is in resources that routes name (`Resource.offers`)."""
+
 _NAMED_BY: Mapping[str, tuple[str, ...]] = {
+    OFFER: types.ROUTES,
     types.CLUSTER: (types.LISTENER, types.EXTENSION, *types.ROUTES),
     types.LOAD_ASSIGNMENT: (types.CLUSTER,),
     types.SECRET: (types.CLUSTER, types.LISTENER, types.EXTENSION),

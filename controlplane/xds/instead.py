@@ -12,7 +12,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.store import View
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substitutes
 from controlplane.xds import types
-from controlplane.xds.dependents import Dependents, Lost, names_any
+from controlplane.xds.dependents import OFFER, Dependents, Lost, names_any
 from controlplane.xds.warming import warming
 
 Key = tuple[str, str, str]
@@ -43,6 +43,8 @@ class Instead:
             self._leave_out(url, name)
         else:
             self._show(good)
+            if lacking := current.offers - good.offers:
+                self._absent.setdefault(OFFER, set()).update(lacking)
 
     def complete(self) -> Mapping[str, Substitutes]:
         """What is shown, with all that it leads to."""

@@ -272,3 +272,30 @@ def test_a_filter_chain_has_routes_as_long_as_its_listener_is_shown_in_the_place
     assert SECRETS[0].encode() in listener
     world.passes(2 * DRAIN_SECONDS)
     assert set(former) <= set(world.scopes(b"/tls"))
+
+
+def test_a_route_whose_requirement_is_in_a_refused_filter_is_shown_as_it_was() -> None:
+    """Another team's provider may be what the filter is refused for; Envoy would refuse every request to the route."""
+    world = World()
+    world.refuses = lambda url, body: url == ECDS and PARTNER.encode() in body
+    world.save(text(provider="partner"))
+    for node in ("node-1", "node-2"):
+        world.passes(HOUR)
+        assert [CORP.encode() in body for body in world.scopes(b"/guarded")] == [True]
+        assert world.requirement_names() == {CORP}
+        if node == "node-1":
+            world.join("node-2")
+    world.refuses = lambda *_: False
+    world.save(text(provider="partner").replace("https://partner", "https://other"))
+    assert [PARTNER.encode() in body for body in world.scopes(b"/guarded")] == [True]
+    assert PARTNER in world.requirement_names()
+
+
+def test_a_route_whose_limit_is_in_a_refused_filter_is_shown_as_it_was() -> None:
+    """Envoy would not limit it at all."""
+    world = World()
+    world.refuses = lambda url, body: url == ECDS and MANY.encode() in body
+    world.save(text(policy="many"))
+    world.passes(HOUR)
+    assert {FEW.encode() in body for body in world.scopes(b"/limited")} == {True}
+    assert world.limit_names() == {FEW}
