@@ -38,17 +38,16 @@ def note(progress: Progress, view: Substituted, name: str, before: str, wanted: 
         held = progress.gone.get(name, UNKNOWN if name in progress.asked else before)
     resource = view.get(progress.kind.url, name)
     if resource is None:
-        progress.changed.pop(name, None)
         if name in progress.refused_new:
             progress.ask(frozenset((name,)))  # never taken over: nothing relies on it, and its end ends the NACK
         elif held and name not in view.substitutes(progress.kind.url):
             # What is held back with nothing good to show stays with who has something earlier.
             progress.loses(name, held, wanted.tick)
             progress.removals.want(wanted.tick, wanted.cap)
-        return
-    progress.gone.pop(name, None)
-    if resource.version == held:
         progress.changed.pop(name, None)
+    elif resource.version == held:
+        progress.changed.pop(name, None)
+        progress.gone.pop(name, None)
     else:
         progress.lacks(name, held, wanted.tick)
         if resource.late:
@@ -96,8 +95,10 @@ def lost(progress: Progress, view: Substituted, name: str, held: str, wanted: Wa
     """The client holds a resource that it does not reach any more by any name that it asked for, there or not."""
     if view.get(progress.kind.url, name) is None:
         note(progress, view, name, held, wanted)
-    elif held := progress.changed.pop(name, progress.gone.get(name, held)):
+        return
+    if held := progress.changed.get(name, progress.gone.get(name, held)):
         drop(progress, name, wanted, held)
+    progress.changed.pop(name, None)
 
 
 def drop(progress: Progress, name: str, wanted: Wanted, held: str = UNKNOWN) -> None:

@@ -34,15 +34,16 @@ class Order:
 
     __slots__ = (
         "_aggregated",
+        "_read",
         "_secrets",
         "_timing",
+        "_told",
         "_types",
         "_unheard",
         "_view",
         "_window",
         "deadline",
         "expected",
-        "follows",
         "of_additions",
         "of_removals",
     )
@@ -56,12 +57,10 @@ class Order:
         self._view: Substituted | None = None
         self._aggregated = aggregated
         self._secrets: tuple[int, float] | None = None
-        self._unheard: float | None = None  # when a change was sent, of a client that has said nothing since
+        self._told = self._read = 0  # the number of the last change that was sent, and of what it has said something of
+        self._unheard: float | None = None  # when it said something, or was sent a change, of which it says nothing
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
-        self.follows = False
-        """Whether the client ever said how it took something, or came back with something. Of one that never does, silence says
-        nothing; and it has no routes yet that could lead to what it lacks."""
         self.expected: dict[str, Expectation] = {}
         self.of_additions: list[Progress] = []
         self.of_removals: list[Progress] = []
@@ -76,20 +75,25 @@ class Order:
         self.deadline = None
         self._view = view
 
-    def told(self, now: float) -> None:
-        """The client was sent a change."""
-        if self._unheard is None:
-            self._unheard = now
+    def told(self, progress: Progress, number: int, now: float) -> None:
+        """The client was sent a change, as this response of the stream."""
+        if progress.follows:
+            self._told = number
+            if self._unheard is None:
+                self._unheard = now
 
     def heard(self, now: float) -> None:
         """The client has said something. If it stood still before, that time does not count."""
-        since, self._unheard = self._unheard, None
-        if self.follows and since is not None and now - since > self._timing.phase:
-            self.postpone(min(now - since, self._timing.silent))
+        if self._unheard is not None:
+            if (silent := now - self._unheard) > self._timing.phase:
+                self.postpone(min(silent, self._timing.silent))
+            self._unheard = now  # it may stand still since, if that is not all that it was told
 
     def still_until(self, now: float) -> float | None:
         """Until when nothing is sent to a client that stands still; None when it does not, or not for long enough."""
-        if self._unheard is None or not self.follows:
+        if self._read >= self._told:
+            self._unheard = None
+        if self._unheard is None:
             return None
         began = self._unheard + self._timing.phase
         return began + self._timing.silent if began <= now < began + self._timing.silent else None
@@ -219,7 +223,7 @@ class Order:
 
     def acked(self, progress: Progress, push: Push, now: float) -> None:
         """The client has taken a response over; clusters that resolve names or check health are held a little."""
-        self.follows = True
+        self._has_read(progress, push)
         lane = progress.additions
         if push.additions_tick is not None:
             lane.acked = max(lane.acked, push.additions_tick)
@@ -240,7 +244,7 @@ class Order:
 
     def refused(self, progress: Progress, push: Push) -> None:
         """Additions wait for the bound of the push, in case it is put right soon; removals wait much longer."""
-        self.follows = True
+        self._has_read(progress, push)
         for lane, tick in (
             (progress.additions, push.additions_tick),
             (progress.late, push.late_tick),
@@ -250,6 +254,10 @@ class Order:
                 lane.removal_limit = push.sent + self._timing.refused
         for name in [name for name, one in self.expected.items() if push.nonce in {one.cluster, one.nonce}]:
             del self.expected[name]
+
+    def _has_read(self, progress: Progress, push: Push) -> None:
+        progress.follows = True
+        self._read = max(self._read, push.number)
 
     def mended(self, progress: Progress) -> None:
         """What was refused of this type was taken back, and nothing waits: nobody waits for it."""

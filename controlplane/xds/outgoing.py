@@ -77,7 +77,7 @@ class Outgoing(ABC):
         self._order = Order(self._types, self._timing, self.window, aggregated=only is None)
         self._cursor = 0
         self._tick = 0
-        self._nonce = 0
+        self._number = 0
         self._deadline: float | None = None
 
     @property
@@ -349,9 +349,9 @@ class Outgoing(ABC):
         self, progress: Progress, draft: Draft, listing: Listing, before: Listing | None, now: float, bound: float
     ) -> Push:
         """Note the response as sent before its bytes can be acknowledged."""
-        self._nonce += 1
+        self._number += 1
         push = Push(
-            nonce=f"{self._nonce:x}",
+            number=self._number,
             version=draft.version,
             listing=listing,
             before=before,
@@ -361,7 +361,7 @@ class Outgoing(ABC):
             limit=now + bound,
         )
         if bound >= self._timing.phase:
-            self._order.told(now)
+            self._order.told(progress, push.number, now)
         if not progress.in_flight:
             progress.since = now
         progress.in_flight.append(push)

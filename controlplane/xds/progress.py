@@ -1,12 +1,12 @@
 """Where one stream stands with one type: what it lacks, what is under way, what it has acknowledged.
 
 A stream that is in sync needs no entry for a name: it holds the version of its view, except for the names in
-`changed` and `gone`. `Lane` says for how long the others wait for this type. Time comes in as an argument.
+`changed` and `gone`. Its lanes say for how long the others wait for this type. Time comes in as an argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
@@ -16,6 +16,7 @@ from typing import NamedTuple
 from controlplane.snapshot.listing import Listing
 from controlplane.snapshot.substitution import NO_SUBSTITUTES, Substitutes
 from controlplane.xds.heartbeats import Heartbeats
+from controlplane.xds.lanes import Lane
 from controlplane.xds.nameset import NOTHING, shared
 from controlplane.xds.observer import Refusal, State, TypeStatus
 from controlplane.xds.subscription import Subscription
@@ -26,114 +27,14 @@ UNKNOWN = "?"
 
 
 @dataclass(slots=True)
-class First:
-    """Names that were wanted at a tick, and not again since: the newest content is sent, which may need what came with it."""
-
-    tick: int
-    names: set[str]
-
-
-class Lane:
-    """Additions and changes, or removals, of one type: the ticks at which they were wanted, pushed and acked.
-
-    A tick counts what came in on the stream: requests and changes.
-    """
-
-    __slots__ = (
-        "acked", "answer", "cap", "first", "limit", "pushed", "removal_limit", "since", "until", "wanted", "warming",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.wanted = 0
-        self.pushed = 0
-        self.acked = 0
-        self.first: First | None = None  # what was held first: what came later must not keep it waiting
-        self.since = self.until = 0  # something that was wanted then was wanted again before it was sent, the last time
-        self.answer = False  # what was pushed last is an answer to a first request, which the client had nothing for
-        self.cap = inf  # what waits in this lane goes out then, whatever blocks it
-        self.limit = inf  # from then on nobody's additions wait for the ACK of what was pushed
-        self.removal_limit = inf  # likewise for removals
-        self.warming = -inf  # until then what was acknowledged may not be of use yet
-
-    def want(self, tick: int, cap: float) -> None:
-        """Something in this lane is to be sent. The cap of what waited already stands."""
-        self.wanted = tick
-        self.cap = min(self.cap, cap)
-
-    def push(self, tick: int, limit: float, *, answer: bool = False) -> None:
-        """All that waited has been sent."""
-        self.wanted = self.pushed = tick
-        self.answer = answer
-        self.cap = inf
-        self.limit = self.removal_limit = limit
-
-    def push_part(self, tick: int, limit: float, cap: float) -> None:
-        """What waited at this tick has been sent; the rest, which came later, waits until `cap` at most."""
-        self.pushed = tick
-        self.answer = False
-        self.cap = cap
-        self.limit = self.removal_limit = limit
-
-    def overtaken(self, waiting: Callable[[], Iterable[str]]) -> First | None:
-        """What was held first, when more came since; `waiting` says all that waits now.
-
-        Else a proxy whose ACKs take longer than it is from one change to the next would wait for the bound each time.
-        """
-        if self.first is None:
-            self.first = First(self.wanted, set(waiting()))
-        return self.first if self.first.tick != self.wanted else None
-
-    def postpone(self, seconds: float) -> None:
-        """All that ends, ends later."""
-        self.cap += seconds
-        self.limit += seconds
-        self.removal_limit += seconds
-
-    def again(self, name: str, tick: int) -> None:
-        """This is wanted again, in a newer form: what was wanted with it is not all there before that is."""
-        if self.first is not None and name in self.first.names:
-            self.first.names.discard(name)
-            if self.acked >= self.until:
-                self.since = self.first.tick
-            self.until = tick
-
-    def nothing(self) -> None:
-        """What was wanted and not pushed is not wanted any more."""
-        self.wanted = self.pushed
-        self.cap = inf
-
-    @property
-    def answering(self) -> bool:
-        """Whether all that is under way is the answer to a first request."""
-        return self.answer and self.wanted == self.pushed
-
-    def blocks(self, before: int, now: float) -> float | None:
-        """Until when it holds up additions that were wanted at tick `before`; None when it does not."""
-        return self._blocks(before, now, self.limit)
-
-    def blocks_removal(self, before: int, now: float) -> float | None:
-        """Until when it holds up removals that were wanted at tick `before`; None when it does not."""
-        return self._blocks(before, now, self.removal_limit)
-
-    def _blocks(self, before: int, now: float, limit: float) -> float | None:
-        if self.since <= before < self.until:
-            before = self.until
-        if self.acked >= before:
-            return self.warming if now < self.warming else None
-        if self.wanted > self.pushed:
-            return inf
-        return limit if self.pushed > self.acked and now < limit else None
-
-
-@dataclass(slots=True)
 class Push:
-    """A response under way. A tick is set when it carried all that waited in that lane.
+    """A response under way, the `number`th of its stream. A tick is set when it carried all that waited in that lane.
 
     `held` are the versions of what changed that the client held before ("" for none); of what answers a request it may
     hold anything. `before` is, in the state of the world, the set that `listing` was made from.
     """
 
-    nonce: str
+    number: int
     version: str
     listing: Listing
     before: Listing | None
@@ -147,6 +48,11 @@ class Push:
     complete: bool = False
     hold: float = 0.0
     heartbeat: bool = False
+
+    @property
+    def nonce(self) -> str:
+        """What the client says of which response it speaks."""
+        return f"{self.number:x}"
 
     def after(self, over: Sequence[Push]) -> None:
         """A full set: what those before it brought is in it too, and is taken over, or refused, with it."""
@@ -169,7 +75,7 @@ class Progress:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "gone", "grace", "in_flight",
+        "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "follows", "gone", "grace", "in_flight",
         "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "resumed", "returning", "sent",
         "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "unsure", "whole",
     )  # fmt: skip
@@ -194,12 +100,11 @@ class Progress:
         self.in_flight: list[Push] = []
         self.sent: Listing | None = None  # state of the world, full-state types: the last response
         self.replaced: Substitutes = NO_SUBSTITUTES  # what the client is shown instead of what is there
-        self.unsure: frozenset[str] = (
-            NOTHING  # of these: what others refused, so that the client may have it all the same
-        )
+        self.unsure = NOTHING  # of these: what others refused, so that the client may have it all the same
         self.again: dict[str, Refused] = {}  # by name: what was refused, perhaps for others, and is sent again
         self.complaints: dict[str, Refusal] = {}  # of what it refused and is therefore spared, by name
         self.spared_until = 0.0  # while it is: what earlier content needs is not removed
+        self.follows = False  # whether it ever said how it took some, or came back with some: else silence says nothing
         self.returning = False  # state of the world, full-state types: it may have what we know nothing of
         self.stuck = False  # what it refused is not told apart from what it has: nothing is sent until the type changes
         self.trials: list[frozenset[str]] = []  # of a refused response: names to be sent again, a group at a time
@@ -262,11 +167,15 @@ class Progress:
 
     def lacks(self, name: str, held: str, tick: int) -> None:
         """Note that the client holds this version of a name, and is to be sent another."""
+        if self.gone.pop(name, None) is not None:
+            self.additions.follow(self.removals, tick)
         self.changed[name] = held
         self.additions.again(name, tick)
 
     def loses(self, name: str, held: str, tick: int) -> None:
         """Note that the client holds this version of a name, and is to be told that it is gone."""
+        if self.changed.pop(name, None) is not None:
+            self.removals.follow(self.additions, tick)
         self.gone[name] = held
         self.removals.again(name, tick)
 

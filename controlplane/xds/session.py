@@ -168,7 +168,7 @@ class Session(Outgoing):
         entries, progress.initial = progress.initial, ()
         if not entries:
             return
-        self._order.follows = True
+        progress.follows = True
         had = Returned(entries, view, progress.kind.url)
         if self.node is not None:
             self._holds.resumed(self.node, progress.kind.url, had)

@@ -41,7 +41,7 @@ class SotwSession(Session):
             answers = self._acknowledge(progress, request.nonce, request.error, now)
         if first:
             progress.acked_version = request.version  # what the client has from a stream before
-            self._order.follows |= bool(request.version)
+            progress.follows = bool(request.version)
             progress.returning = bool(request.version) and progress.kind.full_state
         asks = self._subscribe(progress, request)
         if first and progress.returning:

@@ -382,6 +382,27 @@ def test_what_a_route_leads_to_stays_though_the_route_was_changed_again_before_i
     client.take(CDS, removed=["old"])
 
 
+def test_what_a_route_leads_to_stays_though_the_route_was_to_go_and_came_back_before_it_went() -> None:
+    """It waited as a change, as what is gone, and as a change once more; the client has it as it was, all the time."""
+    client = Delta(resource(CDS, "old"), resource(SRDS, "r1", "->old"), resource(SRDS, "r2", "->old"))
+    client.send(CDS)
+    client.take(CDS, ["old"])
+    client.send(SRDS)
+    client.take(SRDS, ["r1", "r2"])
+    client.publish(resource(CDS, "n1"), removed(CDS, "old"), resource(SRDS, "r1", "->n1"), resource(SRDS, "r2", "->n1"))
+    clusters = client.expect_names(CDS, ["n1"])
+    client.publish(removed(SRDS, "r2"))
+    client.ack(clusters)
+    routes = client.expect_names(SRDS, ["r1"])
+    client.publish(resource(CDS, "n2"), resource(SRDS, "r2", "->n2"))
+    clusters = client.expect_names(CDS, ["n2"])
+    client.ack(routes)
+    client.expect_nothing()
+    client.ack(clusters)
+    client.take(SRDS, ["r2"])
+    client.take(CDS, removed=["old"])
+
+
 # -- a subscription --------------------------------------------------------------------------------------------------------
 
 

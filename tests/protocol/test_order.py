@@ -296,6 +296,35 @@ def test_a_client_that_stands_still_gets_no_more_before_it_goes_on(seconds: floa
     goes_on(client, clusters)
 
 
+@pytest.mark.parametrize("seconds", [6.0, 24.0])
+def test_a_client_stands_still_also_when_it_has_only_said_something_of_what_came_before(seconds: float) -> None:
+    """That was on its way when it was sent what changed: of this it has read nothing."""
+    client = synced(timing=Timing())
+    client.publish(resource(CDS, "c"))
+    before = client.expect_names(CDS, ["c"])
+    client.publish(eds_cluster("b"), resource(EDS, "b"), resource(SRDS, "a", "2"), removed(CDS, "a"))
+    clusters = client.expect_names(CDS, ["b"])
+    client.ack(before)
+    client.advance(seconds)
+    client.expect_nothing()
+    goes_on(client, clusters)
+
+
+def test_of_a_type_that_a_client_never_acknowledges_its_silence_says_nothing() -> None:
+    """What comes after that is sent in its turn, and not 40 s later."""
+    client = Delta(resource(CDS, "a"), resource(SRDS, "a"), timing=Timing())
+    client.send(CDS)
+    client.take(CDS, ["a"])
+    client.send(SRDS)
+    for content in "23":
+        client.expect_names(SRDS, ["a"])
+        client.publish(resource(SRDS, "a", content))
+    client.advance(10)
+    client.expect_names(SRDS, ["a"])
+    client.publish(resource(CDS, "b"))
+    client.take(CDS, ["b"])
+
+
 def test_a_client_that_says_nothing_for_long_is_not_waited_for_ever() -> None:
     client, _ = with_a_new_cluster()
     client.advance(39.9)
