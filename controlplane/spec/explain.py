@@ -7,10 +7,9 @@ diagnostic ends up in logs.
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Iterator
+from functools import partial
 from itertools import islice
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 from controlplane.errors import Diagnostic, Place, nearest
 from controlplane.model.written import FieldError
 from controlplane.spec.codes import Code
+from controlplane.spec.fields import example, meant
 from controlplane.spec.places import positions, shown
 from controlplane.spec.yaml import MAX_FAULTS, Fault, Path
 
@@ -32,7 +32,11 @@ def explain(
             model.model_validate(_beginning(data))
         except ValidationError as fewer:
             error = fewer
-    details = [detail for detail in error.errors(include_url=False) if not _follows(detail)]
+    details = [
+        detail
+        for detail in map(partial(_untagged, data), error.errors(include_url=False))
+        if detail and not _follows(detail)
+    ]
     found = [_found(model, detail, data) for detail in details[:MAX_FAULTS]]
     values = positions(text, [one.at for one in found if not one.of_key])
     keys = positions(text, [one.at for one in found if one.of_key], of_key=True)
@@ -60,6 +64,28 @@ def _beginning(data: Any) -> Any:
     if isinstance(data, list):
         return [_beginning(element) for element in data[:50]]
     return data
+
+
+_LISTS = ("tuple[", "list[")
+
+
+def _untagged(data: Any, detail: ErrorDetails) -> ErrorDetails | None:
+    """The error without the form that pydantic tried where several are possible; None for another form than what was written."""
+    at = data
+    for number, step in enumerate(detail["loc"]):
+        inside = step in at if isinstance(at, dict) else isinstance(at, list) and isinstance(step, int)
+        if not inside:
+            if not isinstance(step, str) or "[" not in step or step == "[key]":
+                return detail
+            if isinstance(at, list) != step.startswith(_LISTS):
+                return None
+            return {
+                **detail,
+                "loc": (*detail["loc"][:number], *detail["loc"][number + 1 :]),
+                "ctx": {**detail.get("ctx", {}), "or_list": True},
+            }
+        at = at[step]
+    return detail
 
 
 def _follows(detail: ErrorDetails) -> bool:
@@ -108,8 +134,8 @@ def _found(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Found:
     match kind:
         case "extra_forbidden":
             field = str(path[-1])
-            known = _fields(model, path[:-1])
-            return _Found(Code.UNKNOWN_FIELD, f'unknown field "{field[:80]}"', path[:-1], nearest(field, known), path)
+            help = meant(field, model, path[:-1])
+            return _Found(Code.UNKNOWN_FIELD, f'unknown field "{field[:80]}"', path[:-1], help, path)
         case "missing":
             return _Found(Code.MISSING_FIELD, f'missing field "{path[-1]}"', path[:-1], at=path[:-1])
         case "value_error":
@@ -124,11 +150,21 @@ def _found(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Found:
                 shown_value = str(value).lower()
             message = f"{shown_value} is not possible here"
             help = nearest(value, known) if isinstance(value, str) else "known: " + ", ".join(known)
+            if "or_list" in context:
+                help = f"known: {', '.join(known)}; or a list: [a, b]"
             if known == ["true"] and isinstance(value, str):
                 help = _plainly("true or false", value)
             return _Found(Code.NOT_A_CHOICE, message, path, help)
     code, message, help = _message(kind, detail["msg"], value, context)
+    if code is Code.WRONG_TYPE and value is not None:
+        if _WANTED.get(kind) == "a mapping":
+            help = example(model, path)
+        elif path[-1:] == ("weight",):
+            help = _SHARES
     return _Found(code, message, path, help)
+
+
+_SHARES = "weights count relative to each other: 1 and 3 are a quarter and three quarters"
 
 
 def _type_name(value: Any) -> str:
@@ -202,11 +238,17 @@ def _entries(count: int) -> str:
 _NOT_NOTHING = "give it a value, or remove the key"
 
 
+_OF_REFERENCES = {"group", "key", "kind", "name", "namespace", "optional"}
+"""What references of Kubernetes are made of."""
+
+
 def _type_help(wanted: str, value: Any) -> str:
     if value is None:
         return _NOT_NOTHING
     if wanted == "a text" and isinstance(value, int | float):
         return "put it in quotes"
+    if wanted == "a text" and isinstance(value, dict) and value.keys() <= _OF_REFERENCES and "name" in value:
+        return "write the name alone"
     if wanted == "a list":
         return 'write it as [a, b], or begin each element with "- "'
     if wanted in _UNQUOTED and isinstance(value, str):
@@ -235,39 +277,3 @@ def _like(text: Any, pattern: str) -> str:
         if len(str(text)) <= MOST_NEARLY and re.search(pattern, other):
             return f'did you mean "{other}"?'
     return ""
-
-
-def _fields(model: type[BaseModel], path: Path) -> list[str]:
-    """The fields that are possible at a path, as people write them."""
-    found: list[Any] = [model]
-    for step in path:
-        found = [inner for outer in found for inner in _inside(outer, step)]
-    models = [one for one in found if _is_model(one)]
-    return [info.alias or name for one in models for name, info in one.model_fields.items()]
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _inside(annotation: Any, step: str | int) -> Iterator[Any]:
-    """The types that stand at `step` of a value of this type, without Annotated and Optional."""
-    if _is_model(annotation):
-        for name, info in annotation.model_fields.items():
-            if step == (info.alias or name):
-                yield from _bare(info.annotation)
-    elif get_origin(annotation) in (tuple, list):
-        yield from _bare(get_args(annotation)[0])
-    elif get_origin(annotation) is dict:
-        yield from _bare(get_args(annotation)[1])
-
-
-def _bare(annotation: Any) -> Iterator[Any]:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from _bare(get_args(annotation)[0])
-    elif origin in (Union, types.UnionType):
-        for one in get_args(annotation):
-            yield from _bare(one)
-    else:
-        yield annotation

@@ -134,6 +134,17 @@ def test_no_flag_changes_nothing(tmp_path: Path) -> None:
         ("# first\n---\n\nxds: {lisen: 1}\n", 'controlplane.yaml:4:7: xds: unknown field "lisen"'),
         ("secrets: {path: ~nosuchuser/x}\n", "~nosuchuser has no home folder on this machine; say the whole path"),
         ('xds: {listen: "[1.2.3.4]:80"}\n', "only an IPv6 address stands in brackets"),
+        (
+            "sources:\n  kubernetes: [{name: eu, namespaces: shop}]\n",
+            'controlplane.yaml:2:39: sources.kubernetes[eu].namespaces: "shop" is not possible here (known: all; or a list: [a, b])',
+        ),
+        (
+            "sources:\n  kubernetes: [{name: eu, namespaces: ['*']}]\n",
+            (
+                "controlplane.yaml:2:40: sources.kubernetes[eu].namespaces[0]: a name has lower-case letters, digits, '-' and '.', "
+                "and begins and ends with one of the former"
+            ),
+        ),
         ("xds:\n  lisen: 127.0.0.1:1\n", 'controlplane.yaml:2:3: xds: unknown field "lisen" (did you mean "listen"?)'),
         ("sources: {nomad: []}\n", 'unknown field "nomad"'),
         ("sources: {kubernetes: [{}]}\n", 'sources.kubernetes[0]: missing field "name"'),

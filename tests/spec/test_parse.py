@@ -110,7 +110,11 @@ def test_all_errors_of_all_documents_come_at_once_with_their_places() -> None:
             'spec.identity.jwt[corp].audiences: must be a list, not a text (write it as [a, b], or begin each element with "- ")',
         ),
         ("audiences: [shop]", "audiences: []", "spec.identity.jwt[corp].audiences: needs at least 1 entry"),
-        ("auth: {anyOf: [{jwt: corp}]}", "auth: corp", "spec.routes[web].auth: must be a mapping, not a text"),
+        (
+            "auth: {anyOf: [{jwt: corp}]}",
+            "auth: corp",
+            "spec.routes[web].auth: must be a mapping, not a text (such as {anyOf: …}; known: allOf, anyOf)",
+        ),
         (
             "protocol: HTTPS",
             "protocol: https",
@@ -172,6 +176,68 @@ def test_a_key_that_does_not_fit_is_pointed_at() -> None:
 def test_a_text_that_nearly_has_the_form_is_told_the_one_that_has() -> None:
     (entry,) = said(routes("api").replace("- path: {prefix: /}", "- path: {prefix: /}\n          methods: [get]", 1))
     assert 'must have the form ^[A-Z]{1,32}$ (did you mean "GET"?)' in entry
+
+
+ROUTE = "spec.routes[root]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # Words of Envoy and of the Gateway API.
+        ("hosts:", "hostnames:", f'{ROUTE}: unknown field "hostnames" (did you mean "hosts"?)'),
+        ("to:", "backendRefs:", f'{ROUTE}: unknown field "backendRefs" (did you mean "to"?)'),
+        ("public:", "filters: []\n      public:", f'{ROUTE}: unknown field "filters" (did you mean "transform"?)'),
+        (
+            "public:",
+            "prefix_rewrite: /\n      public:",
+            f'{ROUTE}: unknown field "prefix_rewrite" (did you mean "transform"?)',
+        ),
+        ("public:", "rateLimit: {}\n      public:", f'{ROUTE}: unknown field "rateLimit" (did you mean "use"?)'),
+        ("public: true", "auth: {requires: corp}", f'{ROUTE}.auth: unknown field "requires" (did you mean "anyOf"?)'),
+        # One level too high, in one place or in several; and a word that is only mistyped.
+        ("path: {prefix: /}", "prefix: /", f'{ROUTE}.match[0]: unknown field "prefix" (did you mean "path.prefix"?)'),
+        (
+            "public: true",
+            "auth: {jwt: corp}",
+            f'{ROUTE}.auth: unknown field "jwt" (did you mean "anyOf[].jwt" or "allOf[].jwt"?)',
+        ),
+        ("public:", "timeout: 5s\n      public:", f'{ROUTE}: unknown field "timeout" (did you mean "timeouts"?)'),
+        # Something else where fields belong.
+        (
+            "path: {prefix: /}",
+            "path: /",
+            f"{ROUTE}.match[0].path: must be a mapping, not a text (such as {{exact: …}}; known: exact, prefix, regex, template)",
+        ),
+        (
+            "public: true",
+            "auth: corp",
+            f"{ROUTE}.auth: must be a mapping, not a text (such as {{anyOf: …}}; known: allOf, anyOf)",
+        ),
+        (
+            "public:",
+            "transform: {request: {headers: {set: [a]}}}\n      public:",
+            f"{ROUTE}.transform.request.headers.set: must be a mapping, not a list (such as {{name: value}})",
+        ),
+        (
+            "public:",
+            "use: [{name: limit}]\n      public:",
+            f"{ROUTE}.use[limit]: must be a text, not a mapping (write the name alone)",
+        ),
+        (
+            "backend: web",
+            "backend: web\n          weight: 50%",
+            (
+                f"{ROUTE}.to[0].weight: must be a whole number, not a text "
+                "(weights count relative to each other: 1 and 3 are a quarter and three quarters)"
+            ),
+        ),
+    ],
+)
+def test_who_comes_from_elsewhere_is_told_what_it_is_called_here(old: str, new: str, message: str) -> None:
+    broken = routes("api").replace(old, new, 1)
+    assert broken != routes("api")
+    assert message in [entry.split(": ", 1)[1] for entry in said(broken)]
 
 
 def test_a_document_that_is_no_mapping() -> None:
