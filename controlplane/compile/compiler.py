@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from controlplane.compile.chains import keep_chain, ways_in
 from controlplane.compile.codes import FAILED
 from controlplane.compile.endpoints import Endpoints, EndpointTables
+from controlplane.compile.heirs import Heirs
 from controlplane.compile.namesakes import Namesakes
 from controlplane.compile.pipeline import Tables
 from controlplane.compile.proxyless.tables import Followed
@@ -61,6 +62,7 @@ class Compiler:
     declared: Namesakes = field(default_factory=Namesakes)
     successors: dict[ObjectRef, Mapping[RowKey, Row] | None] = field(default_factory=dict)
     """What becomes of objects once they have been compiled as they were."""
+    heirs: Heirs = field(default_factory=Heirs)
     grpc: Followed | None = None
     """What gRPC nodes get; None while none has asked."""
     wanted: Callable[[], Iterable[tuple[View, Family]]] = tuple
@@ -109,11 +111,11 @@ class Compiler:
         now = (self.declared.rows(successor) if successor else None) or {}
         if now is before:
             return
-        for key in before.keys() - now.keys():
+        gone = before.keys() - now.keys()
+        self.heirs.go(self.tables, before, gone)
+        for key in gone:
             if key[0] is not Kind.GATEWAY or not now:  # of a gateway that another source has too, the row is replaced
                 self._delete(key)
-        if former and successor and former != successor:
-            self._hand_chains_over(successor, before, now)
         for number, (key, row) in enumerate(now.items()):
             if before.get(key) != row:
                 self._set(key, row)
@@ -194,14 +196,6 @@ class Compiler:
             if key not in has:
                 keep_chain(self.tables, replace(chain, draining=True))
 
-    def _hand_chains_over(self, successor: ObjectRef, before: Mapping[RowKey, Row], now: Mapping[RowKey, Row]) -> None:
-        """The gateway of another source takes the place of one: its listeners change as if they were edited."""
-        for (kind, element), row in before.items():
-            listener = ElementKey(successor, element.element)
-            if kind is Kind.LISTENER and isinstance(after := now.get((kind, listener)), Element):
-                assert isinstance(row, Element)
-                self._keep_chains(listener, row, after)
-
     def release_chain(self, key: tuple[ElementKey, str]) -> None:
         """The connections of a chain have ended."""
         self.tables.graph.delete(self.tables.kept_chains, key)
@@ -267,6 +261,7 @@ class Compiler:
 
     def _sweep(self) -> Generator[None, None, Changes]:
         """Sweep, and keep what routes named until now."""
+        self.heirs.settle(self.tables)
         changes = yield from self.tables.graph.commit()
         if self._keep_limits(changes):
             changes = _merged(changes, (yield from self.tables.graph.commit()))
@@ -304,6 +299,8 @@ class Compiler:
         else:
             if kind is Kind.LISTENER and (before := self.tables.listeners.rows.get(element)) is not None:
                 self._keep_chains(element, before, row)
+            elif kind is Kind.LISTENER:
+                self.heirs.come(element)
             self.tables.graph.set(self.tables.input(kind), element, row)
 
     def _delete(self, key: RowKey) -> None:

@@ -310,3 +310,58 @@ def test_a_note_that_cannot_be_used_is_said_and_forgotten_and_the_others_count(
     assert not bad.keys() & kept.keys()
     assert kept[other] == b"what it says"
     assert "a chain that proxies drain is not read" in capsys.readouterr().out
+
+
+def test_what_is_drained_follows_its_listener_and_gateway_to_other_names() -> None:
+    """They are the same to proxies: connections of before the move know of no name."""
+    compiler = Compiler()
+    former = put(compiler, ("a.test", "old"))
+    compiler.commit_now()
+    old = shards(compiler)
+    save(compiler, ("a.test", "new"))
+    both = shards(compiler)
+    save(compiler, ("a.test", "new"), listener="web")
+    assert shards(compiler) == both
+    for order in (0, 1):
+        if order:
+            compiler.remove(former)
+        next_one = put(compiler, ("a.test", "new"), gateway=f"next-{order}", listener="web")
+        if not order:
+            compiler.remove(former)
+        compiler.commit_now()
+        assert shards(compiler, (GatewayName(f"platform/next-{order}"),)) == both
+        former = next_one
+    save(compiler, ("a.test", "old"), gateway="next-1", listener="last")
+    assert old < shards(compiler, (GatewayName("platform/next-1"),))
+    assert {group.rpartition(":")[2] for _, group in compiler.tables.kept_chains.rows} == {"new"}
+
+
+def test_a_listener_that_gets_another_certificate_and_another_name_at_once_drains_what_it_had() -> None:
+    compiler = Compiler()
+    save(compiler, ("a.test", "old"))
+    old = shards(compiler)
+    save(compiler, ("a.test", "new"), listener="web")
+    assert old < shards(compiler)
+
+
+def test_a_gateway_that_gets_another_name_while_its_listener_moves_drains_what_it_had() -> None:
+    compiler = Compiler()
+    plain(compiler, "edge", 8080)
+    old = names(compiler)["shards"]
+    compiler.remove(ObjectRef("files", "GatewaySpec", "platform", "edge"))
+    plain(compiler, "next", 8081)
+    assert old < names(compiler, (GatewayName("platform/next"),))["shards"]
+
+
+def test_a_listener_that_is_somewhere_else_gets_nothing_of_one_that_is_gone() -> None:
+    """Connections of one port do not reach what only another one was for."""
+    compiler = Compiler()
+    plain(compiler, "edge", 8080)
+    old = names(compiler)["shards"]
+    compiler.remove(ObjectRef("files", "GatewaySpec", "platform", "edge"))
+    plain(compiler, "apart", 8081, role="other")
+    assert not old & names(compiler, (GatewayName("platform/apart"),))["shards"]
+    plain(compiler, "there", 8082)
+    compiler.remove(ObjectRef("files", "GatewaySpec", "platform", "apart"))
+    compiler.commit_now()
+    assert not compiler.tables.kept_chains.rows

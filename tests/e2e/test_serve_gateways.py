@@ -214,6 +214,24 @@ def test_connections_that_are_open_are_answered_when_their_listener_moves(plane:
         assert (response.status, response.body) == (200, b"edited")
 
 
+def test_connections_that_are_drained_are_answered_when_their_gateway_gets_another_name(plane: Plane) -> None:
+    """To proxies it is the same; they got 401 and then 500 for as long as they were open."""
+    port, other = free_port(), free_port()
+    plane.write(gateway(port=port))
+    plane.start().ready()
+    plane.envoy().ready()
+    with Connection(port) as connection:
+        assert connection.request("/", "x.example").body == b"edge"
+        plane.write(gateway(port=other))
+        until(lambda: answers(other, "edge"), "it has moved")
+        plane.write(gateway("renamed", port=other))
+        until(lambda: answers(other, "renamed"), "it has another name")
+        for _ in range(50):
+            response = connection.request("/", "x.example")
+            assert (response.status, response.body in {b"edge", b"renamed"}) == (200, True)
+        assert response.body == b"renamed"
+
+
 def test_a_listener_that_no_proxy_takes_elsewhere_stays_where_it_was(plane: Plane) -> None:
     """An address that belongs to no machine here: the former one is open still, and has its routes."""
     port = free_port()
