@@ -39,7 +39,6 @@ class Order:
         "_timing",
         "_told",
         "_types",
-        "_unheard",
         "_view",
         "_window",
         "deadline",
@@ -58,7 +57,6 @@ class Order:
         self._aggregated = aggregated
         self._secrets: tuple[int, float] | None = None
         self._told = self._read = 0  # the number of the last change that was sent, and of what it has said something of
-        self._unheard: float | None = None  # when it said something, or was sent a change, of which it says nothing
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
         self.expected: dict[str, Expectation] = {}
@@ -75,33 +73,36 @@ class Order:
         self.deadline = None
         self._view = view
 
-    def told(self, progress: Progress, number: int, now: float) -> None:
+    def told(self, number: int) -> None:
         """The client was sent a change, as this response of the stream."""
-        if progress.follows:
-            self._told = number
-            if self._unheard is None:
-                self._unheard = now
+        self._told = number
 
     def heard(self, now: float) -> None:
         """The client has said something. If it stood still before, that time does not count."""
-        if self._unheard is not None:
-            if (silent := now - self._unheard) > self._timing.phase:
-                self.postpone(min(silent, self._timing.silent))
-            self._unheard = now  # it may stand still since, if that is not all that it was told
+        if (limit := self._unread()) is not None and now >= limit:
+            self.postpone(min(now - limit + self._timing.phase, self._timing.silent))
+            self._read = self._told
 
     def still_until(self, now: float) -> float | None:
         """Until when nothing is sent to a client that stands still; None when it does not, or not for long enough."""
+        limit = self._unread()
+        return limit + self._timing.silent if limit is not None and limit <= now < limit + self._timing.silent else None
+
+    def _unread(self) -> float | None:
+        """By when the client should have said something of the first change of which it has not, nor of what came after."""
         if self._read >= self._told:
-            self._unheard = None
-        if self._unheard is None:
             return None
-        began = self._unheard + self._timing.phase
-        return began + self._timing.silent if began <= now < began + self._timing.silent else None
+        limits = [
+            push.limit
+            for progress in self._types.values()
+            if progress.follows
+            for push in progress.in_flight
+            if push.number > self._read and push.limit >= push.sent + self._timing.phase
+        ]
+        return min(limits, default=None)
 
     def postpone(self, seconds: float) -> None:
         """For so long the client, or this process, stood still: no wait was over in that time."""
-        if self._unheard is not None:
-            self._unheard += seconds
         if self._secrets is not None:
             self._secrets = self._secrets[0], self._secrets[1] + seconds
         for expectation in self.expected.values():

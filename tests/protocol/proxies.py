@@ -26,7 +26,7 @@ from controlplane.xds.holds import Family, Holds, family
 from controlplane.xds.session import Session
 from controlplane.xds.sotw import SotwSession
 from controlplane.xds.wire import Encoder
-from tests.protocol.dialogue import CDS, EDS, LDS, PART, SRDS, eds_cluster, removed
+from tests.protocol.dialogue import CDS, EDS, LDS, PART, SRDS, Change, eds_cluster, removed
 
 TYPES = (CDS, EDS, LDS, SRDS)
 LOST_AFTER = 37.0
@@ -97,6 +97,7 @@ class Proxy:
         self.accepted: dict[str, str] = {}
         self.life = 0
         self.session: Session | None = None
+        self.outdated = False
         self.stands_still_until = 0.0
         self.refusals: dict[tuple[str, str, str], int] = {}
         self.received = 0
@@ -105,8 +106,10 @@ class Proxy:
     # -- the wire ----------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """A new stream: everything that it holds is told."""
+        """A new stream: everything that it holds is told. Who stands still begins it when it goes on."""
         self.life += 1
+        if self.fleet.now < self.stands_still_until:
+            return
         fleet = self.fleet
         fleet.joined(self)
         kind = SotwSession if self.manner.sotw else DeltaSession
@@ -148,6 +151,9 @@ class Proxy:
         if self.session is None:
             return
         fleet, life = self.fleet, self.life
+        if self.outdated:
+            self.outdated = False
+            self.session.changed(fleet.now)
         for data in self.session.poll(fleet.now):
             self.down = max(self.down, fleet.now + fleet.chance.uniform(0.2, 1) * self.manner.latency)
             fleet.at(self.down, lambda data=data: self._read(life, data))
@@ -346,6 +352,8 @@ class Fleet:
         self._stopped_until = self.now + seconds
 
     def _look_again(self) -> None:
+        for proxy in self.proxies:
+            proxy.outdated = True  # nothing is sent to it before the server has looked
         if not self._due:
             self._due = True
             self.at(self.now, self._look, server=True)
@@ -353,9 +361,7 @@ class Fleet:
     def _look(self) -> None:
         self._due = False
         for proxy in self.proxies:
-            if proxy.session is not None:
-                proxy.session.changed(self.now)
-                proxy.poll()
+            proxy.poll()
 
     def _takers(self, resource: Resource) -> set[Family]:
         found: set[Family] = set()
@@ -369,7 +375,14 @@ class Fleet:
         """There is this now, and nothing else."""
         gone = [removed(url, name) for url, name in self.world if (url, name) not in world]
         self.world = world
-        self.store.publish({PART: [*((url, name, one) for (url, name), one in world.items()), *gone]})
+        changes = [*((url, name, one) for (url, name), one in world.items()), *gone]
+        if self.now < self._stopped_until:
+            self.at(self.now, lambda: self._publish(changes), server=True)
+        else:
+            self._publish(changes)
+
+    def _publish(self, changes: list[Change]) -> None:
+        self.store.publish({PART: changes})
         self._look_again()
 
     def join(self, name: str, manner: Manner) -> Proxy:
