@@ -84,6 +84,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     import difflib  # only on the error path: it costs 5 ms at start
 
     names = sorted(set(known))
+    if alike := next((name for name in names if name.lower() == word.lower()), None):
+        return f'did you mean "{alike}"?'
     if close := difflib.get_close_matches(word, names, 1):
         return f'did you mean "{close[0]}"?'
     if not names:

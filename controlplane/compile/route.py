@@ -5,6 +5,7 @@ A route that cannot be compiled as it is written answers 503 and says why; it ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -55,6 +56,9 @@ from controlplane.spec.match import Match
 from controlplane.spec.route import Redirect, Retry, Route, Transform
 
 _NO_RETRY, _NO_TRANSFORM, _NO_CHANGES = Retry(), Transform(), HeaderChanges()
+
+_CLASSES = re.compile(r"\[[^]]*\]")
+"""The character classes of a regex, near enough for a warning."""
 
 DISABLED_BODY = "this route is not configured correctly\n"
 """What a route with errors answers, with 503."""
@@ -134,6 +138,17 @@ def _check_matches(around: Surroundings, problems: Problems, gateway: GatewayNam
                 "use replaceRegex or replaceFull",
             )  # fmt: skip
         kind, text = match.path.said
+        if kind != "regex" and "/:" in text:
+            problems.warning(
+                codes.IMPOSSIBLE, f"match[{index}].path.{kind}",
+                f'":" stands for itself in "{text}": there is no segment here that may be anything',
+                "in a template such a segment is {name} or *",
+            )  # fmt: skip
+        if kind == "regex" and "/*" in _CLASSES.sub("", text):
+            problems.warning(
+                codes.IMPOSSIBLE, f"match[{index}].path.regex",
+                f'"/*" in "{text}" is any number of slashes, and nothing else', 'anything is ".*", a segment "[^/]+"',
+            )  # fmt: skip
         if kind in ("exact", "prefix") and "*" in text:
             problems.warning(
                 codes.IMPOSSIBLE, f"match[{index}].path.{kind}", f'"*" stands for itself in "{text}", and for nothing else',

@@ -159,6 +159,8 @@ def _found(model: type[BaseModel], detail: ErrorDetails, data: Any) -> _Found:
     if code is Code.WRONG_TYPE and value is not None:
         if _WANTED.get(kind) == "a mapping":
             help = example(model, path)
+        elif isinstance(value, dict) and path[-1:] in (("gateway",), ("service",)):
+            help = 'write it as "namespace/name"'
         elif path[-1:] == ("weight",):
             help = _SHARES
     return _Found(code, message, path, help)

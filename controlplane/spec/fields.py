@@ -41,10 +41,15 @@ _CALLED_HERE: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("certificaterefs", "secret", "secretname"), ("secretRef", "certificate")),
     **dict.fromkeys(("labels", "matchexpressions"), ("matchLabels", "selector")),
     **dict.fromkeys(("providers", "requirement", "requires"), ("anyOf",)),
+    **dict.fromkeys(("parentref", "parentrefs"), ("gateway",)),
+    **dict.fromkeys(("entrypoints", "sectionname"), ("listeners",)),
+    **dict.fromkeys(("host", "hostname", "ip"), ("address", "hosts", "host")),
+    **dict.fromkeys(("insecure", "insecureskipverify", "verify"), ("mode",)),
     **dict.fromkeys(("circuitbreakers", "maxconnections"), ("limits",)),
     **dict.fromkeys(("jwksuri", "remotejwks"), ("jwks",)),
     "name": ("backend", "service"),
     "saferegex": ("path", "regex"),
+    "value": ("exact",),
 }
 """What other words, in small letters without `_` and `-`, are called here; the first that is possible counts."""
 
@@ -54,19 +59,20 @@ def meant(field: str, model: type[BaseModel], path: Path) -> str:
     import difflib  # only on the error path: it costs 5 ms at start
 
     known = names(model, path)
-    for ours in _CALLED_HERE.get(re.sub(r"[_-]", "", field.lower()), ()):
-        if ours in known:
-            return f'did you mean "{ours}"?'
+    words = _CALLED_HERE.get(re.sub(r"[_-]", "", field.lower()), ())
+    if ours := next((one for one in words if one in known), None):
+        return f'did you mean "{ours}"?'
     if difflib.get_close_matches(field, known, 1, _CLOSE):
         return nearest(field, known)
     levels: list[tuple[str, Any]] = [("", one) for one in at(model, path)]
     for _ in range(_DEEP):
         levels = [(f"{where}{name}", inner) for where, one in levels for name, inner in _below(one)]
-        found = dict.fromkeys(f"{where}.{field}" for where, one in levels if field in _names(one))
+        possible = [(where, {*_names(one)}) for where, one in levels]
+        found = dict.fromkeys(f"{where}.{word}" for where, has in possible for word in (field, *words) if word in has)
         of_one = [one for one in found if "[]" not in one] or list(found)  # rather than of each of several
         if of_one:
-            words = " or ".join(f'"{one}"' for one in of_one)
-            return f"did you mean {words}?" if len(of_one) <= _FEW else nearest("", known)
+            places = " or ".join(f'"{one}"' for one in of_one)
+            return f"did you mean {places}?" if len(of_one) <= _FEW else nearest("", known)
         levels = [(f"{where}.", one) for where, one in levels]
     return nearest(field, known)
 

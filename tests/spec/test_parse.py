@@ -118,7 +118,7 @@ def test_all_errors_of_all_documents_come_at_once_with_their_places() -> None:
         (
             "protocol: HTTPS",
             "protocol: https",
-            'spec.listeners[https].protocol: "https" is not possible here (known: HTTP, HTTPS)',
+            'spec.listeners[https].protocol: "https" is not possible here (did you mean "HTTPS"?)',
         ),
         (
             "kind: GatewaySpec",
@@ -195,6 +195,22 @@ ROUTE = "spec.routes[root]"
         ),
         ("public:", "rateLimit: {}\n      public:", f'{ROUTE}: unknown field "rateLimit" (did you mean "use"?)'),
         ("public: true", "auth: {requires: corp}", f'{ROUTE}.auth: unknown field "requires" (did you mean "anyOf"?)'),
+        ("gateway:", "parentRefs:", 'spec: unknown field "parentRefs" (did you mean "gateway"?)'),
+        (
+            "gateway: platform/edge",
+            "gateway: {name: edge, namespace: platform}",
+            'spec.gateway: must be a text, not a mapping (write it as "namespace/name")',
+        ),
+        (
+            "backends:",
+            "hostnames: [a]\n  backends:",
+            'spec: unknown field "hostnames" (did you mean "routes[].hosts"?)',
+        ),
+        (
+            "members:",
+            "protocol: http2\n      members:",
+            'spec.backends[web].protocol: "http2" is not possible here (did you mean "HTTP2"?)',
+        ),
         # One level too high, in one place or in several; and a word that is only mistyped.
         ("path: {prefix: /}", "prefix: /", f'{ROUTE}.match[0]: unknown field "prefix" (did you mean "path.prefix"?)'),
         (
