@@ -17,7 +17,7 @@ from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import RESTING, Content, duplicate
 from controlplane.sources.reading import Signature
 from controlplane.spec.parse import Parsed, Piece, parse_piece
-from controlplane.spec.rows import rows
+from controlplane.spec.rows import Kind, rows
 
 
 class Document(msgspec.Struct):
@@ -100,12 +100,35 @@ def believed(shown: str, file: File, old: Content, *, rested: bool) -> tuple[Con
         doubt = "one of its documents does not say which object it is"
     elif file.in_place and broken:
         doubt = "one of its documents is broken"
-    elif unsure and (old.doubt or old.objects.keys() - objects.keys()):
+    elif unsure and (old.doubt or not _are_renamed(old.objects, objects)):
         doubt = RESTING
         wait = True
     else:
         doubt = ""
     return Content(objects, frozenset(broken), doubt, tuple(diagnostics)), wait
+
+
+def _are_renamed(before: Mapping[ObjectRef, SpecObject], now: Mapping[ObjectRef, SpecObject]) -> bool:
+    """Whether all that is missing are gateways with other names, and everything that they had: the file is not cut off.
+
+    Both at a time would be two gateways, of which one has the hosts and the other the routes of teams.
+    """
+    new = [spec for ref, spec in now.items() if ref not in before]
+    for ref in before.keys() - now.keys():
+        elements = _elements(before[ref])
+        heir = next((spec for spec in new if _may_be(spec.ref, ref) and elements <= _elements(spec)), None)
+        if heir is None:
+            return False
+        new.remove(heir)
+    return True
+
+
+def _may_be(now: ObjectRef, before: ObjectRef) -> bool:
+    return now.kind == before.kind == "GatewaySpec" and now.namespace == before.namespace
+
+
+def _elements(spec: SpecObject) -> set[tuple[Kind, str]]:
+    return {(kind, key.element) for kind, key in spec.rows}
 
 
 def _is_less(now: SpecObject, before: SpecObject | None) -> bool:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from controlplane.names import ObjectRef
 from controlplane.sources import files, watching
 from controlplane.sources.files import FileSource
+from tests.e2e.plane import gateway
 from tests.sources.rig import denied, mount, replace_file, running
 from tests.spec.documents import file, routes
 from tests.support.waiting import PATIENCE
@@ -230,6 +232,26 @@ def test_a_removal_written_in_place_counts_when_the_file_rested(tmp_path: Path) 
             await sink.until(lambda: sink.port("a") == 9001)
             await sink.until(lambda: sink.names == ["a"])
             assert sink.said == {}
+
+    asyncio.run(scenario())
+
+
+def test_a_gateway_that_gets_another_name_in_place_is_not_there_twice(tmp_path: Path) -> None:
+    """For as long, one of the two had the hosts, and the other the routes of RouteSpecs: 404."""
+
+    async def scenario() -> None:
+        path = tmp_path / "all.yaml"
+        path.write_text(file(document("edge"), routes("a")))
+        async with running(FileSource(tmp_path, settle_seconds=3600)) as sink:
+            path.write_text(file(document("next"), routes("a", 9001)))
+            await sink.until(lambda: sink.port("a") == 9001)
+            assert sink.names == ["a", "next"]
+            path.write_text(file(document("last")))
+            await sink.until(lambda: "last" in sink.names)
+            assert sink.names == ["a", "last", "next"], "this one may be cut off"
+
+    def document(name: str) -> str:
+        return yaml.safe_dump(gateway(name))
 
     asyncio.run(scenario())
 
