@@ -49,8 +49,9 @@ class SpecWatch:
         last_good: Mapping[ObjectRef, str],
         hold_seconds: float,
         noticed: Callable[[ObjectRef], None],
+        told_before: int = 0,
     ) -> None:
-        """Begin to watch. `last_good`: texts of objects that were in force before.
+        """Begin to watch. `last_good`: texts of objects that were in force before, when the cluster was at `told_before`.
 
         `hold_seconds`: how long objects stay whose definition was removed. `noticed` is called when an object is there, or
         has another generation or status than before.
@@ -63,12 +64,19 @@ class SpecWatch:
                 plural = f"{kind.lower()}s"
                 documents = Documents(source, kind, scope, last_good, sink)
                 path = collection(_GROUP, scope, plural)
-                reflector = watches.watch(named(plural, scope), path, documents, prepare=documents.prepare)
+                reflector = watches.watch(
+                    named(plural, scope), path, documents, prepare=documents.prepare, highest=told_before
+                )
                 documents.noticed = noticed
                 documents.ask_again = reflector.list_again
                 documents.ask_release = partial(self._hold, documents, plural, named(plural, scope))
                 documents.ask_definition = partial(self._ask, documents, plural, named(plural, scope))
                 self._documents.append((documents, reflector))
+
+    @property
+    def held(self) -> bool:
+        """Whether objects are held."""
+        return any(documents.held for documents, _ in self._documents)
 
     def seen(self, ref: ObjectRef) -> Seen | None:
         """The object as the API server has it, or None."""

@@ -106,11 +106,6 @@ class ServiceWatch:
     def _watch(self, name: str, path: str, mirror: Mirror) -> Reflector:
         return self._watches.watch(name, path, mirror, highest=self._told_before)
 
-    @property
-    def told(self) -> int:
-        """The highest version that was told: all kinds of a cluster are counted together."""
-        return max((one.highest for pair in self._reflectors.values() for one in pair if one.health.listed), default=0)
-
     def _is_restored(self, key: Key) -> bool:
         """Whether a service stays as it was before this process began, unless it is read for a second time."""
         return self._catalog.setback.is_restored(key) and not self._catalog.is_confirming(key)

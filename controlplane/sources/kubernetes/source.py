@@ -148,7 +148,8 @@ class KubernetesSource:
     @property
     def told(self) -> int:
         """The highest version that the cluster has told; 0 when it has told none, or lacks what it told."""
-        return self._services.told if self._started and self._catalog.setback.reason is None else 0
+        lacks = self._catalog.setback.reason is not None or (self._specs is not None and self._specs.held)
+        return self._watches.told if self._started and not lacks else 0
 
     # -- custom resources ----------------------------------------------------------------------------------------
 
@@ -172,7 +173,14 @@ class KubernetesSource:
             self._services = ServiceWatch(self._catalog, self._regions, watches, watched.namespaces, self._told_before)
             if watched.specs:
                 self._specs = SpecWatch(
-                    self.name, watches, sink, watched.namespaces, self._last_good, self.hold_seconds, self.noticed
+                    self.name,
+                    watches,
+                    sink,
+                    watched.namespaces,
+                    self._last_good,
+                    self.hold_seconds,
+                    self.noticed,
+                    self._told_before,
                 )
             self._started = True
             self._told = False

@@ -144,16 +144,18 @@ class Documents:
             self._see(ref, seen)
         listed = self._listed.keys()
         same = any(self._is_same(ref) for ref in listed - self._newcomers)
-        anew = self.suspicious and not same
+        anew = (self.suspicious or rewound) and not same
         self.suspicious = False
         for ref, read in self._read.items():
             self._put(ref, read)
+        if rewound and anew:
+            self.restore()
         if same:
             self._remove((self._judged & self._held) - listed)
         self._judging -= self._judged
         lacking = (self._objects.keys() | self._last_good.keys()) - listed - self._held - self.doubted
         if anew:
-            self._hold(lacking & self._objects.keys())
+            self._hold(lacking & self._objects.keys(), lost=rewound)
             self._newcomers |= listed
             lacking -= self._held
         certain = lacking & self._missing
@@ -241,12 +243,14 @@ class Documents:
         if refs:
             self.ask_definition()
 
-    def _hold(self, refs: set[ObjectRef]) -> None:
+    def _hold(self, refs: set[ObjectRef], *, lost: bool = False) -> None:
         self._held |= refs
         self._unjudged |= refs
         self.doubted -= refs
         for ref in refs:
             message = f"the definition of {self._kind} was removed from the cluster, and this object with it"
+            if lost:
+                message = "the data of the cluster went back (a backup, an empty disk?), and this object is not in them"
             help = "in force for now; put it back, or delete it once the definition is there again"
             said = Diagnostic(Code.REMOVAL_HELD, message, "", help, Severity.WARNING, ref.subject, self._place(ref))
             self._say(ref, (said,))

@@ -89,6 +89,11 @@ class Watches:
         """Whether everything has been read once, or has failed."""
         return all(one.health.answered for name, one in self._reflectors.items() if name not in self._optional)
 
+    @property
+    def told(self) -> int:
+        """The highest version that was told: all kinds of a cluster are counted together."""
+        return max((one.highest for one in self._reflectors.values() if one.health.listed), default=0)
+
     def fails(self, name: str) -> bool:
         """Whether this is watched and cannot be read."""
         reflector = self._reflectors.get(name)

@@ -440,6 +440,25 @@ def test_a_cluster_that_cannot_be_read_at_the_start_serves_what_was_in_force(
     asyncio.run(scenario())
 
 
+def test_what_a_cluster_lost_with_its_data_while_nobody_looked_is_in_force_for_a_time(
+    cluster: Kubernetes, namespace: str, kubeconfig: Path
+) -> None:
+    """Its definitions are there again before its objects are."""
+
+    async def scenario() -> None:
+        before = Before({route_ref(namespace): valid(namespace)}, told=2**62)
+        source = KubernetesSource("test", Access(kubeconfig), specs_of(namespace), before=before, hold_seconds=4.0)
+        async with watching(kubeconfig, source=source) as (sink, _):
+            assert set(sink.objects) == {route_ref(namespace)}
+            assert sink.codes == ["GW0305"]
+            assert source.told == 0
+            await sink.until(lambda: not sink.objects)
+            assert sink.calls[-1] == f"remove {route_ref(namespace).name}"
+            assert not sink.codes
+
+    asyncio.run(scenario())
+
+
 def test_a_kind_that_fails_at_the_start_is_a_failure_once_the_others_have_answered(
     cluster: Kubernetes, namespace: str, kubeconfig: Path
 ) -> None:
