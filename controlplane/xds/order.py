@@ -121,6 +121,8 @@ class Order:
         held = self._windowed(progress, now)
         if now >= lane.cap or not self._aggregated:
             return held
+        if now < progress.grace and types.EXTENSION in progress.kind.after and types.EXTENSION not in self._types:
+            return self._until(progress.grace, lane.cap)  # Envoy comes back for routes before it does for filters
         for url in progress.kind.after:
             if (other := self._types.get(url)) is not None and not (progress.whole and other.additions.answering):
                 held |= self._until(other.additions.blocks(wanted, now), lane.cap)

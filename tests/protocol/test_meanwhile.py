@@ -97,6 +97,7 @@ def test_what_a_client_has_of_an_earlier_process_is_removed_though_it_refused_wh
     client = fleet.join()
     had = {"x": Resource(SRDS, "x", b"of before").version, "y": client.version(SRDS, "y")}
     client.send(SRDS, ["*"], initial=had)
+    client.advance(0.3)
     client.nack(client.expect_names(SRDS, ["x"]), "no")
     fleet.settle()
     fleet.publish(removed(SRDS, "x"))

@@ -167,6 +167,7 @@ def test_others_and_new_nodes_are_shown_the_last_good_content() -> None:
     resumed = fleet.join(node="n5")
     resumed.send(SRDS, initial={each.name: each.version for each in message.resources})
     resumed.take(SRDS)
+    resumed.advance(0.3)
     fleet.publish(resource(SRDS, "a", "mended"))
     for client in (first, second, new, resumed):
         assert bodies(client.take(SRDS, ["a"])) == [b"mended"]

@@ -506,10 +506,12 @@ def test_a_refused_cluster_put_right_lets_its_routes_go() -> None:
 
 
 def test_a_resume_is_gated_too_but_briefly() -> None:
-    client = Delta(resource(CDS, "a", "2"), resource(SRDS, "a", "2"))
+    client = Delta(resource(CDS, "a", "2"), resource(SRDS, "a", "2"), resource(ECDS, "a"))
     client.send(CDS, initial={"a": "old"})
     client.send(SRDS, initial={"a": "old"})
     clusters = client.expect_names(CDS, ["a"])
+    client.send(ECDS, ["a"])
+    client.take(ECDS, ["a"])
     client.expect_nothing()
     client.ack(clusters)
     client.take(SRDS, ["a"])
@@ -539,4 +541,34 @@ def test_rotation_pushes_one_secret() -> None:
     client.take(SDS, ["a", "b"])
     client.publish(resource(SDS, "b", "2"))
     client.take(SDS, ["b"])
+    client.expect_nothing()
+
+
+def test_routes_of_a_client_that_comes_back_wait_for_it_to_ask_for_filters() -> None:
+    """Envoy asks for scopes first, and a route may name what only the changed filter has: 403 until that arrives."""
+    client = Delta(resource(LDS, "a"), resource(SRDS, "a", "2"), resource(ECDS, "jwt", "2"))
+    client.send(LDS, initial={"a": client.version(LDS, "a")})
+    client.take(LDS)
+    client.send(SRDS, initial={"a": "old"})
+    client.expect_nothing()
+    client.send(ECDS, ["jwt"], initial={"jwt": "old"})
+    filters = client.expect_names(ECDS, ["jwt"])
+    client.ack(filters)
+    client.take(SRDS, ["a"])
+    client.expect_nothing()
+
+
+def test_routes_of_a_client_that_comes_back_and_asks_for_no_filters_wait_a_moment() -> None:
+    client = Delta(resource(SRDS, "a", "2"))
+    client.send(SRDS, initial={"a": "old"})
+    client.expect_nothing()
+    client.advance(0.3)
+    client.take(SRDS, ["a"])
+    client.expect_nothing()
+
+
+def test_routes_of_a_client_that_comes_back_with_all_of_them_are_answered_at_once() -> None:
+    client = Delta(resource(SRDS, "a"))
+    client.send(SRDS, initial={"a": client.version(SRDS, "a")})
+    client.take(SRDS)
     client.expect_nothing()
