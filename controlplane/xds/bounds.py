@@ -21,11 +21,15 @@ class Timing:
     """By how much a poll that was due may be late. After more this process stood still, which counts for no wait: what clients
     said meanwhile is read in a moment, for which as much is added to the waits."""
     answer: float = 0.5
-    """For the ACK of an answer to a first request or a resume: the client may well not wait for anything."""
+    """For the ACK of an answer to a first request: the client may well not wait for anything. What changed while it was away is a
+    change."""
     warming: float = 0.5
     """For a client to ask for the load assignment of a new cluster, from its ACK of the cluster: Envoy does at once."""
     grace: float = 0.2
-    """After a resume, for the requests of the other types, before anything that the client still holds is removed."""
+    """After a resume, for the requests of the other types, before what depends on them is sent."""
+    keeps: float = 1.0
+    """After a resume, before anything that the client still holds is removed: requests come together, but for a packet that is
+    lost and repeated, and what is gone is in nobody's way."""
     refused: float = 300.0
     """For removals after a NACK: what the client goes on using may need what would be removed."""
 

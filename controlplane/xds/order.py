@@ -148,8 +148,8 @@ class Order:
         They wait for all additions, and for the removals that go before.
         """
         wanted = progress.removals.wanted if wanted is None else wanted
-        if now < progress.grace:
-            return self._until(progress.grace)
+        if now < progress.keeps:
+            return self._until(progress.keeps)
         held = self._windowed(progress, now)
         for other in self.of_additions:
             held |= self._until(other.additions.blocks_removal(wanted, now))

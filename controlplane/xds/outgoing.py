@@ -185,7 +185,7 @@ class Outgoing(ABC):
         if not progress.whole or whole:
             progress.whole = progress.finish = False
         progress.sent_now(listing)
-        bound = self._timing.answer if answers else self._timing.phase
+        bound = self._timing.answer if answers and not changed else self._timing.phase
         responses = []
         for draft, part in zip(drafts, parts, strict=True):
             if draft is None:

@@ -76,7 +76,7 @@ class Progress:
 
     __slots__ = (
         "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "follows", "gone", "grace", "in_flight",
-        "initial", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "resumed", "returning", "sent",
+        "initial", "keeps", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "resumed", "returning", "sent",
         "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "unsure", "whole",
     )  # fmt: skip
 
@@ -91,7 +91,8 @@ class Progress:
         self.finish = False  # one answer is due, even an empty one
         self.initial: Sequence[bytes] = ()  # versions of a resume that no view was there to compare with
         self.resumed = False  # the client came back with versions
-        self.grace = 0.0
+        self.grace = 0.0  # until then other types may not have been asked for by a client that came back
+        self.keeps = 0.0  # until then it keeps what is gone
         self.beats: Heartbeats | None = None  # of resources with a TTL, which most streams never see
         self.large = False  # a response was too large for some clients, which was told
         self.additions = Lane()

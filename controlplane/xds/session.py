@@ -14,7 +14,6 @@ from controlplane.resources import Resource
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import checks, difference, isolation, types, virtual_hosts
 from controlplane.xds.blame import quotable
-from controlplane.xds.difference import Wanted
 from controlplane.xds.inventory import InventoryItem, inventory
 from controlplane.xds.isolation import took
 from controlplane.xds.nodes import Ended, Node, Status
@@ -174,9 +173,11 @@ class Session(Outgoing):
             self._holds.resumed(self.node, progress.kind.url, had)
         # The cluster of an expected load assignment was just sent, and waits for it, unchanged or not.
         unsure = self._order.expected if progress.kind.url == types.LOAD_ASSIGNMENT else ()
-        difference.resumed(progress, view, had, unsure, Wanted(self._tick, now + self._timing.answer))
+        difference.resumed(progress, view, had, unsure, self._wanted(now))
         if self._only is None:
-            progress.grace = now + self._timing.grace
+            progress.grace, progress.keeps = now + self._timing.grace, now + self._timing.keeps
+        if view.substitutes(progress.kind.url):
+            progress.spared_until = now + self._timing.refused  # what it has instead may name what is gone
 
     # -- what the client says of it ------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.xds import difference
+from controlplane.xds.bounds import Timing
 from tests.protocol.dialogue import (
     CDS,
     ECDS,
@@ -120,7 +121,7 @@ class EnvoyLike(RuleBasedStateMachine):
         if self.client is None:
             return
         self.settle()
-        self.client.advance(0.3)  # the grace of a resume
+        self.client.advance(Timing().keeps)
         self.settle()
         expected: dict[str, dict[str, bytes]] = {CDS: {}, EDS: {}, LDS: {}, ECDS: {}, SRDS: {}}
         for (url, name), found in self.world.items():

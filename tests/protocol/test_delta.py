@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.xds.bounds import Timing
 from tests.protocol.dialogue import CDS, ECDS, EDS, LDS, RDS, SDS, SRDS, Delta, removed, resource
 
 
@@ -229,7 +230,9 @@ def test_a_resume_hears_of_what_is_gone_after_a_moment_for_the_other_types() -> 
     client = Delta(resource(CDS, "a"))
     client.send(CDS, initial={"a": client.version(CDS, "a"), "gone": "1"})
     client.expect_nothing()
-    client.advance(0.3)
+    client.advance(Timing().keeps - 0.1)
+    client.expect_nothing()
+    client.advance(0.2)
     client.take(CDS, removed=["gone"])
     client.expect_nothing()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from controlplane.xds.bounds import Timing
 from tests.protocol.dialogue import CDS, ECDS, LDS, SDS, SRDS, Delta, Sotw, removed, resource, synced
 
 
@@ -280,10 +281,12 @@ def test_a_resume_gets_what_is_late_after_its_routes_in_whatever_order_it_asks(f
     client.take(ECDS, ["a"])
     client.take(SRDS, ["b"])
     client.expect_nothing()
-    client.advance(0.21)
+    client.advance(Timing().grace + 0.01)
     table = client.expect_names(ECDS, ["table"])
     client.expect_nothing()
     client.ack(table)
+    client.expect_nothing()
+    client.advance(Timing().keeps)
     client.take(SRDS, removed=["a"])
     client.expect_nothing()
 

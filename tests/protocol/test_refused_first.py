@@ -250,6 +250,25 @@ def test_what_others_took_over_may_be_what_a_client_that_comes_back_refuses_and_
     old.take(SRDS, b"2", b"1")
 
 
+def test_who_comes_back_with_something_in_the_place_of_what_is_held_back_keeps_what_that_leads_to() -> None:
+    """Nothing good is known of the route, so the client keeps its own; it would lead to a cluster that is gone."""
+    fleet = Fleet(resource(CDS, "new"), _to("r", "new", "bad"))
+    other = fleet.join(node="other")
+    other.send(CDS)
+    other.take(CDS, ["new"])
+    other.send(SRDS)
+    other.nack(other.expect_names(SRDS, ["r"]), "no")
+    fleet.settle()
+    client = fleet.join(node="back")
+    client.send(CDS, ["*"], initial={"old": "1", "new": client.version(CDS, "new")})
+    client.send(SRDS, ["*"], initial={"r": "1"})
+    client.inbox.clear()
+    client.advance(200)
+    client.expect_nothing()
+    client.advance(101)
+    client.take(CDS, removed=["old"])
+
+
 def test_a_cluster_that_is_gone_is_not_shown_again_when_nobody_knows_its_endpoints() -> None:
     fleet = Fleet(eds_cluster("old"), resource(EDS, "old"), eds_cluster("new"), resource(EDS, "new"), _to("r", "old"))
     former = fleet.join(node="former")
