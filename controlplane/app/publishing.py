@@ -9,7 +9,6 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
@@ -33,7 +32,8 @@ from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.server import XdsServer
 
 RETURN_SECONDS = 90.0
-"""For proxies to come back after a start, with what they had: Envoy waits up to 30 s between two attempts."""
+"""For proxies to come, or come back, with what they had: from another replica, or after a start. Envoy waits up to 30 s between
+two attempts."""
 
 
 @dataclass(slots=True)
@@ -68,9 +68,9 @@ class Publishing:
             self.fleet.select(self.selectors(), set(self.compiler.views()))
         leaving = (self.requirements.leaving(commit.requirements), self.limits.leaving(commit.limits))
         releases = [release for release in leaving if release is not None]
-        if self.fleet.ready and (releases or sequence != before):
-            self.fleet.published(sequence, event_time, partial(_call, releases) if releases else None)
-        elif releases:  # while this process was not there: proxies come back with routes that name them
+        if self.fleet.ready and sequence != before:
+            self.fleet.published(sequence, event_time)
+        if releases:  # proxies that are not connected, here or at all, come back with routes that name them
             asyncio.get_running_loop().call_later(RETURN_SECONDS, _call, releases)
         if commit.fleet_changed or sequence != before:
             self.server.changed()

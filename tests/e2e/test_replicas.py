@@ -17,6 +17,7 @@ from tests.support.backends import HttpBackend
 from tests.support.envoy import Envoy
 from tests.support.ports import free_port
 from tests.support.relay import Relay
+from tests.support.tokens import key_set, rsa_key
 from tests.support.waiting import until
 
 TYPES = (types.CLUSTER, types.LISTENER, types.SCOPED_ROUTES, types.EXTENSION, types.SECRET)
@@ -130,3 +131,24 @@ def pushed(plane: Plane, delta: bool) -> float:
 def changes(envoy: Envoy) -> dict[str, int]:
     """What has come and gone in Envoy so far."""
     return envoy.stats("(listener|cluster)_(added|modified|removed)$")
+
+
+def test_a_proxy_on_its_way_from_another_replica_finds_what_its_routes_require(tmp_path: Path) -> None:
+    """None is connected here when the provider gets another name: the routes that one may come with name the former."""
+    keys = {"inline": key_set(rsa_key())}
+
+    def named(provider: str) -> dict[str, Any]:
+        issuer = {"name": provider, "issuer": "https://id.example/", "audiences": ["a"], "jwks": keys}
+        route = respond("main", "/", "first") | {"public": None, "auth": {"anyOf": [{"jwt": provider}]}}
+        route = {key: value for key, value in route.items() if value is not None}
+        return gateway(routes=[route], identity={"jwt": [issuer]})
+
+    with Plane(tmp_path) as plane:
+        plane.write(named("former"))
+        plane.start().ready()
+        plane.write(named("latter"))
+        plane.barrier()
+        with Client(plane, None, labels={"role": "edge"}, tls=False) as client:
+            (known,) = client.ask(types.EXTENSION, "gatewayspec/jwt")
+        assert b"platform/edge|any:latter" in known.value
+        assert b"platform/edge|any:former" in known.value
