@@ -50,6 +50,7 @@ class _Underway:
     sequence: int
     event_time: float
     waiting: int
+    arrived: Callable[[], None] | None
 
 
 _by_sequence = attrgetter("sequence")
@@ -150,17 +151,21 @@ class Fleet:
 
     # -- progress ------------------------------------------------------------------------------------------------
 
-    def published(self, sequence: int, event_time: float) -> None:
-        """A publication goes out now."""
+    def published(self, sequence: int, event_time: float, arrived: Callable[[], None] | None = None) -> None:
+        """A publication goes out now; `arrived` is called when every stream has it (or after a bound)."""
         waiting = sum(reached < sequence for reached in self._reached.values())
         if waiting:
-            underway = _Underway(sequence, event_time, waiting)
+            underway = _Underway(sequence, event_time, waiting, arrived)
             self._underway.append(underway)
             asyncio.get_running_loop().call_later(SETTLE_BOUND, self._give_up, underway)
+        elif arrived is not None:
+            arrived()
 
     def _give_up(self, underway: _Underway) -> None:
         if underway in self._underway:
             self._underway.remove(underway)
+            if underway.arrived is not None:
+                underway.arrived()
 
     def _reaches(self, stream: int, sequence: int, *, ended: bool = False) -> None:
         """A stream has come to a sequence number, or ended; it costs what is new of it, however much others lack."""
@@ -178,6 +183,8 @@ class Fleet:
                 self._underway.remove(underway)
                 if not ended:
                     self._metrics.propagation_seconds.observe(time.monotonic() - underway.event_time)
+                if underway.arrived is not None:
+                    underway.arrived()
 
     # -- observer ------------------------------------------------------------------------------------------------
 

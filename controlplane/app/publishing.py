@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
@@ -68,10 +69,10 @@ class Publishing:
             self.fleet.select(self.selectors(), set(self.compiler.views()))
         leaving = (self.requirements.leaving(commit.requirements), self.limits.leaving(commit.limits))
         releases = [release for release in leaving if release is not None]
-        if self.fleet.ready and sequence != before:
-            self.fleet.published(sequence, event_time)
-        if releases:  # proxies that are not connected, here or at all, come back with routes that name them
-            asyncio.get_running_loop().call_later(RETURN_SECONDS, _call, releases)
+        if self.fleet.ready and (releases or sequence != before):
+            self.fleet.published(sequence, event_time, partial(_call_later, releases) if releases else None)
+        elif releases:  # while this process was not there
+            _call_later(releases)
         if commit.fleet_changed or sequence != before:
             self.server.changed()
         if all(status.answered for status in self.intake.sources.values()):  # others may name what nobody names yet
@@ -122,6 +123,11 @@ class Publishing:
         self.metrics.sequence.set(sequence)
         self.intake.register.say_all(issues)
         self.refusals.review()
+
+
+def _call_later(releases: Iterable[Callable[[], None]]) -> None:
+    """Proxies that are not connected, here or at all, come back with routes that name what would be released."""
+    asyncio.get_running_loop().call_later(RETURN_SECONDS, _call, releases)
 
 
 def _call(releases: Iterable[Callable[[], None]]) -> None:
