@@ -130,6 +130,7 @@ def resumed(progress: Progress, view: Substituted, had: Returned, unsure: Collec
     progress.whole, progress.resumed = False, True
     view.prove(url, had)
     versions = view.versions(url)
+    unsure = versions.keys() & unsure  # one that is gone meanwhile goes in its turn
     for name in had.missing.union(had.other):
         held = had.get(name)
         if name in unsure or held == versions.get(name):

@@ -162,7 +162,7 @@ def live(seed: int, steps: int = 15, **how: bool) -> None:
     one.mended()
 
 
-@pytest.mark.parametrize("seed", [*range(40), 205, 297])
+@pytest.mark.parametrize("seed", [*range(40), 205, 297, 347])
 def test_edits_reach_all_and_no_route_leads_to_nothing(seed: int) -> None:
     live(seed, bad=False)
 

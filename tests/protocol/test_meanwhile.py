@@ -404,6 +404,17 @@ def test_what_a_route_leads_to_stays_though_the_route_was_to_go_and_came_back_be
     client.take(CDS, removed=["old"])
 
 
+def test_endpoints_of_who_comes_back_stay_though_their_cluster_that_was_just_sent_is_gone() -> None:
+    """Its routes lead there, until they are others."""
+    client = Delta(eds_cluster("c", "2"), resource(EDS, "c"), resource(SRDS, "r"))
+    version = client.version(EDS, "c")
+    client.send(CDS, ["*"], initial={"c": "1"})
+    client.expect_names(CDS, ["c"])
+    client.publish(removed(CDS, "c"), removed(EDS, "c"))
+    client.send(EDS, ["c"], initial={"c": version})
+    client.expect_nothing()
+
+
 # -- a subscription --------------------------------------------------------------------------------------------------------
 
 
