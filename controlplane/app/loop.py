@@ -61,6 +61,10 @@ class CommitLoop:
         self._edits.pop(key, None)
         self._edits[key] = edit
 
+    def forget(self, key: Hashable) -> None:
+        """Do not do this after all."""
+        self._edits.pop(key, None)
+
     def waits(self, key: Hashable) -> bool:
         """Whether an edit with this key is not committed yet."""
         return key in self._edits or (self._sweeping and key in self.taken)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from controlplane.app.in_place import InPlace
 from controlplane.app.leaving import Leaving
@@ -22,10 +21,14 @@ class Requirements(Leaving[Requirement]):
         self, compiler: Compiler, loop: CommitLoop, in_place: InPlace, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(compiler.tables.requirements.rows, Compiler.release_requirement, loop, in_place, clock)
+        self._compiler = compiler
 
     def keep(self, touched: Iterable[Requirement]) -> None:
-        """Routes on proxies name these from now on: they stay in the filter until no proxy names them."""
+        """Routes on proxies name these from now on: they stay in the filter until no proxy names them.
+
+        At once: edits that came during the commit are before any that would be made now, and may take a provider away.
+        """
         for key in touched:
             if key in self._wanted:
-                self._loop.edit(("leaves", key), partial(Compiler.keep_requirement, key=key))
-        self._loop.flush(self._clock())
+                self._loop.forget(("leaves", key))
+                self._compiler.keep_requirement(key)

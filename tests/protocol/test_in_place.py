@@ -107,6 +107,9 @@ class World:
     def edit(self, key: Hashable, edit: Callable[[Compiler], None]) -> None:
         self.edits[key] = edit
 
+    def forget(self, key: Hashable) -> None:
+        self.edits.pop(key, None)
+
     def flush(self, _: float) -> None:
         edits, self.edits = self.edits, {}
         for edit in edits.values():
@@ -229,6 +232,15 @@ def test_a_requirement_leaves_after_the_bound_when_nothing_is_refused() -> None:
     assert world.requirement_names() == {CORP, PARTNER}
     world.passes(SETTLE_BOUND + 2)
     assert world.requirement_names() == {PARTNER}
+
+
+def test_a_requirement_stays_though_its_provider_goes_before_the_next_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two saves in a row: the second one waits already when the first is committed."""
+    world = World()
+    monkeypatch.setattr(world, "flush", lambda _: None)
+    world.save(text(provider="partner", alone=True))
+    world.save(text(alone=True))
+    assert world.requirement_names() == {CORP, PARTNER}
 
 
 def test_a_limit_stays_as_long_as_a_route_that_names_it_is_shown_in_the_place_of_a_refused_one() -> None:
