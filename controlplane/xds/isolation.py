@@ -170,7 +170,7 @@ def held(progress: Progress, before: Iterable[tuple[str, str]]) -> Iterator[tupl
 def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     """Something is held back, or not any more: it concerns what waits, and what was replaced so far.
 
-    Whether something is replaced now that was not.
+    Whether something is replaced now that was not, or is not shown any more: who has it, keeps it.
     """
     before, shown = progress.replaced, view.substitutes(progress.kind.url)
     if before is shown or not (before or shown):
@@ -185,7 +185,7 @@ def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     again = [(name, "") for name in gone if name not in progress.gone and name not in progress.changed]
     progress.show(shown)
     difference.touched(progress, view, [*back, *waiting, *again], wanted)
-    return not shown.keys() <= before.keys()
+    return any(name not in before or (good is None and before[name] is not None) for name, good in shown.items())
 
 
 def took(progress: Progress, view: Substituted, cursor: int, resource: Resource) -> bool:

@@ -349,7 +349,7 @@ class Fleet:
 
     def stop(self, seconds: float) -> None:
         """The control plane stands still."""
-        self._stopped_until = self.now + seconds
+        self._stopped_until = max(self._stopped_until, self.now + seconds)
 
     def _look_again(self) -> None:
         for proxy in self.proxies:
