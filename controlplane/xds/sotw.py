@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from envoy.config.endpoint.v3 import endpoint_pb2
+
 from controlplane.resources import Resource, version_entry
 from controlplane.snapshot.listing import Listing, followed
 from controlplane.xds.heartbeats import WRAPPED
@@ -14,7 +16,7 @@ from controlplane.xds.observer import Variant
 from controlplane.xds.progress import Progress
 from controlplane.xds.requests import SotwRequest, sotw_request
 from controlplane.xds.session import Session
-from controlplane.xds.types import WILDCARD
+from controlplane.xds.types import CLUSTER, LOAD_ASSIGNMENT, WILDCARD
 from controlplane.xds.wire import Draft
 
 
@@ -125,6 +127,7 @@ class SotwSession(Session):
 
     def _compose(self, progress: Progress, listing: Listing, *, answer: bool) -> Draft | None:
         if not progress.kind.full_state:
+            listing = self._with_ended(progress, listing)
             # Absence is said by the parent that no longer names it; an empty response would say nothing.
             # https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#deleting-resources
             if not listing.resources and not (answer and progress.finish):
@@ -140,6 +143,23 @@ class SotwSession(Session):
             if not progress.subscription.names:
                 self._encoder.sets.sent(progress.kind.url, listing, change)
         return self._encoder.sotw(progress.kind.url, listing, timed=bool(listing.timed) and self._knows_ttl())
+
+    def _with_ended(self, progress: Progress, listing: Listing) -> Listing:
+        """Load assignments of clusters that are gone, without endpoints, for an Envoy that cannot hear that they are.
+
+        While a cluster warms, Envoy asks for no clusters (it pauses them): one that comes back so, and waits for the load
+        assignment of a cluster that was removed meanwhile, would wait for ever, and take no new cluster.
+        """
+        assert self.view is not None
+        envoy = self.node is not None and self.node.user_agent == "envoy"
+        if progress.kind.url != LOAD_ASSIGNMENT or self._only is not None or CLUSTER in self._types or not envoy:
+            return listing
+        ended = [
+            Resource(LOAD_ASSIGNMENT, name, endpoint_pb2.ClusterLoadAssignment(cluster_name=name).SerializeToString())
+            for name in listing.absent
+            if self.view.get(CLUSTER, name) is None
+        ]
+        return Listing((*listing.resources, *ended)) if ended else listing
 
     @staticmethod
     def _has_it_all(progress: Progress, listing: Listing) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from envoy.config.endpoint.v3 import endpoint_pb2
+
 import pytest
 
 from tests.protocol.dialogue import CDS, ECDS, EDS, LDS, RDS, SDS, SRDS, Sotw, cluster, removed, resource
@@ -252,3 +254,16 @@ def test_a_stale_request_without_names_ends_the_wildcard() -> None:
     client.ack(second)
     client.publish(resource(LDS, "a", "a3"))
     client.expect_nothing()
+
+
+def test_an_envoy_that_comes_back_and_waits_for_a_cluster_that_is_gone_is_told_so_by_its_endpoints() -> None:
+    """It asks for no clusters while one of its own warms: it would never hear that this one is gone, nor of new ones."""
+    client = Sotw(resource(CDS, "a"), resource(EDS, "a"), says={"user_agent_name": "envoy"})
+    client.send(EDS, ["a", "gone"])
+    message = client.expect(EDS)
+    sent = [one.value for one in message.resources]
+    assert endpoint_pb2.ClusterLoadAssignment(cluster_name="gone").SerializeToString() in sent
+    assert len(sent) == 2
+    client.ack(message, ["a", "gone"])
+    client.send(CDS)
+    assert len(client.expect(CDS).resources) == 1
