@@ -154,10 +154,11 @@ class SotwSession(Session):
         envoy = self.node is not None and self.node.user_agent == "envoy"
         if progress.kind.url != LOAD_ASSIGNMENT or self._only is not None or CLUSTER in self._types or not envoy:
             return listing
+        used = {self._warming(one).assignment for one in self.view.listing(CLUSTER).resources} if listing.absent else ()
         ended = [
             Resource(LOAD_ASSIGNMENT, name, endpoint_pb2.ClusterLoadAssignment(cluster_name=name).SerializeToString())
             for name in listing.absent
-            if self.view.get(CLUSTER, name) is None
+            if name not in used
         ]
         return Listing((*listing.resources, *ended)) if ended else listing
 
