@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from envoy.config.endpoint.v3 import endpoint_pb2
-
 import pytest
+from envoy.config.endpoint.v3 import endpoint_pb2
 
 from tests.protocol.dialogue import CDS, ECDS, EDS, LDS, RDS, SDS, SRDS, Sotw, cluster, removed, resource
 
