@@ -104,6 +104,10 @@ class Substituted(View):
         """What stood under this name before, and somebody took over."""
         return self.inner.good(type_url, name)
 
+    def lost(self, type_url: str) -> list[Resource]:
+        """What somebody took over, and stands under its name no more."""
+        return self.inner.lost(type_url)
+
     def proven(self, resource: Resource) -> bool:
         """Whether this is there now and somebody took it over."""
         return self.inner.proven(resource)

@@ -145,21 +145,21 @@ class SotwSession(Session):
         return self._encoder.sotw(progress.kind.url, listing, timed=bool(listing.timed) and self._knows_ttl())
 
     def _with_ended(self, progress: Progress, listing: Listing) -> Listing:
-        """Load assignments of clusters that are gone, without endpoints, for an Envoy that cannot hear that they are.
+        """Load assignments of clusters that are gone, for an Envoy that cannot hear that they are.
 
         While a cluster warms, Envoy asks for no clusters (it pauses them): one that comes back so, and waits for the load
-        assignment of a cluster that was removed meanwhile, would wait for ever, and take no new cluster.
+        assignment of a cluster that was removed meanwhile, would wait for ever, and take no new cluster. It gets the last
+        one, for its routes may still lead to others that are gone; without endpoints when nobody had any.
         """
         assert self.view is not None
         envoy = self.node is not None and self.node.user_agent == "envoy"
         if progress.kind.url != LOAD_ASSIGNMENT or self._only is not None or CLUSTER in self._types or not envoy:
             return listing
-        used = {self._warming(one).assignment for one in self.view.listing(CLUSTER).resources} if listing.absent else ()
-        ended = [
-            Resource(LOAD_ASSIGNMENT, name, endpoint_pb2.ClusterLoadAssignment(cluster_name=name).SerializeToString())
-            for name in listing.absent
-            if name not in used
-        ]
+        if not listing.absent:
+            return listing
+        used = {self._warming(one).assignment for one in self.view.listing(CLUSTER).resources}
+        lost = {one.name: one for one in self.view.lost(LOAD_ASSIGNMENT)}
+        ended = [lost.get(name) or _nowhere(name) for name in listing.absent if name not in used]
         return Listing((*listing.resources, *ended)) if ended else listing
 
     @staticmethod
@@ -181,3 +181,9 @@ class SotwSession(Session):
         listing = whole if whole is not None else Listing(resources)
         version = progress.acked_version if progress.refusal is not None else progress.sent_version
         return self._encoder.sotw(progress.kind.url, listing, version, timed=True)
+
+
+def _nowhere(name: str) -> Resource:
+    """A load assignment without endpoints."""
+    body = endpoint_pb2.ClusterLoadAssignment(cluster_name=name).SerializeToString()
+    return Resource(LOAD_ASSIGNMENT, name, body)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from envoy.config.endpoint.v3 import endpoint_pb2
 
-from tests.protocol.dialogue import CDS, ECDS, EDS, LDS, RDS, SDS, SRDS, Sotw, cluster, removed, resource
+from tests.protocol.dialogue import CDS, ECDS, EDS, LDS, PART, RDS, SDS, SRDS, Sotw, cluster, removed, resource
 
 
 @pytest.mark.parametrize("url", [LDS, SRDS])
@@ -266,3 +266,18 @@ def test_an_envoy_that_comes_back_and_waits_for_a_cluster_that_is_gone_is_told_s
     client.ack(message, ["a", "gone"])
     client.send(CDS)
     assert len(client.expect(CDS).resources) == 1
+
+
+def test_what_it_waits_for_has_the_endpoints_of_before_as_far_as_they_are_known() -> None:
+    """Routes that it has may lead to another cluster that is gone: that one is not to lose its endpoints before they are others."""
+    before = Sotw(resource(CDS, "gone"), resource(EDS, "gone"), says={"user_agent_name": "envoy"})
+    before.send(CDS)
+    before.ack(before.expect(CDS))
+    before.send(EDS, ["gone"])
+    had = before.expect(EDS)
+    before.ack(had, ["gone"])
+    before.end()
+    before.store.publish({PART: [removed(CDS, "gone"), removed(EDS, "gone")]})
+    client = Sotw(store=before.store, says={"user_agent_name": "envoy"})
+    client.send(EDS, ["gone"])
+    assert client.expect(EDS).resources == had.resources
