@@ -5,7 +5,7 @@
 # The first interpreter that is new enough; `make PYTHON=... setup` chooses another.
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$candidate && break; done)
-JOBS ?= 2
+JOBS ?= 3
 BIN := .venv/bin
 # What surroundings may say of other environments: modules of others in the way, packages installed elsewhere.
 unexport PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
