@@ -1,8 +1,8 @@
 """Who we are to a cluster, and where it is: a kubeconfig or the service account of the pod, read again when they change.
 
 Everything is a file that somebody replaces: tokens are rotated every hour, certificates every few months, a plugin
-prints credentials that expire. `Access.credentials` looks at the files before every request, beside the event loop, and
-costs a few `stat`s; `refresh` reads all of it anew after the API server has refused. Tokens and keys are never logged.
+prints credentials that expire. `Access.credentials` looks at the files before a request, beside the event loop, unless it
+did just before; `refresh` reads all of it anew after the API server has refused. Tokens and keys are never logged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import ssl
 import tempfile
 import time
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -37,6 +38,8 @@ PROVIDER_SECONDS = 300.0
 """How long what an `auth-provider` gave is used before it is asked again; a refusal asks at once."""
 EARLY_SECONDS = 30.0
 """Credentials that expire sooner than this are renewed."""
+LOOK_SECONDS = 0.1
+"""For so long one look at the files is enough: requests come by the thousand when as many objects get a status."""
 
 
 _THIS_MACHINE = frozenset(("127.0.0.1", "::1", "localhost"))
@@ -67,6 +70,7 @@ class _Files:
 
     beside: Beside
     signatures: dict[str, Signature | None] = field(default_factory=dict)
+    looked: float = -1.0
 
     async def read(self, path: Path) -> bytes:
         self.signatures[str(path)] = None
@@ -77,14 +81,16 @@ class _Files:
         return content
 
     async def changed(self) -> bool:
+        if time.monotonic() - self.looked < LOOK_SECONDS:
+            return False
         try:
-            return await self.beside.ask(_differ, self.signatures)
+            differ = await self.beside.ask(_differ, self.signatures)
         except OSError as error:
-            files, self.signatures = (
-                ", ".join(self.signatures),
-                dict.fromkeys(self.signatures),
-            )  # to be read, when it does
+            files = ", ".join(self.signatures)
+            self.signatures = dict.fromkeys(self.signatures)  # to be read, when it answers
             raise NoAccess(f"{files}: {error.strerror}") from None
+        self.looked = time.monotonic()
+        return differ
 
 
 def _read(path: Path) -> tuple[Signature, bytes]:
@@ -287,8 +293,7 @@ def _text(holder: Mapping[str, Any], name: str, file: Path) -> str | None:
 
 def _is_insecure(cluster: Mapping[str, Any], file: Path) -> bool:
     """Whether nothing is to be verified: only who says so without doubt is believed, and `"false"` is a text that is true."""
-    value = cluster.get("insecure-skip-tls-verify")
-    if value is not None and not isinstance(value, bool):
+    if not isinstance(value := cluster.get("insecure-skip-tls-verify"), bool | None):
         raise NoAccess(f"{file}: insecure-skip-tls-verify is true or false, without quotes")
     return bool(value)
 
@@ -360,12 +365,7 @@ async def _run(
     arguments = [str(argument) for argument in plugin.get("args") or ()]
     try:
         child = await asyncio.create_subprocess_exec(
-            command,
-            *arguments,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            command, *arguments, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
         )
     except OSError as error:
         hint = f" ({plugin['installHint']})" if plugin.get("installHint") else ""
