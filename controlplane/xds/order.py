@@ -36,6 +36,7 @@ class Order:
         "_aggregated",
         "_read",
         "_secrets",
+        "_since",
         "_timing",
         "_told",
         "_types",
@@ -56,6 +57,7 @@ class Order:
         self._view: Substituted | None = None
         self._aggregated = aggregated
         self._secrets: tuple[int, float] | None = None
+        self._since = 0.0  # no change that it has not read was sent before
         self._told = self._read = 0  # the number of the last change that was sent, and of what it has said something of
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
@@ -73,24 +75,29 @@ class Order:
         self.deadline = None
         self._view = view
 
-    def told(self, number: int) -> None:
+    def told(self, number: int, now: float) -> None:
         """The client was sent a change, as this response of the stream."""
+        if self._read >= self._told:
+            self._since = now
         self._told = number
 
     def heard(self, now: float) -> None:
         """The client has said something. If it stood still before, that time does not count."""
-        if (limit := self._unread()) is not None and now >= limit:
+        if (limit := self._unread(now)) is not None and now >= limit:
             self.postpone(min(now - limit + self._timing.phase, self._timing.silent))
             self._read = self._told
 
     def still_until(self, now: float) -> float | None:
         """Until when nothing is sent to a client that stands still; None when it does not, or not for long enough."""
-        limit = self._unread()
+        limit = self._unread(now)
         return limit + self._timing.silent if limit is not None and limit <= now < limit + self._timing.silent else None
 
-    def _unread(self) -> float | None:
-        """By when the client should have said something of the first change of which it has not, nor of what came after."""
-        if self._read >= self._told:
+    def _unread(self, now: float) -> float | None:
+        """By when the client should have said something of the first change of which it has not, nor of what came after.
+
+        None as long as that is not over in any case, as nearly always.
+        """
+        if self._read >= self._told or now < self._since + self._timing.phase:
             return None
         limits = [
             push.limit

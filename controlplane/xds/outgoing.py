@@ -361,7 +361,7 @@ class Outgoing(ABC):
             limit=now + bound,
         )
         if bound >= self._timing.phase:
-            self._order.told(push.number)
+            self._order.told(push.number, now)
         if not progress.in_flight:
             progress.since = now
         progress.in_flight.append(push)
