@@ -101,19 +101,23 @@ def blocking(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def test_a_file_system_that_does_not_answer_holds_up_nothing_and_what_is_known_stays(tmp_path: Path) -> None:
+def test_a_file_system_that_does_not_answer_holds_up_nothing_and_what_is_known_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = tmp_path / "token"
     token.write_text("one")
 
     async def scenario() -> None:
-        access = Access(write(tmp_path, {"tokenFile": "token"}), answer_seconds=1.0)
+        access = Access(write(tmp_path, {"tokenFile": "token"}))
         assert (await access.credentials()).headers["Authorization"] == "Bearer one"
+        monkeypatch.setattr(access._beside, "_seconds", 0.2)
         with blocking(token):
             async with lively():
                 for _ in range(3):
                     assert (await access.credentials()).headers["Authorization"] == "Bearer one"
                     assert "has not answered" in access.stale
-        token.write_text("two")
+        token.with_name("new").write_text("two")
+        token.with_name("new").replace(token)
         async with asyncio.timeout(PATIENCE):
             while access.stale:
                 await access.credentials()
@@ -140,8 +144,9 @@ def test_files_that_cannot_be_looked_at_are_read_again_when_they_can(
     answers = threading.Event()
 
     async def scenario() -> None:
-        access = Access(write(tmp_path, {"token": "abc"}), answer_seconds=0.05)
+        access = Access(write(tmp_path, {"token": "abc"}))
         await access.credentials()
+        monkeypatch.setattr(access._beside, "_seconds", 0.05)
         with monkeypatch.context() as patch:
             patch.setattr(module, "_signature", lambda _: answers.wait(PATIENCE))
             async with lively():
