@@ -15,9 +15,8 @@ import os
 import ssl
 import tempfile
 import time
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from controlplane.errors import ControlPlaneError, nearest
+from controlplane.errors import nearest
 from controlplane.sources.beside import ANSWER_SECONDS, Beside
-from controlplane.sources.reading import Signature
+from controlplane.sources.kubernetes.rotated import Files, NoAccess
 
 log = structlog.get_logger(__name__)
 
@@ -38,18 +37,11 @@ PROVIDER_SECONDS = 300.0
 """How long what an `auth-provider` gave is used before it is asked again; a refusal asks at once."""
 EARLY_SECONDS = 30.0
 """Credentials that expire sooner than this are renewed."""
-LOOK_SECONDS = 0.1
-"""For so long one look at the files is enough: requests come by the thousand when as many objects get a status."""
-
 
 _THIS_MACHINE = frozenset(("127.0.0.1", "::1", "localhost"))
 
 _CONFIG_OF_PLUGINS = "client.authentication.k8s.io/exec"
 """The extension of a cluster in a kubeconfig that is meant for its credential plugin."""
-
-
-class NoAccess(ControlPlaneError):
-    """Where the cluster is, or who we are there, cannot be found out; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -62,50 +54,6 @@ class Credentials:
     server_name: str | None = None
     proxy: str | None = None
     expires: float = float("inf")
-
-
-@dataclass(slots=True)
-class _Files:
-    """The files that were read, as they were then."""
-
-    beside: Beside
-    signatures: dict[str, Signature | None] = field(default_factory=dict)
-    looked: float = -1.0
-
-    async def read(self, path: Path) -> bytes:
-        self.signatures[str(path)] = None
-        try:
-            self.signatures[str(path)], content = await self.beside.ask(_read, path)
-        except OSError as error:
-            raise NoAccess(f"{path} cannot be read: {error.strerror}") from None
-        return content
-
-    async def changed(self) -> bool:
-        if time.monotonic() - self.looked < LOOK_SECONDS:
-            return False
-        try:
-            differ = await self.beside.ask(_differ, self.signatures)
-        except OSError as error:
-            files = ", ".join(self.signatures)
-            self.signatures = dict.fromkeys(self.signatures)  # to be read, when it answers
-            raise NoAccess(f"{files}: {error.strerror}") from None
-        self.looked = time.monotonic()
-        return differ
-
-
-def _read(path: Path) -> tuple[Signature, bytes]:
-    return Signature.of(path.stat()), path.read_bytes()
-
-
-def _differ(signatures: Mapping[str, Signature | None]) -> bool:
-    return any(_signature(path) != signature for path, signature in signatures.items())
-
-
-def _signature(path: str) -> Signature | None:
-    try:
-        return Signature.of(Path(path).stat())
-    except OSError:
-        return None
 
 
 class Access:
@@ -130,7 +78,7 @@ class Access:
         self._service_account = service_account
         self._clock = clock
         self._beside = Beside(answer_seconds)
-        self._files = _Files(self._beside)
+        self._files = Files(self._beside)
         self._known: Credentials | None = None
         self._reading = asyncio.Lock()
 
@@ -160,7 +108,7 @@ class Access:
             self._known = None
 
     async def _read(self) -> Credentials:
-        files = _Files(self._beside)
+        files = Files(self._beside)
         try:
             if self._kubeconfig is None:
                 return await _in_cluster(self._service_account, files)
@@ -172,7 +120,7 @@ class Access:
             self._files = files
 
 
-async def _in_cluster(folder: Path, files: _Files) -> Credentials:
+async def _in_cluster(folder: Path, files: Files) -> Credentials:
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT")
     if not host or not port:
         raise NoAccess("not in a cluster: KUBERNETES_SERVICE_HOST is not set; name a kubeconfig")
@@ -182,7 +130,7 @@ async def _in_cluster(folder: Path, files: _Files) -> Credentials:
     return Credentials(f"https://{host}:{port}", tls, {"Authorization": f"Bearer {token}"})
 
 
-async def _from_kubeconfig(file: Path, context_name: str | None, files: _Files) -> Credentials:
+async def _from_kubeconfig(file: Path, context_name: str | None, files: Files) -> Credentials:
     """https://kubernetes.io/docs/reference/config-api/kubeconfig.v1/"""
     content = await _load(file, files)
     chosen = context_name or content.get("current-context")
@@ -254,7 +202,7 @@ def _by_provider(file: Path, context: str) -> str:
     return str(said)
 
 
-async def _load(file: Path, files: _Files) -> dict[str, Any]:
+async def _load(file: Path, files: Files) -> dict[str, Any]:
     import yaml
 
     try:
@@ -293,12 +241,13 @@ def _text(holder: Mapping[str, Any], name: str, file: Path) -> str | None:
 
 def _is_insecure(cluster: Mapping[str, Any], file: Path) -> bool:
     """Whether nothing is to be verified: only who says so without doubt is believed, and `"false"` is a text that is true."""
-    if not isinstance(value := cluster.get("insecure-skip-tls-verify"), bool | None):
+    value = cluster.get("insecure-skip-tls-verify")
+    if value is not None and not isinstance(value, bool):
         raise NoAccess(f"{file}: insecure-skip-tls-verify is true or false, without quotes")
     return bool(value)
 
 
-async def _material(holder: Mapping[str, Any], name: str, file: Path, files: _Files) -> bytes | None:
+async def _material(holder: Mapping[str, Any], name: str, file: Path, files: Files) -> bytes | None:
     """Inline data, or the content of a file relative to the kubeconfig."""
     if data := holder.get(f"{name}-data"):
         try:
@@ -365,7 +314,12 @@ async def _run(
     arguments = [str(argument) for argument in plugin.get("args") or ()]
     try:
         child = await asyncio.create_subprocess_exec(
-            command, *arguments, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+            command,
+            *arguments,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
         hint = f" ({plugin['installHint']})" if plugin.get("installHint") else ""

@@ -18,8 +18,9 @@ import aiohttp
 import msgspec
 
 from controlplane.errors import ControlPlaneError
-from controlplane.sources.kubernetes.access import Access, Credentials, NoAccess
+from controlplane.sources.kubernetes.access import Access, Credentials
 from controlplane.sources.kubernetes.objects import Status
+from controlplane.sources.kubernetes.rotated import NoAccess
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0

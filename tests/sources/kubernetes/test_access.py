@@ -19,8 +19,9 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from controlplane.sources.kubernetes import access as module
-from controlplane.sources.kubernetes.access import Access, NoAccess
+from controlplane.sources.kubernetes import rotated
+from controlplane.sources.kubernetes.access import Access
+from controlplane.sources.kubernetes.rotated import NoAccess
 from tests.support.certificates import authority
 from tests.support.waiting import PATIENCE
 
@@ -148,7 +149,7 @@ def test_files_that_cannot_be_looked_at_are_read_again_when_they_can(
         await access.credentials()
         monkeypatch.setattr(access._beside, "_seconds", 0.05)
         with monkeypatch.context() as patch:
-            patch.setattr(module, "_signature", lambda _: answers.wait(PATIENCE))
+            patch.setattr(rotated, "_signature", lambda _: answers.wait(PATIENCE))
             async with lively():
                 await access.credentials()
             assert "has not answered" in access.stale
