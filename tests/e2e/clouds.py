@@ -165,6 +165,22 @@ class Clouds:
         self.becomes("eu-1", "eu-2")
         self.becomes("us-1", "us-2", host=US)
 
+    def lose_disk(self) -> None:
+        """The etcd of the first cluster has an empty one from now on."""
+        self.eu.stop()
+        self.eu.wipe()
+        self.eu.launch()
+        self.eu.wait()
+
+    def list_twice(self) -> None:
+        """Wait until everything in the first cluster is listed two more times: when the second begins, the first counts."""
+        kubeconfig = self.kubeconfig.read_text()
+        for name in ("localhost", "127.0.0.1"):  # under another name it may be another cluster
+            before = self.eu.asked("LIST", "endpointslices")
+            self.kubeconfig.write_text(kubeconfig.replace("127.0.0.1", name))
+            self.relay.cut()
+            until(lambda before=before: self.eu.asked("LIST", "endpointslices") > before, "it is listed")  # type: ignore[misc]
+
     # -- what is seen of it ------------------------------------------------------------------------------------------
 
     def up(self, source: str) -> bool:

@@ -151,11 +151,6 @@ class Kubernetes:
         assert self._server is not None
         self._server.stop(number)
 
-    def kill_etcd(self) -> None:
-        """End etcd without warning."""
-        assert self._etcd is not None
-        self._etcd.stop(signal.SIGKILL)
-
     def freeze(self) -> None:
         """Stop kube-apiserver in its tracks: connections stay open and silent."""
         assert self._server is not None
@@ -167,7 +162,7 @@ class Kubernetes:
         os.kill(self._server.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """End both."""
+        """End both without warning."""
         for child in (self._server, self._etcd):
             if child is not None:
                 child.stop(signal.SIGKILL)
@@ -282,6 +277,14 @@ class Kubernetes:
         """One request as the administrator. Raises ApiError."""
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=PATIENCE, context=self.context)
         return _call(connection, method, path, body, content_type)
+
+    def asked(self, verb: str, resource: str) -> float:
+        """How many requests of a kind, such as `LIST`, the server has answered since it started."""
+        counted = [
+            line for line in self.call("GET", "/metrics").splitlines() if line.startswith("apiserver_request_total")
+        ]
+        of_kind = [line for line in counted if f'resource="{resource}"' in line and f'verb="{verb}"' in line]
+        return sum(float(line.rpartition(" ")[2]) for line in of_kind)
 
     def create(self, thing: Object) -> Object:
         """A new object, as the server made it."""

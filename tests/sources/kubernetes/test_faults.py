@@ -362,8 +362,7 @@ def test_a_cluster_restored_from_a_backup_is_believed(cluster: Kubernetes, names
     async def scenario() -> None:
         kubeconfig = cluster.kubeconfig(tmp_path / "kubeconfig")
         web_ref = ref(namespace, "web")
-        cluster.kill()
-        cluster.kill_etcd()
+        cluster.stop()
         backup = cluster.backup()
         cluster.launch()
         await asyncio.to_thread(cluster.wait)
@@ -371,8 +370,7 @@ def test_a_cluster_restored_from_a_backup_is_believed(cluster: Kubernetes, names
             for number in range(3, 30):
                 await asyncio.to_thread(cluster.slice, namespace, "web-1", "web", [f"10.0.0.{number}"])
             await sink.until(lambda: addresses(sink.services[web_ref]) == ["10.0.0.29"])
-            cluster.kill()
-            cluster.kill_etcd()
+            cluster.stop()
             cluster.restore(backup)
             cluster.launch()
             await asyncio.to_thread(cluster.wait)
