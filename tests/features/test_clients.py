@@ -10,18 +10,13 @@ from urllib.parse import unquote
 import pytest
 
 from tests.features.conftest import Backends
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.tokens import key_set, rsa_key
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.envoy
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners:
     - {name: direct, port: 8080, protocol: HTTP}
     - {name: two-hops, port: 8081, protocol: HTTP, clientIP: {trustedHops: 2}}
@@ -36,7 +31,7 @@ spec:
     - {name: dropped-rest, hosts: [dropped.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
     - {name: no-parameters, hosts: [dropped.example.com], match: [{path: {regex: "[^;]*;.*"}}], public: true, respond: {status: 400}}
     - {name: rest, hosts: [paths.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,9 @@ from controlplane.names import GatewayName
 from tests.compile import worlds
 from tests.compile.shard_cases import KEY_SET
 from tests.e2e.plane import gateway
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   identity: {jwt: [{name: corp, issuer: i, audiences: [a], jwks: {inline: 'KEYS'}}]}
   routes:
@@ -30,7 +25,7 @@ spec:
       auth: {anyOf: [{jwt: corp}]}
       respond: {status: 200, body: admin}
     - {name: web, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200, body: web}}
-"""
+""")
 
 
 def bad_action(make: Callable[..., None]) -> Callable[..., None]:

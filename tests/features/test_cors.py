@@ -8,19 +8,14 @@ import pytest
 
 from tests.features.conftest import Backends
 from tests.support.client import Response
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.tokens import key_set, rsa_key, token
 
 pytestmark = pytest.mark.envoy
 
 SHOP, EVIL = "https://shop.example.com", "https://shop.example.com.evil.example.net"
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   identity: {jwt: [{name: corp, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {inline: 'KEYS'}}]}
   policies:
@@ -49,7 +44,7 @@ spec:
     - {name: own-vary, hosts: [api.example.com], match: [{path: {prefix: /own-vary}}], public: true, use: [browser], transform: {response: {headers: {set: {vary: accept}}}}, to: [{backend: one}]}
     - {name: none, hosts: [api.example.com], match: [{path: {prefix: /none}}], public: true, to: [{backend: one}]}
     - {name: wild, hosts: ["*.example.com"], match: [{path: {prefix: /}}], auth: {anyOf: [{jwt: corp}]}, use: [browser], to: [{backend: one}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

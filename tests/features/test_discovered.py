@@ -16,6 +16,7 @@ import yaml
 
 from tests.support.backends import HttpBackend
 from tests.support.client import Connection, Response
+from tests.support.edge import gateway_text
 from tests.support.envoy import Envoy
 from tests.support.load import Load, answers
 from tests.support.ports import free_port
@@ -27,12 +28,7 @@ pytestmark = pytest.mark.envoy
 EU, US, DC = "kubernetes/aws-eu", "kubernetes/aws-us", "consul/dc"
 NAMES = ("a", "b", "c", "d", "e", "f")
 
-GATEWAY = """\
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+GATEWAY = gateway_text("""
   listeners: [{name: http, port: %(port)d, protocol: HTTP}]
   backends:
     - name: catalog
@@ -41,7 +37,7 @@ spec:
 %(more)s
   routes:
     - {name: web, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: catalog}]}
-"""
+""")
 IN_EU = "        - {kubernetes: {cluster: aws-eu, service: shop/catalog, port: 8080}}\n"
 IN_US = "        - {kubernetes: {cluster: aws-us, service: shop/catalog, port: 8080}, priority: 1}\n"
 IN_DC = "        - {consul: {datacenter: dc, service: catalog}, priority: 2}\n"

@@ -11,19 +11,14 @@ import pytest
 from tests.features.conftest import Backends
 from tests.support import tokens
 from tests.support.client import Response
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.tokens import ec_key, key_set, rsa_key, token
 
 pytestmark = pytest.mark.envoy
 
 PARTNER = "https://partner.example.com/"
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   identity:
     jwt:
@@ -65,7 +60,7 @@ spec:
     - {name: answer, hosts: [shop.example.com], match: [{path: {prefix: /answer}}], auth: {anyOf: [{jwt: corp}]}, respond: {status: 200, body: secret}}
     - {name: away, hosts: [shop.example.com], match: [{path: {prefix: /away}}], auth: {anyOf: [{jwt: corp}]}, redirect: {host: other.example.com}}
     - {name: closed, hosts: [shop.example.com], match: [{path: {prefix: /closed}}], auth: {anyOf: [{jwt: nobody-knows}]}, to: [{backend: one}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.support.backends import HttpBackend
 from tests.support.certificates import Pair, authority, serving, write_secret
 from tests.support.client import Connection, Http2, Response, Upgrade, dial, trusting
 from tests.support.controlplane import ControlPlane
-from tests.support.edge import filled
+from tests.support.edge import filled, gateway_text
 from tests.support.envoy import Envoy
 from tests.support.load import Load, answers
 from tests.support.ports import free_port
@@ -25,12 +25,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.envoy
 
-GATEWAY = """\
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+GATEWAY = gateway_text("""
   listeners:
     - {name: http, port: @http@, protocol: HTTP}
     - {name: https, port: @https@, protocol: HTTPS, tls: [{hosts: [tls.example.com], certificate: {secretRef: tls}}]}
@@ -47,7 +42,7 @@ spec:
     - {name: members, hosts: [steady.example.com], match: [{path: {prefix: /members}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: one}]}
     - {name: edited, hosts: [edited.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
     - {name: secure, hosts: [tls.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
-"""
+""")
 
 
 class Live:

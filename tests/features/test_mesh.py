@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.backends import HttpBackend
 from tests.support.certificates import Authority, write_secret
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.envoy import Envoy
 
 pytestmark = pytest.mark.envoy
@@ -28,12 +28,7 @@ GATEWAY = "spiffe://cluster.local/ns/edge/sa/gateway"
 LINKERD = "catalog.shop.serviceaccount.identity.linkerd.cluster.local"
 DESTINATION = "catalog.shop.svc.cluster.local:8080"
 
-SPEC = f"""
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {{name: shop, namespace: platform}}
-spec:
-  fleet: {{selector: {{matchLabels: {{role: edge}}}}}}
+SPEC = gateway_text(f"""
   listeners: [{{name: http, port: 8080, protocol: HTTP}}]
   backends:
     - name: istio
@@ -65,7 +60,7 @@ spec:
       public: true
       transform: {{request: {{headers: {{set: {{l5d-dst-override: "{DESTINATION}"}}}}}}}}
       to: [{{backend: beside-linkerd}}]
-"""
+""")
 
 
 def _sidecar(folder: Path, mesh: Authority, identity: str) -> ssl.SSLContext:

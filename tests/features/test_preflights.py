@@ -8,17 +8,12 @@ import pytest
 
 from tests.features.conftest import Backends
 from tests.support.client import Response
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 
 pytestmark = pytest.mark.envoy
 
 OURS, WIDE = "https://ours.example.com", "https://wide.example.com"
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   policies:
     - {name: ours, cors: {origins: ["https://ours.example.com"], methods: [GET, DELETE]}}
@@ -37,7 +32,7 @@ spec:
     - {name: own-get, hosts: [a.example.com], match: [{path: {prefix: /own}, methods: [GET]}], public: true, to: [{backend: one}]}
     - {name: asked, hosts: [a.example.com], match: [{path: {prefix: /asked}, methods: [OPTIONS]}], public: true, use: [ours], to: [{backend: one}]}
     - {name: asked-get, hosts: [a.example.com], match: [{path: {prefix: /asked}, methods: [GET]}], public: true, to: [{backend: one}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,14 @@ import pytest
 
 from tests.features.conftest import Backends
 from tests.support.backends import HttpBackend
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.ports import free_port
 from tests.support.tokens import key_set, rsa_key, token
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.envoy
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   identity:
     jwt:
@@ -35,7 +30,7 @@ spec:
     - {name: gone, hosts: [shop.example.com], match: [{path: {prefix: /gone}}], auth: {anyOf: [{jwt: gone}]}, to: [{backend: one}]}
     - {name: nonsense, hosts: [shop.example.com], match: [{path: {prefix: /nonsense}}], auth: {anyOf: [{jwt: nonsense}]}, to: [{backend: one}]}
     - {name: public, hosts: [shop.example.com], match: [{path: {prefix: /public}}], public: true, to: [{backend: one}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

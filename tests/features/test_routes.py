@@ -10,16 +10,11 @@ import pytest
 
 from controlplane.spec.match import PathMatch
 from tests.features.conftest import Backends
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 
 pytestmark = pytest.mark.envoy
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   backends:
     - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
@@ -66,7 +61,7 @@ spec:
     - {name: dns, hosts: [dns.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: dns}]}
     - {name: zero, hosts: [zero.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: one, weight: 0}, {backend: two}]}
     - {name: bad, hosts: [shop.example.com], match: [{path: {prefix: /bad}}], public: true, to: [{backend: nowhere}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.features.conftest import Backends
 from tests.support.client import Http2
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.relay import Relay
 from tests.support.waiting import until
 
@@ -22,12 +22,7 @@ pytestmark = pytest.mark.envoy
 
 LIMITED, UNLIMITED, SHARED, LONELY = 8080, 8081, 8082, 8083
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   defaults: {timeouts: {request: 200ms}}
   listeners:
     - {name: limited, port: 8080, protocol: HTTP, timeouts: {requestReceived: 200ms}}
@@ -52,7 +47,7 @@ spec:
   fleet: {selector: {matchLabels: {role: edge}}}
   listeners: [{name: shared, port: 8082, protocol: HTTP, timeouts: {requestReceived: 1h}}]
   routes: []
-"""
+""")
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +132,12 @@ def test_a_connection_to_a_backend_is_closed_before_the_backend_does_it(edge: Ed
     assert edge.request("/sleepy", port=UNLIMITED).status == 200
 
 
-SILENT = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SILENT = gateway_text("""
   defaults: {timeouts: {request: 100ms}}
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   backends: [{name: grpc, protocol: GRPC, members: [{static: {address: 127.0.0.1, port: @relay@}}]}]
   routes: [{name: grpc, hosts: [shop.example.com], match: [{path: {prefix: /}}], public: true, to: [{backend: grpc}]}]
-"""
+""")
 
 
 def ping_soon(configuration: dict[str, Any]) -> None:

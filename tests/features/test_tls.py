@@ -13,16 +13,11 @@ from tests.features.conftest import Backends
 from tests.support.backends import HttpBackend
 from tests.support.certificates import Authority, authority, serving, write_secret
 from tests.support.client import dial, trusting
-from tests.support.edge import HTTPS, Edge
+from tests.support.edge import HTTPS, Edge, gateway_text
 
 pytestmark = pytest.mark.envoy
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners:
     - {name: http, port: 8080, protocol: HTTP}
     - {name: moved, port: 8081, protocol: HTTP, redirect: {scheme: https, port: 443, code: 301}}
@@ -57,7 +52,7 @@ spec:
     - {name: mutual, hosts: [to.example.com], match: [{path: {prefix: /mutual}}], public: true, to: [{backend: mutual}]}
     - {name: not-mutual, hosts: [to.example.com], match: [{path: {prefix: /not-mutual}}], public: true, to: [{backend: not-mutual}]}
     - {name: pattern, hosts: [to.example.com], match: [{path: {prefix: /pattern}}], public: true, to: [{backend: pattern}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +195,7 @@ def test_backends_are_verified(edge: Edge, path: str) -> None:
     assert (answer.status, answer.backend) == (503, None)
 
 
-TWO_PORTS = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+TWO_PORTS = gateway_text("""
   listeners:
     - {name: admin, port: 9443, protocol: HTTPS, tls: [{hosts: [admin.example.com], certificate: {secretRef: shop}}]}
     - {name: http, port: 8080, protocol: HTTP}
@@ -217,7 +207,7 @@ spec:
     - {name: any, hosts: ["*"], match: [{path: {prefix: /any}}], public: true, redirect: {scheme: https}}
     - {name: said, hosts: ["*"], match: [{path: {prefix: /said}}], public: true, redirect: {scheme: https, port: 1443}}
     - {name: elsewhere, hosts: [admin.other.com], match: [{path: {prefix: /elsewhere}}], public: true, redirect: {scheme: https, host: b.example.com}}
-"""
+""")
 
 
 def test_a_redirect_to_https_leads_to_the_listener_of_the_host(tmp_path: Path) -> None:

@@ -11,18 +11,13 @@ import pytest
 from tests.features.conftest import Backends
 from tests.support.backends import HttpBackend
 from tests.support.client import Response
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.ports import free_port
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.envoy
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   guardrails: {timeouts: {request: 60s}, retry: {attempts: 3}}
   defaults: {retry: {backoff: {base: 1ms}, budget: 100%}}
   listeners:
@@ -72,7 +67,7 @@ spec:
     - {name: answer, hosts: [shop.example.com, other.example.com], match: [{path: {prefix: /answer}}], public: true, use: [three], respond: {status: 200, body: hi}}
     - {name: moved, hosts: [shop.example.com, other.example.com], match: [{path: {prefix: /moved}}], public: true, use: [three], redirect: {host: new.example.com, code: 307}}
     - {name: refills, hosts: [shop.example.com], match: [{path: {prefix: /refills}}], public: true, use: [refills], to: [{backend: one}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

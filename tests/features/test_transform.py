@@ -7,16 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.features.conftest import Backends
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 
 pytestmark = pytest.mark.envoy
 
-SPEC = r"""
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text(r"""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   backends: [{name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}]
   routes:
@@ -52,7 +47,7 @@ spec:
         response: {headers: {set: {x-from: gateway}, add: {x-powered-by: envoy}, remove: [server]}}
     - {name: answer, hosts: [shop.example.com], match: [{path: {prefix: /answer}}], public: true, respond: {status: 418, body: "tea\n"}, transform: {response: {headers: {set: {x-pot: short}}}}}
     - {name: plain, hosts: [shop.example.com], match: [{path: {prefix: /plain}}], public: true, to: [{backend: one}]}
-"""
+""")
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,13 @@ import grpc
 import pytest
 
 from tests.features.conftest import Backends
-from tests.support.edge import Edge
+from tests.support.edge import Edge, gateway_text
 from tests.support.tokens import key_set, rsa_key, token
 from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.envoy
 
-SPEC = """
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: shop, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   identity: {jwt: [{name: corp, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {inline: 'KEYS'}}]}
   backends:
@@ -38,7 +33,7 @@ spec:
     - {name: plain-any, hosts: ["*"], match: [{path: {prefix: /}}], public: true, to: [{backend: one}]}
     - {name: grpc, hosts: [grpc.example.com], match: [{path: {prefix: /test}}], public: true, to: [{backend: grpc}]}
     - {name: grpc-members, hosts: [members.example.com], match: [{path: {prefix: /test}}], auth: {anyOf: [{jwt: corp}]}, to: [{backend: grpc}]}
-"""
+""")
 
 TAKES = [
     ("shop.example.com", "/chat/room"),

@@ -27,6 +27,18 @@ HTTP = 8080
 HTTPS = 8443
 """The port that listeners of specs name; requests go to `HTTP` unless told otherwise."""
 
+_BEGINNING = """\
+apiVersion: gatewayspec.dev/v1alpha1
+kind: GatewaySpec
+metadata: {name: shop, namespace: platform}
+spec:
+  fleet: {selector: {matchLabels: {role: edge}}}"""
+
+
+def gateway_text(rest: str) -> str:
+    """A GatewaySpec for the proxies of these tests; `rest` is what its `spec` says beside the fleet, from the next line on."""
+    return f"{_BEGINNING}{rest}"
+
 
 def filled(text: str, ports: Mapping[str, int]) -> str:
     """The spec with `@name@` replaced."""
