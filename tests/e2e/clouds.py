@@ -69,8 +69,7 @@ class Clouds:
             Plane(self._project(folder), "--config", configuration, **self.clock.environment)
         )
         self.plane.write(self.gateway())
-        self.plane.start().ready()
-        self.plane.envoy().ready()
+        self.plane.start().ready().envoy().ready()
         self.becomes("eu-1", "eu-2")
 
     def _project(self, folder: Path) -> Path:

@@ -55,8 +55,7 @@ class Company:
             yaml.safe_dump({"sources": {"kubernetes": [{"name": "one", "kubeconfig": str(kubeconfig), "specs": True}]}})
         )
         self.plane = stack.enter_context(Plane(project, "--config", str(config)))
-        self.plane.start().ready()
-        self.plane.envoy().ready()
+        self.plane.start().ready().envoy().ready()
         until(lambda: self.body("/") == "platform", "the gateway answers")
 
     def write(self, thing: Object) -> None:

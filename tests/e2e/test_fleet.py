@@ -115,8 +115,7 @@ def test_a_silent_proxy_is_stale(plane: Plane) -> None:
     """Stopped in the middle: it has neither acknowledged nor left."""
     port = free_port()
     plane.write(gateway(port=port))
-    plane.start().ready()
-    envoy = plane.envoy().ready()
+    envoy = plane.start().ready().envoy().ready()
     assert fleet(plane, "wait", version(plane)).returncode == 0
     with envoy.paused():
         plane.write(gateway(port=port, routes=[respond("main", "/", "edited")]))
@@ -178,8 +177,7 @@ def test_an_edit_is_followed_to_what_came_of_it(plane: Plane) -> None:
     """Saved, refused, without effect, removed: each is told, with the number that says whether proxies have it."""
     port = free_port()
     file = plane.write(gateway(port=port, routes=[respond("main", "/main", "one")]))
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
 
     def changes(*arguments: str) -> list[dict[str, Any]]:
         result = controlplane("changes", *arguments, "--admin", plane.admin, "-o", "json")

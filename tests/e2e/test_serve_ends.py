@@ -74,8 +74,7 @@ class Load:
 def test_crashes_and_restarts_under_load_fail_no_request(plane: Plane, crashes: int) -> None:
     port = free_port()
     plane.write(gateway(port=port))
-    plane.start().ready()
-    envoy = plane.envoy().ready()
+    envoy = plane.start().ready().envoy().ready()
     until(lambda: answers(port, "edge"), "it answers")
     plane.kept()
     with Load(port) as load:
@@ -104,8 +103,7 @@ def test_connections_to_where_a_listener_was_are_answered_after_crashes(plane: P
 
     ports = [free_port() for _ in range(5)]
     plane.write(gateway(port=ports[0]))
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     with ExitStack() as stack:
         open_ones: list[Connection] = []
         for number, (before, port) in enumerate(pairwise(ports)):
@@ -159,8 +157,7 @@ def test_connections_with_a_certificate_that_got_another_name_are_answered_after
 def test_sigterm_under_load_ends_in_time_and_fails_no_request(plane: Plane) -> None:
     port = free_port()
     plane.write(gateway(port=port))
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     until(lambda: answers(port, "edge"), "it answers")
     with Load(port) as load:
         assert plane.stop() == 0, "by itself"

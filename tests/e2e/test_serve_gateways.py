@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,7 @@ def test_gateways_share_a_port_and_a_host_belongs_to_the_first(plane: Plane) -> 
     )
     plane.write(first, file="a.yaml")
     plane.write(challenger, file="b.yaml")
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     until(lambda: answers(port, "aa", host="x.example"), "the incumbent answers")
     assert answers(port, "own", host="b.example")
     (problem,) = plane.problems()
@@ -53,8 +53,7 @@ def test_a_host_goes_to_another_gateway_and_back_without_a_refused_request(plane
         gateway(name, port=port, routes=[respond("main", "/", name, ["x.example"])]) for name in ("aa", "bb")
     )
     plane.write(second, file="b.yaml")
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     until(lambda: answers(port, "bb", host="x.example"), "the proxy answers")
 
     def asked(connection: Connection) -> None:
@@ -88,8 +87,7 @@ def test_a_listener_takes_nothing_from_the_gateway_that_was_there(
         {"name": "free", "port": other, "protocol": "HTTP"},
     ]
     plane.write(gateway("bb", listeners=listeners), file="b.yaml")
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     # A host that has a certificate redirects there from HTTP, though the certificate is missing.
     status = 308 if path == "protocol" else 200
     until(lambda: answers(other, status=status), "the challenger's other listener answers")
@@ -103,8 +101,7 @@ def test_a_node_follows_selectors_without_a_restart(plane: Plane) -> None:
     first, second = free_port(), free_port()
     plane.write(gateway("aa", port=first), file="a.yaml")
     plane.write(gateway("bb", port=second, role="other"), file="b.yaml")
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     until(lambda: answers(first, "aa"), "the node serves the first")
     assert not answers(second, "bb")
 
@@ -139,8 +136,7 @@ def test_two_proxies_with_one_node_id_are_both_served(plane: Plane) -> None:
 def test_one_bad_route_answers_503_and_the_others_answer(plane: Plane) -> None:
     port = free_port()
     plane.write(gateway(port=port, routes=[respond("good", "/good", "good"), forward("bad", "/bad", "nobody")]))
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     until(lambda: answers(port, "good", "/good"), "the good route answers")
     assert ask(port, "/bad").status == 503
     assert ask(port, "/").status == 404
@@ -195,16 +191,22 @@ def test_a_refusal_by_an_envoy_is_reported_not_repeated_and_holds_up_nothing_els
     assert plane.metric("controlplane_held_resources") == 0
 
 
-def test_connections_that_are_open_are_answered_when_their_listener_moves(plane: Plane) -> None:
-    """Envoy drains them for ten minutes, and they know nothing of another port."""
+@contextmanager
+def _moved(plane: Plane) -> Iterator[tuple[Connection, int]]:
+    """A connection to a listener that has moved since, and the port where it is now."""
     port, other = free_port(), free_port()
     plane.write(gateway(port=port))
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     with Connection(port) as connection:
         assert connection.request("/", "x.example").body == b"edge"
         plane.write(gateway(port=other))
         until(lambda: answers(other, "edge"), "it has moved")
+        yield connection, other
+
+
+def test_connections_that_are_open_are_answered_when_their_listener_moves(plane: Plane) -> None:
+    """Envoy drains them for ten minutes, and they know nothing of another port."""
+    with _moved(plane) as (connection, other):
         plane.write(gateway(port=other, routes=[respond("main", "/", "edited")]))
         until(lambda: answers(other, "edited"), "routes move on")
         response = until(
@@ -216,14 +218,7 @@ def test_connections_that_are_open_are_answered_when_their_listener_moves(plane:
 
 def test_connections_that_are_drained_are_answered_when_their_gateway_gets_another_name(plane: Plane) -> None:
     """To proxies it is the same; they got 401 and then 500 for as long as they were open."""
-    port, other = free_port(), free_port()
-    plane.write(gateway(port=port))
-    plane.start().ready()
-    plane.envoy().ready()
-    with Connection(port) as connection:
-        assert connection.request("/", "x.example").body == b"edge"
-        plane.write(gateway(port=other))
-        until(lambda: answers(other, "edge"), "it has moved")
+    with _moved(plane) as (connection, other):
         plane.write(gateway("renamed", port=other))
         until(lambda: answers(other, "renamed"), "it has another name")
         for _ in range(50):
@@ -236,8 +231,7 @@ def test_a_listener_that_no_proxy_takes_elsewhere_stays_where_it_was(plane: Plan
     """An address that belongs to no machine here: the former one is open still, and has its routes."""
     port = free_port()
     plane.write(gateway(port=port))
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     moved = {"name": "http", "port": port, "protocol": "HTTP", "address": "192.0.2.1"}
     plane.write(gateway(listeners=[moved]))
     until(lambda: plane.said("resource held back"), "it is refused")

@@ -50,8 +50,7 @@ def test_a_certificate_arrives_rotates_breaks_and_is_deleted(plane: Plane) -> No
     plane.write(gateway(listeners=[https(port, "a", "b")]))
     first, second, other = authority().leaf("a.example"), authority().leaf("a.example"), authority().leaf("b.example")
     first.write(plane.secrets, "a")
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     until(lambda: shown(port, "a.example") == first.serial, "the one certificate is shown")
     assert shown(port, "b.example") is None
     assert [one["code"] for one in plane.problems()] == ["GW0206"]
@@ -135,8 +134,7 @@ def test_a_deleted_key_set_closes_its_routes_until_it_is_back(plane: Plane) -> N
     spec = gateway(port=port, identity={"jwt": [provider]}, routes=[respond("main", "/", "for all"), private])
     plane.write(spec)
     write_secret(plane.secrets, "jwks", {"jwks.json": key_set(rsa_key()).encode()})
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     good = {"authorization": f"Bearer {token()}"}
     until(lambda: ask(port, "/private", **good).status == 200, "the token is accepted")
     assert ask(port, "/private").status == 401
@@ -163,8 +161,7 @@ def test_secret_bytes_appear_nowhere(plane: Plane) -> None:
     canary = b"canary-4f1c-of-a-token"
     write_secret(plane.secrets, "unused", {"token": canary, "tls.key": canary, "tls.crt": canary, "jwks.json": canary})
     plane.write(gateway(listeners=[https(free_port(), "a", "unused")]))
-    plane.start().ready()
-    plane.envoy().ready()
+    plane.start().ready().envoy().ready()
     until(lambda: plane.metric("controlplane_acks"), "something is acknowledged")
     texts = [plane.get(path)[1] for path in ("/metrics", "/v1/gateways", "/v1/nodes", "/v1/sources", "/v1/problems")]
     texts.append(plane.get("/v1/gateways/platform/edge/snapshot?bodies=1")[1])

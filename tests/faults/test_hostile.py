@@ -217,8 +217,7 @@ def test_an_envoy_is_served_beside_one_that_refuses_everything(tmp_path: Path) -
     port = free_port()
     with Plane(tmp_path, insecure=False) as plane:
         plane.write(gateway(port=port))
-        plane.start().ready()
-        plane.envoy().ready()
+        plane.start().ready().envoy().ready()
         until(lambda: answers(port, "edge"), "it answers")
         (envoy,) = plane.json("/v1/nodes")["nodes"]
         major, minor, patch = envoy["envoy"].split("-")[0].split(".")[:3]

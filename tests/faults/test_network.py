@@ -169,8 +169,7 @@ def test_a_proxy_that_stood_still_while_its_backend_was_renamed_fails_no_request
         for name in ("before", "after"):
             plane.write(gateway(port=port, routes=[forward("main", "/", name)], backends=[static(name, backend.port)]))
             if name == "before":
-                plane.start().ready()
-                envoy = plane.envoy().ready()
+                envoy = plane.start().ready().envoy().ready()
                 until(lambda: answers(port), "it answers")
                 envoy.send(signal.SIGSTOP)
         until(lambda: not plane.json("/v1/nodes")["nodes"], "its stream is given up")

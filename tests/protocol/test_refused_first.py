@@ -111,6 +111,17 @@ def _to(name: str, target: str, mark: str = "") -> Change:
     return resource(SRDS, name, f"{chr(len(target))}{target}{mark}")
 
 
+def _who_refuses_the_route(fleet: Fleet) -> Delta:
+    """One that begins, takes the cluster `new`, and refuses the route `r` to it."""
+    client = fleet.join(node="new")
+    client.send(CDS)
+    client.take(CDS, ["new"])
+    client.send(SRDS)
+    client.nack(client.expect_names(SRDS, ["r"]), "no")
+    fleet.settle()
+    return client
+
+
 def test_a_cluster_that_good_routes_lead_to_stays_when_another_cluster_is_refused() -> None:
     """Also with who has not asked for routes yet."""
     fleet = Fleet(resource(CDS, "old"), _to("r", "old"))
@@ -138,12 +149,7 @@ def test_a_cluster_that_is_gone_comes_back_before_the_good_routes_that_lead_to_i
         former.ack(former.expect(url))
     fleet.clients.clear()
     fleet.publish(removed(CDS, "old"), _to("r", "new", "bad"))
-    client = fleet.join(node="new")
-    client.send(CDS)
-    client.take(CDS, ["new"])
-    client.send(SRDS)
-    client.nack(client.expect_names(SRDS, ["r"]), "no")
-    fleet.settle()
+    client = _who_refuses_the_route(fleet)
     client.take(CDS, ["old"])
     client.take(SRDS, ["r"])
     client.expect_nothing()
@@ -253,12 +259,7 @@ def test_what_others_took_over_may_be_what_a_client_that_comes_back_refuses_and_
 def test_who_comes_back_with_something_in_the_place_of_what_is_held_back_keeps_what_that_leads_to() -> None:
     """Nothing good is known of the route, so the client keeps its own; it would lead to a cluster that is gone."""
     fleet = Fleet(resource(CDS, "new"), _to("r", "new", "bad"))
-    other = fleet.join(node="other")
-    other.send(CDS)
-    other.take(CDS, ["new"])
-    other.send(SRDS)
-    other.nack(other.expect_names(SRDS, ["r"]), "no")
-    fleet.settle()
+    _who_refuses_the_route(fleet)
     client = fleet.join(node="back")
     client.send(CDS, ["*"], initial={"old": "1", "new": client.version(CDS, "new")})
     client.send(SRDS, ["*"], initial={"r": "1"})
@@ -281,10 +282,5 @@ def test_a_cluster_that_is_gone_is_not_shown_again_when_nobody_knows_its_endpoin
     former.take(SRDS, ["r"])
     fleet.clients.clear()
     fleet.publish(removed(CDS, "old"), removed(EDS, "old"), _to("r", "new", "bad"))
-    client = fleet.join(node="new")
-    client.send(CDS)
-    client.take(CDS, ["new"])
-    client.send(SRDS)
-    client.nack(client.expect_names(SRDS, ["r"]), "no")
-    fleet.settle()
+    client = _who_refuses_the_route(fleet)
     client.expect_nothing()
