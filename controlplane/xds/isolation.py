@@ -182,10 +182,17 @@ def reconsider(progress: Progress, view: Substituted, wanted: Wanted) -> bool:
     waiting += [item for item in progress.gone.items() if shown.get(item[0]) is not None]
     # What is good may name what is gone: who was told so, or has come since, is sent it again.
     gone = [name for name in shown.keys() - before.keys() if view.inner.get(progress.kind.url, name) is None]
-    again = [(name, "") for name in gone if name not in progress.gone and name not in progress.changed]
+    again = [(name, UNKNOWN) for name in gone if name not in progress.gone and name not in progress.changed]
     progress.show(shown)
     difference.touched(progress, view, [*back, *waiting, *again], wanted)
+    precede(progress, moved, wanted)
     return any(name not in before or (good is None and before[name] is not None) for name, good in shown.items())
+
+
+def precede(progress: Progress, names: Iterable[str], wanted: Wanted) -> None:
+    """The client has something earlier of these, which may need what was to go at any time since: it goes after them."""
+    if not progress.changed.keys().isdisjoint(names):
+        progress.additions.precede(wanted.tick)
 
 
 def took(progress: Progress, view: Substituted, cursor: int, resource: Resource) -> bool:

@@ -85,6 +85,10 @@ class Lane:
         since = other.acked + 1
         self._waits_on(since if other.acked >= other.until else min(other.since, since), tick)
 
+    def precede(self, tick: int) -> None:
+        """What is wanted at this tick goes before all that was wanted until then."""
+        self.since, self.until = 0, tick
+
     def _waits_on(self, since: int, tick: int) -> None:
         self.since = since if self.acked >= self.until else min(self.since, since)
         self.until = tick

@@ -196,6 +196,10 @@ class Order:
         shown = {name: view.get(url, name) for name in progress.again} if view is not None else {}
         return any(one is not None and one.version == progress.again[name].version for name, one in shown.items())
 
+    def outlived(self, progress: Progress) -> bool:
+        """Whether nothing of a refused response is there any more, and the client has what is."""
+        return bool(progress.again) and progress.content and not self._searched(progress)
+
     def holds_secrets(self, now: float) -> bool:
         """Whether secrets that a listener under way has the client ask for must wait for the scopes that wait for it.
 

@@ -129,6 +129,10 @@ class Session(Outgoing):
                 progress.stuck = False
                 before = [*isolation.held(progress, names.items())] if progress.replaced else names.items()
                 difference.touched(progress, view, before, self._wanted(now))
+                if progress.replaced:
+                    isolation.precede(progress, progress.replaced.keys() & names.keys(), self._wanted(now))
+                if progress.refusal is not None and self._order.outlived(progress):
+                    self._pardon(progress)  # what there is now is what it had before what it refused
 
     def _switch(self, view: Substituted, now: float) -> None:
         """Another view: compare all that the client holds with all that it should."""

@@ -172,7 +172,7 @@ def test_who_stands_still_fails_no_request_when_it_goes_on(seed: int) -> None:
     live(seed, bad=False, stills=True)
 
 
-@pytest.mark.parametrize("seed", [*range(40), 60, 79, 102, 217, 636])
+@pytest.mark.parametrize("seed", [*range(40), 60, 79, 102, 217, 414, 503, 636, 1130, 1348])
 def test_what_is_refused_is_found_and_mended(seed: int) -> None:
     live(seed, bad=True)
 

@@ -297,6 +297,23 @@ def test_what_earlier_content_needs_stays_though_others_move_on() -> None:
     client.take(CDS, removed=["old"])
 
 
+def test_what_earlier_content_needs_stays_until_what_comes_after_it_is_taken_over() -> None:
+    client = Delta(resource(CDS, "old"), resource(SRDS, "a", "to old"), resource(SRDS, "b"))
+    for url, names in ((CDS, ["old"]), (SRDS, ["a", "b"])):
+        client.send(url)
+        client.take(url, names)
+    client.publish(resource(CDS, "new"), removed(CDS, "old"), resource(SRDS, "a", "bad"), resource(SRDS, "b", "2"))
+    client.take(CDS, ["new"])
+    client.nack(client.expect_names(SRDS, ["a", "b"]), "Error adding/updating route(s) a: no")
+    client.take(SRDS, ["b"])
+    client.publish(resource(CDS, "newer"), resource(SRDS, "a", "to newer"))
+    client.take(CDS, ["newer"])
+    mended = client.expect_names(SRDS, ["a"])
+    client.expect_nothing()
+    client.ack(mended)
+    client.take(CDS, removed=["old"])
+
+
 @pytest.mark.parametrize("kind", [Delta, Sotw])
 def test_what_good_content_names_is_there_as_long_as_it_is_shown(kind: type[Any]) -> None:
     """An edit that is refused took the cluster of the former route away, and its load assignment: both come and stay."""
@@ -606,6 +623,23 @@ def test_the_state_is_nack_while_something_refused_is_held_back() -> None:
     client.take(SRDS, ["a"])
     status = client.status(SRDS)
     assert (status.state, status.nack, status.held) == ("synced", None, {})
+
+
+def test_what_was_refused_and_is_again_what_it_was_before_is_no_nack_any_more() -> None:
+    """Though nothing is sent that could be acknowledged: what was to mend it waited for clusters, and is gone itself."""
+    client = Delta(resource(CDS, "c"), resource(LDS, "l", "good"))
+    for url, name in ((CDS, "c"), (LDS, "l")):
+        client.send(url)
+        client.take(url, [name])
+    client.publish(resource(LDS, "l", "bad"))
+    client.nack(client.expect_names(LDS, ["l"]), "why")
+    client.publish(resource(CDS, "c", "2"), resource(LDS, "l", "mended"))
+    waits = client.expect_names(CDS, ["c"])
+    client.publish(resource(LDS, "l", "good"))
+    client.ack(waits)
+    client.expect_nothing()
+    status = client.status(LDS)
+    assert (status.state, status.nack, client.session.settled) == ("synced", None, client.store.sequence)
 
 
 def test_refusals_without_end_come_to_an_end() -> None:
