@@ -34,19 +34,29 @@ class Leaving(Generic[Key]):
         self._loop = loop
         self._in_place = in_place
         self._clock = clock
+        self._ceased: dict[Key, object] = {}  # a mark of the last time that routes ceased to name it
         self._named: dict[Key, float] = {}  # those that are in doubt: when they were last named, as far as is known
 
     def leaving(self, touched: Iterable[Key]) -> Callable[[], None] | None:
         """Of these, routes that are published now began or ceased to name them: what to do when every proxy has the routes."""
-        gone = self._gone(touched)
-        return partial(self._arrived, gone) if gone else None
+        gone, mark = self._gone(touched), object()
+        for key in gone:
+            self._ceased[key] = mark
+            self._named.pop(key, None)
+        return partial(self._arrived, gone, mark) if gone else None
 
     def _gone(self, touched: Iterable[Key]) -> list[Key]:
         return [key for key in touched if key not in self._wanted]
 
-    def _arrived(self, touched: Iterable[Key]) -> None:
-        """Every proxy has routes without these, or had the time to: but who refused them has those of before."""
-        now, gone = self._clock(), self._gone(touched)
+    def _arrived(self, touched: Iterable[Key], mark: object) -> None:
+        """Every proxy has routes without these, or had the time to: but who refused them has those of before.
+
+        Of what routes have named again and ceased to name meanwhile, that says nothing.
+        """
+        last = [key for key in touched if self._ceased.get(key) is mark]
+        for key in last:
+            del self._ceased[key]
+        now, gone = self._clock(), self._gone(last)
         if self._in_place.look(now):
             self._named |= dict.fromkeys(gone, now)
         else:

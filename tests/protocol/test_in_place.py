@@ -274,6 +274,20 @@ def test_a_limit_that_no_route_names_leaves_when_every_proxy_has_had_the_time() 
     assert not world.compiler.tables.kept_limits.rows
 
 
+def test_what_routes_named_again_meanwhile_stays_as_long_as_if_they_had_named_it_all_the_time() -> None:
+    """An edit that is taken back and made again: the first time that it was made says nothing of the second."""
+    world = World()
+    for save in (text(provider="partner", policy="many"), text(), text(provider="partner", policy="many")):
+        world.passes(0.4 * SETTLE_BOUND)
+        world.save(save)
+    world.passes(0.4 * SETTLE_BOUND)
+    assert world.requirement_names() == {CORP, PARTNER}
+    assert world.limit_names() == {FEW, MANY}
+    world.passes(0.7 * SETTLE_BOUND)
+    assert world.requirement_names() == {PARTNER}
+    assert world.limit_names() == {MANY}
+
+
 def test_a_filter_chain_has_routes_as_long_as_its_listener_is_shown_in_the_place_of_a_refused_one() -> None:
     """Its former certificate has all connections then, new ones as well."""
     world = World()
