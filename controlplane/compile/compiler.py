@@ -168,12 +168,15 @@ class Compiler:
         tables.graph.delete(tables.kept_requirements, key)
         for name in [name for name in tables.kept_providers.rows if not self._named_by_kept(name)]:
             tables.graph.delete(tables.kept_providers, name)
-        if all(other != key[0] for other, _ in tables.kept_requirements.rows):
+        if not tables.is_named(key[0]):
             tables.graph.delete(tables.kept_gateways, key[0])
 
     def release_limit(self, key: LimitKey) -> None:
         """No proxy names this rate limit any more."""
-        self.tables.graph.delete(self.tables.kept_limits, key)
+        tables = self.tables
+        tables.graph.delete(tables.kept_limits, key)
+        if not tables.is_named(key[0]):
+            tables.graph.delete(tables.kept_gateways, key[0])
 
     def _keep_limits(self, changes: Changes) -> bool:
         """Rate limits that routes have just ceased to name stay in the filter, for those on some proxy still do; whether any."""
@@ -182,7 +185,7 @@ class Compiler:
             if limit is not None and key in tables.kept_limits.rows:
                 self.release_limit(key)
                 moved = True
-            elif limit is None and former is not None and key[0] in tables.gateways.rows:
+            elif limit is None and former is not None:
                 tables.graph.set(tables.kept_limits, key, former)
                 moved = True
         return moved
@@ -308,10 +311,8 @@ class Compiler:
         if kind is Kind.GATEWAY:
             gateway = GatewayName(element.object.full_name)
             row = self.tables.gateways.rows.get(gateway)
-            if row is not None and any(other == gateway for other, _ in self.tables.kept_requirements.rows):
+            if row is not None and self.tables.is_named(gateway):
                 self.tables.graph.set(self.tables.kept_gateways, gateway, row.labels)
-            for limit in [limit for limit in self.tables.kept_limits.rows if limit[0] == gateway]:
-                self.release_limit(limit)
             self.tables.graph.delete(self.tables.gateways, gateway)
             for view in [view for view in self.tables.views.rows if gateway in view]:
                 self.tables.graph.delete(self.tables.views, view)

@@ -266,3 +266,8 @@ class Tables:
         """The table that rows of a kind go to (gateways have one of their own)."""
         table: Input[ElementKey, Element] = getattr(self, kind.value)
         return table
+
+    def is_named(self, gateway: GatewayName) -> bool:
+        """Whether proxies may name a requirement or a limit of this gateway, though it is in no spec."""
+        indexes = (self.kept_by_gateway, self.kept_limits_by_gateway, self.limits_by_gateway)
+        return any(gateway in index.members for index in indexes)

@@ -248,8 +248,13 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     # It sends requests to shards that must be there: those that come before it does, those that go after it did.
     script = shard_lua.rekey_wildcard(hosts, _misdirected(read, tables, view))
     yield _extension(view, shard_lua.NAME, script, late=True)
-    by_gateway = (tables.kept_limits_by_gateway, tables.limits_by_gateway)  # what specs say of a limit counts
-    named = [row for table in by_gateway for gateway in view for row in read.find(table, gateway)]
+    kept = (
+        row
+        for gateway in (*view, *_gone(read, tables, view))
+        for row in read.find(tables.kept_limits_by_gateway, gateway)
+    )
+    said = (row for gateway in view for row in read.find(tables.limits_by_gateway, gateway))
+    named = [*kept, *said]  # what specs say of a limit counts
     shared = {identity: limit for (_, _, identity), limit in named}
     slots = {slot for (_, slot, _), _ in named}
     yield _extension(view, filter_chain.ROUTE_LIMITS, local_ratelimit.shared(shared, slots), offers=frozenset(shared))

@@ -110,9 +110,9 @@ def _live_through(random: Random, steps: int) -> None:
         for name in sorted(secrets):
             fresh.compiler.put_secret(*CERTIFICATES[name])
         history, said = lived.compiler.tables, fresh.compiler.tables  # history is an input
-        for before, now in ((history.kept_chains, said.kept_chains), (history.kept_limits, said.kept_limits)):
-            for key, row in before.rows.items():
-                said.graph.set(now, key, row)  # type: ignore[arg-type]  # the tables are alike
+        for kept in ("kept_chains", "kept_limits", "kept_gateways"):
+            for key, row in getattr(history, kept).rows.items():
+                said.graph.set(getattr(said, kept), key, row)
         add_views(fresh.compiler, objects, grpc=grpc)
         fresh.commit()
         failures = {(table, key): error for table, key, error in fresh.compiler.tables.graph.failures()}
@@ -127,6 +127,9 @@ def _live_through(random: Random, steps: int) -> None:
         lived.compiler.remove(ref)
     for name in secrets:
         lived.compiler.remove_secret(CERTIFICATES[name][0])
+    lived.commit()
+    for limit in list(lived.compiler.tables.kept_limits.rows):
+        lived.compiler.release_limit(limit)
     lived.commit()
     assert lived.published == {}
     assert lived.issues == {}
