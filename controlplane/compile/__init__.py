@@ -7,7 +7,7 @@ Read `pipeline` first. `compiler` is what the process calls, `offline` and `stan
     route  routes  references  match  action          one route: what it refers to, takes and does
     preflights                                        which policy answers what a browser asks before
     placement  hosts  shard                           where it is reachable, and the shards that come of that
-    listener  chains  tls  views  access_log          listeners, and what the gateways of one proxy share
+    listener  chains  tls  ports  views  access_log   listeners, and what the gateways of one proxy share
     heirs                                             who answers what a renamed listener drains
     secrets  certificates  providers  expiry          certificates and key sets, whether they can be used, and until when
     backends  cluster  pool  endpoints  assignment    clusters, and the lane of their endpoints

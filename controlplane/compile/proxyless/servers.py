@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
+from controlplane.compile.ports import listeners_of
 from controlplane.compile.proxyless.hosts import Members, served
 from controlplane.compile.proxyless.listener import route_configuration, server_listener, virtual_host
 from controlplane.compile.proxyless.route import refusing
 from controlplane.compile.proxyless.rows import Port
 from controlplane.compile.rows import Issue, ResourceKey, Scope
-from controlplane.compile.views import listeners_of
 from controlplane.compile.xds_types import LISTENER, ROUTE_CONFIGURATION
 from controlplane.graph.engine import Read
 from controlplane.names import (
