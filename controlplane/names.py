@@ -141,8 +141,8 @@ def part_of(view: View, family: Family = Family.ENVOY) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def parts_of(view: View, family: Family = Family.ENVOY) -> tuple[tuple[str, ...], ...]:
-    """Every part that a node sees. Where parts share a name, the first one counts."""
-    return (*(part_of_gateway(gateway, family) for gateway in view), part_of(view, family))
+    """Every part that a node sees. Where parts share a name, the first one counts: what a view says of it, before gateways."""
+    return (part_of(view, family), *(part_of_gateway(gateway, family) for gateway in view))
 
 
 def group_of_port(address: str, port: int) -> str:

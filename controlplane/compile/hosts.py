@@ -35,12 +35,13 @@ from controlplane.compile.shard import (
     ordered,
     redirected,
     shard,
+    where_asked,
     without_upgrades,
 )
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.filters.shard_lua.compile import CATCH_ALL, FALLBACK
 from controlplane.graph.engine import Read
-from controlplane.names import ElementKey, GatewayName
+from controlplane.names import ElementKey, GatewayName, View, part_of, scope_name
 from controlplane.resources import Resource
 from controlplane.spec.listener import Protocol
 
@@ -230,6 +231,26 @@ def fallbacks_of_chain(
     for host, answer in answers.items():
         if read.get(tables.claims, (chain.gateway, chain.group, host)) is None:
             yield _row(shard(ShardKey(chain.gateway, chain.group, host, FALLBACK), [answer]), chain.gateway)
+
+
+def shards_of_lost_host(
+    read: Read, tables: Tables, key: tuple[View, Scope], owner: GatewayName
+) -> Iterator[tuple[ResourceKey, Resource]]:
+    """A gateway's shards as they are where clients come to another one for the host: for connections opened for it before.
+
+    Those of wildcards stay as they are: the table of wildcard hosts leads to them.
+    """
+    view, (gateway, group, host) = key
+    routes = read.find(tables.routes_by_scope, (gateway, group, host))
+    for route, _ in routes:
+        message = f'host "{host}" on {group} belongs to gateway {owner}, which has TLS for it on this port'
+        read.note(Issue(route, "hosts", codes.CONFLICT, message, "clients that ask for it come to that gateway"))
+    if not host.startswith("*"):
+        for segment in {FALLBACK, *(entry.segment or FALLBACK for _, route in routes for entry in route.entries)}:
+            name = scope_name(group, host, segment)
+            for table in (tables.shards, tables.fallbacks, tables.chain_fallbacks):
+                if (resource := read.get(table, ResourceKey((gateway,), SCOPED_ROUTE, name))) is not None:
+                    yield ResourceKey(part_of(view), SCOPED_ROUTE, name), where_asked(resource, host)
 
 
 def _row(resource: Resource, gateway: GatewayName) -> tuple[ResourceKey, Resource]:

@@ -14,10 +14,12 @@ from typing import Any
 
 from envoy.config.core.v3 import config_source_pb2, protocol_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
+from envoy.extensions.filters.common.set_filter_state.v3 import value_pb2 as common_pb2
 from envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_pb2
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2
 from envoy.extensions.filters.network.connection_limit.v3 import connection_limit_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm_pb2
+from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_state_pb2
 from envoy.type.matcher.v3 import string_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value, UInt64Value
 
@@ -25,6 +27,7 @@ from controlplane.compile.access_log import access_log
 from controlplane.compile.assignment import socket_address
 from controlplane.compile.cluster import BUFFER_LIMIT
 from controlplane.compile.rows import DEFAULT_IDLE_TIMEOUT
+from controlplane.compile.shard import SERVER_NAME
 from controlplane.compile.tls import ads, downstream
 from controlplane.filters.chain import HttpFilter, http_filters
 from controlplane.filters.envoy import duration, packed
@@ -123,6 +126,7 @@ def _filter_chain(listener: str, chain: FilterChain, name: str) -> Any:
     if chain.certificate is not None:
         message.transport_socket.CopyFrom(downstream(chain.certificate, chain.min_tls))
         message.transport_socket_connect_timeout.CopyFrom(duration(timedelta(seconds=10)))
+        message.filters.add(name=SERVER_NAME, typed_config=packed(_server_name()))
     message.filters.add(
         name="envoy.filters.network.connection_limit",
         typed_config=packed(
@@ -136,6 +140,13 @@ def _filter_chain(listener: str, chain: FilterChain, name: str) -> Any:
         typed_config=packed(connection_manager(listener, chain)),
     )
     return message
+
+
+def _server_name() -> Any:
+    """Keeps the name that a client opened the connection for (SNI), for routes to ask."""
+    value = common_pb2.FilterStateValue(object_key=SERVER_NAME, factory_key="envoy.string")
+    value.format_string.text_format_source.inline_string = "%REQUESTED_SERVER_NAME%"
+    return set_filter_state_pb2.Config(on_new_connection=[value])
 
 
 def _filter(group: str, http_filter: HttpFilter) -> Any:

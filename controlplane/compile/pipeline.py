@@ -26,6 +26,7 @@ from controlplane.compile import (
     hosts,
     ownership,
     pool,
+    ports,
     providers,
     routes,
     secrets,
@@ -240,6 +241,13 @@ class Tables:
         self.view_listeners: Derived[Any, Any, ResourceKey, Resource] = Derived(
             "view_listeners", self.views, self._with(views.listeners)
         )
+        self.lost_hosts: Derived[Any, Any, tuple[View, Scope], GatewayName] = Derived(
+            "lost_hosts", self.views, self._with(ports.lost_hosts)
+        )
+        self.lost_by_view = Index("lost hosts by view", self.lost_hosts, lambda key, _: [key[0]])
+        self.lost_shards: Derived[Any, Any, ResourceKey, Resource] = Derived(
+            "lost_shards", self.lost_hosts, self._with(hosts.shards_of_lost_host)
+        )
         self.view_extensions: Derived[Any, Any, ResourceKey, Resource] = Derived(
             "view_extensions", self.views, self._with(views.extensions)
         )
@@ -255,6 +263,7 @@ class Tables:
             self.fallbacks,
             self.chain_fallbacks,
             self.view_listeners,
+            self.lost_shards,
             self.view_extensions,
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
 from controlplane.compile.placement import covering_patterns, covers
-from controlplane.compile.rows import Chain, Issue
+from controlplane.compile.rows import Chain, Issue, Scope
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName, View, listener_name
 from controlplane.spec.listener import Listener, Protocol
@@ -100,6 +100,12 @@ def entry_of(chain: Chain, spec: Listener) -> int:
     return next(number for number, entry in enumerate(spec.tls) if entry.identity == chain.certificate.name)  # type: ignore[union-attr]
 
 
+def _is_served(read: Read, tables: Tables, chain: Chain) -> bool:
+    """Whether the certificate of a TLS chain is there and can be used."""
+    state = read.get(tables.certificate_states, chain.certificate) if chain.certificate is not None else None
+    return state is not None and not state.problem
+
+
 def names(read: Read, tables: Tables, chain: Chain, spec: Listener, taken: dict[str, Chain]) -> list[str]:
     """The names (SNI) for which a chain is asked: its hosts without those that others have, which are `taken`."""
     path = f"tls[{entry_of(chain, spec)}].hosts"
@@ -164,3 +170,51 @@ def misdirected(read: Read, tables: Tables, view: View) -> Iterator[str]:
         for host in asked:
             for pattern in covering_patterns(host):
                 yield from (f"{group}|{host}" for group in groups.get(pattern, set()) - groups[host])
+
+
+def lost_hosts(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tuple[tuple[View, Scope], GatewayName]]:
+    """The hosts of TLS chains for which clients (SNI) come to another gateway, with that one, where both are on a proxy.
+
+    No connection of such a chain is for them, whoever said another name in the handshake: the other gateway has them.
+    """
+    for _, sharing in ports(read, tables, view):
+        chains: list[Chain] = []
+        asked: dict[str, Chain] = {}
+        taken: dict[str, Chain] = {}
+        for key, spec, gateway in sharing:
+            for chain in read.get(tables.gateway_chains, gateway) or ():
+                if chain.listener == key and chain.protocol is Protocol.HTTPS:
+                    chains.append(chain)
+                    asked_for = () if chain.draining else names(read, tables, chain, spec, taken)
+                    asked |= dict.fromkeys(asked_for if _is_served(read, tables, chain) else (), chain)
+        below: dict[str, list[str]] = {}
+        for name in asked:
+            for pattern in covering_patterns(name):
+                below.setdefault(pattern, []).append(name)
+        for chain in chains:
+            for host in _in_question(read, tables, chain, asked, below):
+                if (other := _other(chain, host, asked)) is not None:
+                    yield (view, (chain.gateway, chain.group, host)), other.gateway
+
+
+def _other(chain: Chain, host: str, asked: dict[str, Chain]) -> Chain | None:
+    """The chain of another gateway that is asked for a host, instead of this one."""
+    other = next((asked[pattern] for pattern in covering_patterns(host) if pattern in asked), chain)
+    return other if other.gateway != chain.gateway and other.group != chain.group else None
+
+
+def _in_question(
+    read: Read, tables: Tables, chain: Chain, asked: dict[str, Chain], below: dict[str, list[str]]
+) -> set[str]:
+    """The hosts that a chain names or has routes for, without most of those that nobody else can be asked for.
+
+    All of its routes are looked through only where it shares a wildcard with another gateway.
+    """
+    theirs = {name for host in chain.hosts for name in below.get(host, ()) if _other(chain, name, asked) is not None}
+    lost = {host for host in chain.hosts if _other(chain, host, asked) is not None}
+    ours = chain.gateway, chain.group
+    if lost or any(name.startswith("*") for name in theirs):
+        claims = read.find(tables.claims_by_group, ours)
+        return lost | {key[2] for key, claim in claims if claim.owner == chain.gateway}
+    claimed = ((name, read.get(tables.claims, (*ours, name))) for name in theirs)
+    return {name for name, claim in claimed if claim is not None and claim.owner == chain.gateway}

@@ -24,6 +24,9 @@ from controlplane.filters.shard_lua import compile as shard_lua
 from controlplane.names import scope_name, shard_name
 from controlplane.resources import Resource, delimited
 
+SERVER_NAME = "gatewayspec/server-name"
+"""What a route can ask of a TLS connection: the name that the client opened it for (SNI)."""
+
 _HOST_NAME, _HOST_DOMAINS, _HOST_ROUTES = numbers(route_components_pb2.VirtualHost, "name", "domains", "routes")
 _CONFIGURATION_NAME, _CONFIGURATION_HOSTS = numbers(route_pb2.RouteConfiguration, "name", "virtual_hosts")
 _SCOPE = scoped_route_pb2.ScopedRouteConfiguration
@@ -59,6 +62,16 @@ def shard(key: ShardKey, routes: Iterable[bytes], kept_out: frozenset[str] = fro
     scope_key = b"".join([delimited(_KEY_FRAGMENTS, delimited(_FRAGMENT_TEXT, one)) for one in fragments])
     scope = delimited(_SCOPE_NAME, name.encode()) + delimited(_SCOPE_KEY, scope_key)
     return Resource(SCOPED_ROUTE, name, scope + delimited(_SCOPE_CONFIGURATION, configuration))
+
+
+def where_asked(resource: Resource, host: str) -> Resource:
+    """The shard for connections that were opened for this host (SNI); on others it misdirects."""
+    scope = _SCOPE.FromString(resource.body)
+    (virtual_host,) = scope.route_configuration.virtual_hosts
+    for route in virtual_host.routes:
+        route.match.filter_state.add(key=SERVER_NAME, string_match=string_pb2.StringMatcher(exact=host))
+    virtual_host.routes.append(route_components_pb2.Route.FromString(MISDIRECTED))
+    return Resource(SCOPED_ROUTE, resource.name, serialised(scope))
 
 
 @lru_cache(maxsize=1024)

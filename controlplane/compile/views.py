@@ -95,8 +95,9 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     headers |= {header for _, _, spec, _ in _kept(read, tables, view) for header in spec.claims_to_headers.values()}
     yield _extension(view, filter_chain.IDENTITY_HEADERS, header_mutation.identity_config(headers))
     hosts = dict(host for gateway in view for host in wildcards(read, tables, gateway))
+    lost = (f"{group}|{host}" for (_, (_, group, host)), _ in read.find(tables.lost_by_view, view) if host[0] == "*")
     # It sends requests to shards that must be there: those that come before it does, those that go after it did.
-    script = shard_lua.rekey_wildcard(hosts, misdirected(read, tables, view))
+    script = shard_lua.rekey_wildcard(hosts, misdirected(read, tables, view), lost)
     yield _extension(view, shard_lua.NAME, script, late=True)
     kept = (
         row

@@ -58,6 +58,28 @@ def test_the_older_gateway_has_a_tls_host() -> None:
     assert port.served() == ({"a": ["x.test"]}, [("b", "hosts")])
 
 
+def test_a_host_is_lost_only_where_the_older_gateway_is_and_can_serve_it() -> None:
+    """A proxy that has the younger gateway alone serves all of it, and so do both while the older one has no certificate."""
+    port = Port()
+    port.put("a", ["*.test"], [])
+    port.put("b", ["*.test", "b.else"], ["x.test"])
+    alone = VIEW[1:]
+    port.compiler.add_view(alone)
+
+    def misdirects(view: tuple[GatewayName, ...]) -> bool:
+        port.compiler.commit_now()
+        (body,) = (one.body for one in port.compiler.resources(view) if b"b|x.test|?" in one.body)
+        return b"gatewayspec/misdirected" in body
+
+    assert (misdirects(VIEW), misdirects(alone)) == (True, False)
+    port.compiler.remove_secret(worlds.secret("a")[0])
+    assert not misdirects(VIEW)
+    port.compiler.put_secret(*worlds.secret("a"))
+    port.put("b", ["*.test", "b.else"], ["x.test"], claim="2025")
+    port.put("a", ["*.test"], [], claim="2026")
+    assert not misdirects(VIEW)
+
+
 def test_the_older_gateway_decides_the_protocol() -> None:
     port = Port()
     port.put("a", [], ["x.test"], claim="2026")

@@ -37,7 +37,8 @@ def _listeners(random: Random) -> list[Said]:
         "tls": [{"hosts": ["shop.example.com"], "certificate": {"secretRef": random.choice(SECRETS)}}],
     }
     if random.random() < 0.5:
-        https["tls"].append({"hosts": ["*.example.com"], "certificate": {"secretRef": "wild-tls"}})
+        hosts = random.choice((["*.example.com"], ["*"], ["*.example.com", "pay.example.com"]))
+        https["tls"].append({"hosts": hosts, "certificate": {"secretRef": random.choice(("wild-tls", "shop-tls"))}})
     if random.random() < 0.2:
         https["clientIP"] = {"trustedHops": 1}
     return random.choice(([http], [http, https], [https]))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.plane import Plane, answers, ask, forward, gateway, respond
-from tests.support.client import Connection
+from tests.support.certificates import authority
+from tests.support.client import Connection, trusting
 from tests.support.load import Load
 from tests.support.ports import free_port
 from tests.support.waiting import until
@@ -66,6 +67,44 @@ def test_a_host_goes_to_another_gateway_and_back_without_a_refused_request(plane
             (plane.specs / "a.yaml").unlink()
             until(lambda: answers(port, "bb", host="x.example"), "the challenger has it again")
     assert load.failures == []
+
+
+def test_a_host_goes_to_the_tls_of_an_older_gateway_without_a_refused_request(plane: Plane) -> None:
+    """New connections come to either gateway; one that was opened for the host stays with the gateway that had it."""
+    port, tls, host = free_port(), trusting(None), "x.a.test"
+
+    def save(name: str, **certificates: list[str]) -> None:
+        entries = [{"hosts": hosts, "certificate": {"secretRef": secret}} for secret, hosts in certificates.items()]
+        listeners = [{"name": "in", "port": port, "protocol": "HTTPS", "tls": entries}]
+        routes = [respond("main", "/", name, [host] if name == "younger" else [f"{name}.b.test", host])]
+        plane.write(gateway(name, listeners=listeners, routes=routes), file=f"{name}.yaml")
+
+    def ask() -> bytes:
+        with Connection(port, tls, host) as connection:
+            return connection.request("/", host).body
+
+    def comes(_: Connection) -> None:
+        assert ask() in {b"older", b"younger"}
+
+    def stays(connection: Connection) -> None:
+        assert connection.request("/", host).body == b"younger"
+
+    secrets = [f"older-{number}" for number in range(4)]
+    for name in (*secrets, "own", "younger"):
+        authority().leaf("*.a.test").write(plane.secrets, name)
+    save("younger", younger=["*.a.test"])
+    save("older", own=["older.b.test"])
+    plane.start().ready()
+    plane.envoy().ready()
+    for secret in secrets:
+        until(lambda: ask() == b"younger", "the younger gateway has it")
+        with Load(lambda: Connection(port, tls, host), comes, stays) as load:
+            save("older", own=["older.b.test"], **{secret: [host]})
+            until(lambda: ask() == b"older", "the older gateway has it")
+            load.during(20)
+        with Connection(port, tls, "y.a.test") as connection:
+            assert connection.request("/", host).status == 421
+        save("older", own=["older.b.test"])
 
 
 @pytest.mark.parametrize(

@@ -98,24 +98,28 @@ end
 _REKEY_WILDCARD = (
     _COMMON
     + """
-local ELSEWHERE, KNOWN = "@ELSEWHERE@", {@KNOWN@}
+local ELSEWHERE, KNOWN, LOST = "@ELSEWHERE@", {@KNOWN@}, {@LOST@}
 
 local function serves(key, path)
   local known = KNOWN[key]
   return known == true or (known and known[string.match(path, "^p/([^/]*)")] == true)
 end
 
-local function covering(group, name, path)
+local function lost(handle, key, name)
+  return LOST[key] and handle:streamInfo():requestedServerName() ~= name
+end
+
+local function covering(handle, group, name, path)
   if find(name, ",", 1, true) or KNOWN[group .. name] == false then return nil end
   local dot = find(name, ".", 1, true)
   while dot ~= nil do
     local key = group .. "*" .. sub(name, dot)
-    if KNOWN[key] == false then return nil end
+    if KNOWN[key] == false or lost(handle, key, name) then return nil end
     if serves(key, path) then return key end
     dot = find(name, ".", dot + 1, true)
   end
   local key = group .. "*"
-  if name ~= "" and serves(key, path) then return key end
+  if name ~= "" and serves(key, path) and not lost(handle, key, name) then return key end
   return nil
 end
 
@@ -138,7 +142,7 @@ function envoy_on_request(handle)
   local bar = find(key, "|", 1, true)
   local group, name = sub(key, 1, bar), sub(key, bar + 1)
   local path = path_key(headers)
-  local wildcard = covering(group, name, path)
+  local wildcard = covering(handle, group, name, path)
   if wildcard == nil then return aim(handle, headers, group, FALLBACK) end
   aim(handle, headers, wildcard, path)
   local metadata = handle:metadata()
@@ -149,7 +153,7 @@ end
 )
 
 
-def _script(source: str, known: Mapping[str, str] = MappingProxyType({})) -> Any:
+def _script(source: str, known: Mapping[str, str] = MappingProxyType({}), lost: Iterable[str] = ()) -> Any:
     for name, value in (
         ("HOST", HOST_HEADER),
         ("PATH", PATH_HEADER),
@@ -157,6 +161,7 @@ def _script(source: str, known: Mapping[str, str] = MappingProxyType({})) -> Any
         ("MAX_HOST", str(MAX_HOST)),
         ("ELSEWHERE", ELSEWHERE),
         ("KNOWN", ", ".join(f'["{host}"] = {what}' for host, what in sorted(known.items()))),
+        ("LOST", ", ".join(f'["{host}"] = true' for host in sorted(lost))),
     ):
         source = source.replace(f"@{name}@", value)
     return packed(lua_pb2.Lua(default_source_code=base_pb2.DataSource(inline_string=source), stat_prefix="gatewayspec"))
@@ -188,14 +193,17 @@ def rekey() -> Any:
     return _script(_REKEY)
 
 
-def rekey_wildcard(wildcards: Mapping[str, Iterable[str]], misdirected: Iterable[str] = ()) -> Any:
+def rekey_wildcard(
+    wildcards: Mapping[str, Iterable[str]], misdirected: Iterable[str] = (), lost: Iterable[str] = ()
+) -> Any:
     """The third filter; `wildcards` are `<group>|<wildcard host>` of every wildcard host, with the segments of an open one.
 
     One that is not open (no segments) has a fallback shard. An open one has shards for these segments alone. Hosts that
-    are `misdirected` in a group are below no wildcard there: its last resort answers.
+    are `misdirected` in a group are below no wildcard there: its last resort answers. Wildcard hosts that are `lost` are for
+    connections alone that were opened for the name.
     """
     known = dict.fromkeys(misdirected, "false")
-    return _script(_REKEY_WILDCARD, known | {host: _segments(found) for host, found in wildcards.items()})
+    return _script(_REKEY_WILDCARD, known | {host: _segments(found) for host, found in wildcards.items()}, lost)
 
 
 def decided(configuration: Any, *, fallback: bool) -> None:
