@@ -7,7 +7,7 @@ log and in the status.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ class Memory:
             log.warning("state", problem=problem)
         self._found = loaded.problems[:SHOWN]
         self.whole = loaded.whole
-        """Whether nothing of it was damaged."""
+        """Whether none of the inputs was damaged."""
         self.texts = {ref: stored.text for ref, stored in loaded.objects.items()}
         """The text of every object that was in force."""
         self.secrets = loaded.secrets
@@ -54,6 +54,8 @@ class Memory:
         """When each source could be read last (seconds of the epoch)."""
         self.notes = loaded.history
         """What was noted of proxies."""
+        self.gather: Callable[[], object] = lambda: None
+        """Called before what was noted is handed over: somebody may have more to note."""
         self._taken: dict[ObjectRef, StoredObject | None] = {}
         self.told = loaded.told
         """By source: the highest version that it has told of something."""
@@ -99,6 +101,7 @@ class Memory:
     def write(self) -> None:
         """Hand over what was noted."""
         self._timer = None
+        self.gather()
         if self._objects or self._secrets or self._services or self._notes:
             changes = StateChanges(self._objects, self._secrets, services=self._services, history=self._notes)
             self._state.write(changes)

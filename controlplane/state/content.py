@@ -59,7 +59,7 @@ class StateChanges:
 class Loaded:
     """What the previous process left, and everything that could not be read, each in a sentence.
 
-    `whole` is False when some of it was damaged.
+    `whole` is False when some of it was damaged, other than notes.
     """
 
     objects: dict[ObjectRef, StoredObject]

@@ -21,10 +21,10 @@ BUSY_SECONDS = 5.0
 
 
 class Scan(NamedTuple):
-    """Everything in the file: rows whose checksum holds, the names of those where it does not, and other damage."""
+    """Everything in the file: rows whose checksum holds, those where it does not, and other damage."""
 
     rows: list[Row]
-    dropped: list[str]
+    dropped: list[Row]
     damage: str
 
 
@@ -50,7 +50,7 @@ class Database:
     def scan(self) -> Scan:
         """Read and verify everything; never raises for damage, which is reported."""
         rows: list[Row] = []
-        dropped: list[str] = []
+        dropped: list[Row] = []
         damage = ""
         try:
             # Rows can also vanish without a trace in those that remain: SQLite's own bookkeeping knows.
@@ -63,10 +63,7 @@ class Database:
                 continue
             try:
                 for row, intact in self._rows(table):
-                    if intact:
-                        rows.append(row)
-                    else:
-                        dropped.append(f"{table.name} {tables.shown(row.key)}")
+                    (rows if intact else dropped).append(row)
             except sqlite3.Error as error:
                 damage = damage or str(error)
         return Scan(rows, dropped, damage)

@@ -22,7 +22,7 @@ from controlplane.state.database import Database, Scan
 from controlplane.state.owner import Unusable, is_damage
 from controlplane.state.rows import Change, OfService, OfSource, OfVersions, Ref, Value
 from controlplane.state.sealing import Sealer, Unsealable, own_key
-from controlplane.state.tables import Row
+from controlplane.state.tables import HISTORY, Row, shown
 
 log = structlog.get_logger(__name__)
 
@@ -98,9 +98,11 @@ class Ledger:
     def load(self) -> Loaded:
         """Everything that the previous process left intact."""
         scan = self._database.scan() if self._database is not None else Scan([], [], "")
-        loaded = Loaded({}, {}, {}, list(self._problems), whole=not (scan.damage or scan.dropped))
-        loaded.problems.extend(f"{name} is dropped: its checksum does not hold" for name in scan.dropped)
-        if self._database is not None and not loaded.whole:
+        inputs = [row for row in scan.dropped if row.table != HISTORY]
+        loaded = Loaded({}, {}, {}, list(self._problems), whole=not (scan.damage or inputs))
+        for row in scan.dropped:
+            loaded.problems.append(f"{row.table.name} {shown(row.key)} is dropped: its checksum does not hold")
+        if self._database is not None and (scan.damage or scan.dropped):
             loaded.problems.append(self._rebuild(self._database, scan))
         for row in scan.rows:
             self._take(row, loaded)

@@ -70,12 +70,12 @@ class Change:
 
 def changes(of: StateChanges, at: float) -> Mapping[Ref, Change]:
     """Every change by what it is of."""
-    found: dict[Ref, Change] = {ref: Change(value, at) for ref, value in of.objects.items()}
+    found: dict[Ref, Change] = {note: Change(value, at) for note, value in of.history.items()}  # first, if not all fit
+    found |= {ref: Change(value, at) for ref, value in of.objects.items()}
     found |= {ref: Change(value, at) for ref, value in of.secrets.items()}
     found |= {ref: Change(value, at) for ref, value in of.served.items()}
     found |= {OfService(ref): Change(value, at) for ref, value in of.services.items()}
     found |= {OfSource(name): Change(value, at) for name, value in of.seen.items()}
-    found |= {note: Change(value, at) for note, value in of.history.items()}
     found |= {OfVersions(name): Change(value, at) for name, value in of.told.items()}
     return found
 

@@ -21,7 +21,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from controlplane.state import database, ledger, opening, owner
-from controlplane.state.content import StateChanges
+from controlplane.state.content import Note, StateChanges
 from controlplane.state.store import State
 from tests.state.kept import fill, objects, ref, secret, secret_ref, stored
 from tests.support.waiting import PATIENCE
@@ -541,6 +541,20 @@ def test_without_room_what_fits_is_kept_and_the_rest_is_said_once(tmp_path: Path
     assert loaded.problems == []
     assert loaded.objects[ref("r99")].text.startswith("y")
     assert len(loaded.objects) == 10
+    again.close()
+
+
+def test_without_room_what_was_before_an_edit_comes_first(tmp_path: Path) -> None:
+    """Better the edit is not kept than what proxies have in the place of what they refuse of it."""
+    state = State.open(tmp_path, max_bytes=200_000, retry_after=3600)
+    documents = {ref(f"r{n}"): stored("x" * 10_000) for n in range(100)}
+    state.write(StateChanges(documents, history={Note("former document", "r99"): b"y" * 10_000}))
+    assert not state.flush(PATIENCE)
+    state.close()
+    again = State.open(tmp_path)
+    loaded = again.load()
+    assert loaded.history
+    assert 0 < len(loaded.objects) < 30
     again.close()
 
 

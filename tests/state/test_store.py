@@ -340,6 +340,20 @@ def test_a_state_of_a_version_without_services_is_read_and_extended(tmp_path: Pa
         assert loaded.history == {NOTE: CANARY}
 
 
+def test_a_damaged_note_is_dropped_alone_and_nothing_else_is_in_doubt(tmp_path: Path) -> None:
+    """A start waits for sources of which something may be lost. A note is none of what they declare."""
+    with closing(State.open(tmp_path)) as state:
+        state.write(StateChanges(objects(one="text").objects, history={NOTE: CANARY, ANOTHER: b"other"}))
+        assert state.flush(PATIENCE)
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as connection, connection:
+        connection.execute("UPDATE history SET sealed = ? WHERE name = ?", (b"forged", ANOTHER.name.encode()))
+    with closing(State.open(tmp_path)) as state:
+        loaded = state.load()
+        assert (loaded.objects, loaded.history) == ({ref("one"): stored("text")}, {NOTE: CANARY})
+        assert "history chain/c is dropped: its checksum does not hold" in loaded.problems
+        assert loaded.whole
+
+
 NOTE, ANOTHER = Note("chain", "a\nb"), Note("chain", "c")
 
 
