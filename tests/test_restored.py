@@ -82,6 +82,7 @@ class Restarted:
         *before: ObjectRef,
         waited_for: Iterable[str] | None = None,
         secrets: Mapping[SecretRef, Secret] = MappingProxyType({}),
+        objects_before: Mapping[ObjectRef, str] = MappingProxyType({}),
         **more: Any,
     ) -> None:
         self.kept: dict[Hashable, object] = {ref: text(ref) for ref in before} | {WEB: "endpoints"} | {**secrets}
@@ -100,7 +101,7 @@ class Restarted:
             services=self.services,
             register=Problems(),
             waited_for=waited_for,
-            objects_before={ref: text(ref) for ref in before},
+            objects_before=objects_before or {ref: text(ref) for ref in before},
             secrets_before=secrets,
             **more,
         )
@@ -381,6 +382,20 @@ def test_what_changes_more_than_once_before_the_first_commit_follows_on_what_was
     for port in ports:
         plane.intake.put(spec(EDGE, port))
     assert plane.succeeds(EDGE) == (ports[-1] != 80)
+
+
+@pytest.mark.parametrize(
+    ("port", "stages"),
+    [(81, [80, 81]), (82, [80, 81, 82]), (80, [80, 81, 80])],
+    ids=["the same", "another", "taken back"],
+)
+def test_what_was_good_before_a_doubted_edit_comes_first_of_all(port: int, stages: list[int]) -> None:
+    """Some proxies may have the one, some the other: what each of them still uses is kept."""
+    plane = Restarted(EDGE, objects_before={EDGE: text(EDGE, 81)}, objects_former={EDGE: text(EDGE, 80)})
+    plane.intake.put(spec(EDGE, port))
+    assert plane.succeeds(EDGE)
+    compiled = [plane.compiler.declared.rows(EDGE), *plane.compiler.successors[EDGE]]
+    assert compiled == [spec(EDGE, each).rows for each in stages]
 
 
 def test_what_goes_and_comes_before_the_first_commit_is_as_it_was() -> None:

@@ -39,6 +39,9 @@ Proven = frozenset[tuple[str, str]]
 
 SETTLE_BOUND = 30.0
 """Seconds after which a change counts as arrived, though some proxy has not acknowledged it."""
+RETURN_SECONDS = 90.0
+"""For proxies to come, or come back, with what they had: from another replica, or after a start. Envoy waits up to 30 s between
+two attempts."""
 CACHED = 10_000
 """Label sets that are remembered."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import structlog
 
@@ -26,6 +27,7 @@ from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
 from controlplane.sources.guard import Limits, ObjectGuard, held_sentence
 from controlplane.spec.codes import Code
+from controlplane.spec.rows import Row, RowKey
 
 log = structlog.get_logger(__name__)
 
@@ -56,12 +58,14 @@ class Intake:
         wall_clock: Callable[[], float] = time.time,
         waited_for: Iterable[str] | None = None,
         objects_before: Mapping[ObjectRef, str],
+        objects_former: Mapping[ObjectRef, str] = MappingProxyType({}),
         secrets_before: Mapping[SecretRef, Secret],
         may_declare: Callable[[ObjectRef], bool] = lambda _: True,
     ) -> None:
         """`keep` and `keep_secret` write behind to the state on disk, which holds what was in force before.
 
         Nothing is committed before the sources `waited_for` (None: all) have said everything, or that they cannot.
+        `objects_former` is what some of the objects said before they were edited to what was in force: proxies may have that.
         `may_declare`: whether the configuration still has a source that could say this object.
         """
         self.objects: dict[ObjectRef, SpecObject] = {}
@@ -84,6 +88,7 @@ class Intake:
         self._limits = limits
         self._gone: dict[ObjectRef, bool] = {}
         self._texts = dict(objects_before)
+        self._former = objects_former
         self._may_declare = may_declare
         self._waited = False
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
@@ -121,19 +126,26 @@ class Intake:
 
         It is kept when a commit takes it, not before: what is on disk is what proxies were offered.
         """
-        before, rows = None, spec.rows if spec is not None else None
-        if ref in self._uncompiled and (spec is None or spec.text != self._texts[ref]):
-            before = restored(ref, self._texts[ref])
+        rows = spec.rows if spec is not None else None
+        before = self._before_now(ref, spec) if ref in self._uncompiled else []
 
         def edit(compiler: Compiler) -> Iterable[None]:
             self._uncompiled.discard(ref)
             if keep:
                 self._keep(ref if spec is None else spec)
-            if before is not None:
-                return compiler.succeeding(ref, before.rows, rows)
+            if before:
+                return compiler.succeeding(ref, before, rows)
             return compiler.removing(ref) if rows is None else compiler.putting(ref, rows)
 
         self._loop.edit(ref, edit)
+
+    def _before_now(self, ref: ObjectRef, now: SpecObject | None) -> list[Mapping[RowKey, Row]]:
+        """The object as it was when proxies got what they have, if it was another: the oldest first."""
+        texts = [self._former.get(ref), self._texts[ref]]
+        if now is not None and now.text == texts[-1]:
+            texts.pop()
+        found = (restored(ref, text) for text in texts if text is not None)
+        return [one.rows for one in found if one is not None]
 
     def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
         """An object is gone; what is not sure may be held. Takes effect with `flush`."""

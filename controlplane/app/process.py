@@ -22,6 +22,7 @@ from controlplane.app import garbage
 from controlplane.app.addresses import Addresses
 from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
+from controlplane.app.doubts import Doubts
 from controlplane.app.draining import Draining
 from controlplane.app.fleet import Fleet
 from controlplane.app.in_place import InPlace
@@ -50,8 +51,9 @@ from controlplane.compile.endpoints import Endpoints, EndpointTables, Keeping, T
 from controlplane.compile.expiry import Expiry
 from controlplane.config import Configuration
 from controlplane.model.endpoint import Locality, Service
-from controlplane.names import Family, ServiceRef, View, parts_of
+from controlplane.names import Family, ObjectRef, ServiceRef, View, parts_of
 from controlplane.snapshot.store import Store
+from controlplane.sources.base import SpecObject
 from controlplane.sources.guard import Limits as RemovalLimits
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.bounds import Limits
@@ -97,18 +99,22 @@ class ControlPlane:
             say=lambda source, said: register.say(("held services", source), said),
             limits=removals,
         )
+        self._doubts = Doubts(self._store, self._memory.note, self._memory.texts)
+        self._doubts.restore(self._memory.notes)
+        self._memory.gather = self._doubts.note
         names = [source.name for source in self._sources]
         self.intake = Intake(
             at_start(
                 names, self._memory.seen, time.monotonic(), time.time(), unknown_at_start(configuration, self._memory)
             ),
-            keep=self._memory.keep,
+            keep=self._keep,
             keep_secret=self._memory.keep_secret,
             services=services,
             register=register,
             limits=removals,
             waited_for=waited_for(configuration, names),
             objects_before=self._memory.texts,
+            objects_former=self._doubts.former,
             secrets_before=self._memory.secrets,
             may_declare=partial(may_declare, configuration),
         )
@@ -140,6 +146,7 @@ class ControlPlane:
         age = configuration.xds.max_stream_age
         limits = Limits(stream_age_seconds=age.total_seconds() if age is not None else None)
         self._server = XdsServer(self._store, self._fleet, observer=self._fleet, identifier=identifier, limits=limits)
+        self._doubts.refused = self._server.holds.among
         in_place = InPlace(self._compiler, self._store, self._server.holds)
         self._draining = Draining(self._compiler, self._loop, in_place, self._memory.note)
         self._draining.restore(self._memory.notes, time.monotonic())
@@ -172,6 +179,7 @@ class ControlPlane:
             self._requirements,
             self._limits,
             self._draining,
+            self._doubts,
             self._refusals,
             self._rollcall,
             self._ages,
@@ -279,6 +287,8 @@ class ControlPlane:
             now = time.monotonic()
             for each in (self._draining, self._requirements, self._limits):
                 each.tick(now)
+            if self._doubts.look():
+                self._memory.write_soon()
             if not hearing.look(now):
                 continue
             self.intake.tick()
@@ -287,6 +297,10 @@ class ControlPlane:
                 self._lane.lost(over, now)
 
     # -- what the parts tell each other ---------------------------------------------------------------------------
+
+    def _keep(self, spec: SpecObject | ObjectRef) -> None:
+        self._memory.keep(spec)
+        self._doubts.taken(spec)
 
     def _committed(self, commit: Commit, event_time: float, build_seconds: float) -> None:
         self._publishing.committed(commit, event_time, build_seconds)

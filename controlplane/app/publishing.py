@@ -13,8 +13,9 @@ from functools import partial
 
 from controlplane.app.ages import Ages
 from controlplane.app.changes import Changes
+from controlplane.app.doubts import Doubts
 from controlplane.app.draining import Draining
-from controlplane.app.fleet import Fleet, Labels
+from controlplane.app.fleet import RETURN_SECONDS, Fleet, Labels
 from controlplane.app.intake import Intake
 from controlplane.app.leaving import Leaving
 from controlplane.app.loop import CommitLoop
@@ -32,10 +33,6 @@ from controlplane.snapshot.store import Store
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.server import XdsServer
 
-RETURN_SECONDS = 90.0
-"""For proxies to come, or come back, with what they had: from another replica, or after a start. Envoy waits up to 30 s between
-two attempts."""
-
 
 @dataclass(slots=True)
 class Publishing:
@@ -51,6 +48,7 @@ class Publishing:
     requirements: Requirements
     limits: Leaving[LimitKey]
     draining: Draining
+    doubts: Doubts
     refusals: Refusals
     rollcall: Rollcall
     ages: Ages
@@ -65,6 +63,7 @@ class Publishing:
         touched = self.ages.touched(commit.publication, before)
         self.memory.committed()
         self.draining.look(time.monotonic())  # what an edit leaves behind is on disk no later than the edit
+        self.doubts.committed(touched, commit.former)
         if commit.fleet_changed:
             self.fleet.select(self.selectors(), set(self.compiler.views()))
         leaving = (self.requirements.leaving(commit.requirements), self.limits.leaving(commit.limits))

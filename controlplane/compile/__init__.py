@@ -9,6 +9,7 @@ Read `pipeline` first. `compiler` is what the process calls, `offline` and `stan
     placement  hosts  shard                           where it is reachable, and the shards that come of that
     listener  chains  tls  ports  views  access_log   listeners, and what the gateways of one proxy share
     heirs                                             who answers what a renamed listener drains
+    changes                                           what commits of the graph changed, put together
     secrets  certificates  providers  expiry          certificates and key sets, whether they can be used, and until when
     backends  cluster  pool  endpoints  assignment    clusters, and the lane of their endpoints
     checks  provenance                                Envoy's own rules; from a resource back to its spec

@@ -6,15 +6,16 @@ commits, and gathers what changed by part of a snapshot. `app` and the offline c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec.structs import replace
 
 from controlplane.compile.chains import keep_chain, ways_in
+from controlplane.compile.changes import merged, replaced, touched
 from controlplane.compile.codes import FAILED
-from controlplane.compile.endpoints import Endpoints, EndpointTables
+from controlplane.compile.endpoints import Endpoints, EndpointTables, Touched
 from controlplane.compile.heirs import Heirs
 from controlplane.compile.namesakes import Namesakes
 from controlplane.compile.pipeline import Tables
@@ -47,6 +48,8 @@ class Commit:
     """The same of rate limits whose buckets routes share."""
     fleet_changed: bool
     """Whether gateways, their selectors, or the views that are compiled may be others now."""
+    former: Mapping[ResourceKey, Resource | None] | None
+    """What stood (None: nothing did) before this process began where objects have changed since; None when none has."""
 
 
 _BATCH = 512
@@ -60,7 +63,7 @@ class Compiler:
     tables: Tables = field(default_factory=Tables)
     endpoints: Endpoints = field(default_factory=lambda: Endpoints(EndpointTables(None)))
     declared: Namesakes = field(default_factory=Namesakes)
-    successors: dict[ObjectRef, Mapping[RowKey, Row] | None] = field(default_factory=dict)
+    successors: dict[ObjectRef, Sequence[Mapping[RowKey, Row] | None]] = field(default_factory=dict)
     """What becomes of objects once they have been compiled as they were."""
     heirs: Heirs = field(default_factory=Heirs)
     grpc: Followed | None = None
@@ -80,14 +83,14 @@ class Compiler:
             yield from self._declare(ref, rows)
 
     def succeeding(
-        self, ref: ObjectRef, before: Mapping[RowKey, Row], rows: Mapping[RowKey, Row] | None
+        self, ref: ObjectRef, before: Sequence[Mapping[RowKey, Row]], rows: Mapping[RowKey, Row] | None
     ) -> Generator[None]:
         """The object as it was when proxies got what they have, before this process began; and as it is (None: gone).
 
-        The next commit compiles the one and then the other, so that what proxies still use is kept as on any edit.
+        The next commit compiles one after the other, so that what proxies still use is kept as on any edit.
         """
-        yield from self.putting(ref, before)
-        self.successors[ref] = rows
+        yield from self.putting(ref, before[0])
+        self.successors[ref] = *before[1:], rows
 
     def remove(self, ref: ObjectRef) -> None:
         """The object is gone."""
@@ -224,25 +227,27 @@ class Compiler:
         """
         graph = self.tables.graph
         changes = yield from self._sweep()
-        if self.successors:
-            changes = _merged(changes, (yield from self._succeed(changes)))
+        former: dict[ResourceKey, Resource | None] | None = {} if self.successors else None
+        assigned: Touched = {}
+        if former is not None:
+            changes = yield from self._succeed(changes, former, assigned)
         noted = self.declared.take_noted() | issues_of(graph)
         if self.tables.gateways.name in changes and (missing := set(self.wanted()).difference(self.views())):
             for view, family in sorted(missing):
                 self.add_view(view, family)
-            changes = _merged(changes, (yield from graph.commit()))
+            changes = merged(changes, (yield from graph.commit()))
             noted |= issues_of(graph)
-        touched = _touched(self.tables.resources, changes)
+        found = touched(self.tables.resources, changes)
         fleet_changed = self.tables.gateways.name in changes or self.tables.views.name in changes
         if self.grpc is not None:
             second = self.grpc.tables
             yield from self.grpc.follow(changes)
             followed = yield from second.graph.commit()
             noted |= issues_of(second.graph)
-            touched |= _touched(second.resources, followed)
+            found |= touched(second.resources, followed)
             fleet_changed |= second.views.name in followed
-        publication = yield from self._publication(touched)
-        assigned = yield from self.endpoints.take_over(changes.get(self.tables.pools.name, {}))
+        publication = yield from self._publication(found)
+        assigned |= yield from self.endpoints.take_over(changes.get(self.tables.pools.name, {}))
         for part, of_part in self.endpoints.publication(assigned).items():
             publication.setdefault(part, []).extend(of_part)
         return Commit(
@@ -251,23 +256,39 @@ class Compiler:
             frozenset(changes.get(self.tables.requirements.name, ())),
             frozenset(changes.get(self.tables.limits.name, ())),
             fleet_changed,
+            former,
         )
 
-    def _succeed(self, changes: Changes) -> Generator[None, None, Changes]:
-        """Sweep again, now that what was there before has been compiled: these are the changes of that."""
-        for gateway, requirement in changes.get(self.tables.requirements.name, ()):
-            self.keep_requirement((gateway, requirement))
+    def _succeed(
+        self, changes: Changes, former: dict[ResourceKey, Resource | None], assigned: Touched
+    ) -> Generator[None, None, Changes]:
+        """Sweep again, now that what was there before has been compiled, as often as it has changed: all changes.
+
+        `former` gets what stood first where something else follows, `assigned` the load assignments that were touched.
+        """
         successors, self.successors = self.successors, {}
-        for ref, rows in successors.items():
-            yield from self.removing(ref) if rows is None else self.putting(ref, rows)
-        return (yield from self._sweep())
+        later, pools = changes, self.tables.pools.name
+        for left in range(max(map(len, successors.values())), 0, -1):
+            for requirement in changes.get(self.tables.requirements.name, ()):
+                self.keep_requirement(requirement)
+            assigned |= yield from self.endpoints.take_over(later.get(pools, {}))
+            for ref, stages in successors.items():
+                if len(stages) >= left:
+                    rows = stages[-left]
+                    yield from self.removing(ref) if rows is None else self.putting(ref, rows)
+            later = yield from self._sweep()
+            changes = merged(changes, later)
+            for found in (replaced(self.tables.resources, later), self.endpoints.of_pools(later.get(pools, ()))):
+                for key, resource in found:
+                    former.setdefault(key, resource)
+        return changes
 
     def _sweep(self) -> Generator[None, None, Changes]:
         """Sweep, and keep what routes named until now."""
         self.heirs.settle(self.tables)
         changes = yield from self.tables.graph.commit()
         if self._keep_limits(changes):
-            changes = _merged(changes, (yield from self.tables.graph.commit()))
+            changes = merged(changes, (yield from self.tables.graph.commit()))
         return changes
 
     def commit_now(self) -> Commit:
@@ -339,23 +360,6 @@ class Compiler:
             resource = next((row for row in rows if row is not None), None)
             publication.setdefault(key.part, []).append((key.type_url, key.name, resource))
         return publication
-
-
-def _merged(first: Changes, second: Changes) -> Changes:
-    """The changes of two commits as if they were one."""
-    changes = {name: dict(rows) for name, rows in first.items()}
-    for name, rows in second.items():
-        before = changes.setdefault(name, {})
-        for key, (former, row) in rows.items():
-            before[key] = (before[key][0] if key in before else former, row)
-    return changes
-
-
-def _touched(tables: Iterable[Any], changes: Changes) -> dict[ResourceKey, None]:
-    touched: dict[ResourceKey, None] = {}
-    for table in tables:
-        touched |= dict.fromkeys(changes.get(table.name, ()))
-    return touched
 
 
 def issues_of(graph: Graph) -> dict[Hashable, tuple[Diagnostic, ...]]:

@@ -283,6 +283,10 @@ class Endpoints:
                 yield
         return touched | self.commit()
 
+    def of_pools(self, pools: Iterable[ResourceKey]) -> Iterator[tuple[ResourceKey, Resource | None]]:
+        """The load assignments that these pools have for everybody, if any."""
+        return ((key, self.tables.assignments.rows.get(key)) for key in pools)
+
     def publication(self, touched: Iterable[ResourceKey]) -> dict[Hashable, list[tuple[str, str, Resource | None]]]:
         """What to publish of load assignments, as they are now."""
         found: dict[Hashable, list[tuple[str, str, Resource | None]]] = {}

@@ -61,6 +61,11 @@ class Proofs:
         if not unproven:
             del self._unproven[type_url]  # one that was large costs as much to look through when it is empty
 
+    def restore(self, resource: Resource) -> None:
+        """This was taken over before this process began, unless more is known of its name already."""
+        if (resource.type_url, resource.name) not in self.good:
+            self._keep(resource)
+
     def _keep(self, resource: Resource) -> None:
         key = resource.type_url, resource.name
         self.good[key] = resource

@@ -280,6 +280,19 @@ class Store:
         url, name = resource.type_url, resource.name
         return any(part.versions.get(url, {}).get(name) == resource.version for part in self._parts.values())
 
+    def doubted(self, part: Part, type_url: str, name: str) -> str | None:
+        """The version under this name of a part, if nobody has taken that over, and somebody what stood there before."""
+        if (content := self._parts.get(part)) is None or content.proofs.holds(type_url, name):
+            return None
+        version, good = content.versions.get(type_url, {}).get(name), content.proofs.good.get((type_url, name))
+        return version if good is not None and good.version != version else None
+
+    def restore(self, part: Part, resource: Resource) -> None:
+        """This was taken over in a part before this process began; what is there now came after it."""
+        content, url = self._parts.get(part), resource.type_url
+        if content is not None and content.versions.get(url, {}).get(resource.name) != resource.version:
+            content.proofs.restore(resource)
+
     def view(self, parts: Sequence[Part]) -> View:
         """The union of these parts, in their order; the same object for the same parts while somebody holds it."""
         if (view := self._views.get(key := tuple(parts))) is None:

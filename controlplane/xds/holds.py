@@ -9,7 +9,7 @@ speaks for itself alone.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -144,6 +144,10 @@ class Holds:
     def resources(self) -> Iterator[Resource]:
         """What was refused, whether it is there now or not."""
         return (case.resource for case in self._cases.values())
+
+    def among(self, keys: Set[Key]) -> Iterator[Resource]:
+        """Those of these that were refused, whether they are there now or not."""
+        return (self._cases[key].resource for key in self._cases.keys() & keys)
 
     def in_place(self, view: View) -> Iterator[Resource]:
         """What clients are shown of this view in the place of what they refused, or would be if they were there."""

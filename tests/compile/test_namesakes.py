@@ -177,7 +177,7 @@ def test_what_was_before_a_start_is_compiled_first() -> None:
     """The one that counted was deleted while no control plane was there: the next one follows, as on any removal."""
     lived = Lived()
     first, second = gateway(EU, CLAIMS[EU][0]), gateway(US, CLAIMS[US][0])
-    for _ in lived.compiler.succeeding(*first, None):
+    for _ in lived.compiler.succeeding(first[0], [first[1]], None):
         pass
     lived.compiler.put(*second)
     lived.commit()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from controlplane.compile.compiler import Compiler
-from controlplane.compile.xds_types import EXTENSION
+from controlplane.compile.xds_types import CLUSTER, EXTENSION, LOAD_ASSIGNMENT, SCOPED_ROUTE
 from controlplane.names import GatewayName, ObjectRef
 from controlplane.resources import Resource
 from controlplane.spec.parse import parse_text
@@ -28,15 +28,21 @@ spec:
   routes:
     - {name: one, hosts: [a.test], match: [{path: {prefix: /}}], auth: {anyOf: [{jwt: @provider@}]}, respond: {status: 200}}
     - {name: two, hosts: [tls.test], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}
+@more@"""
+NEW = "    - {name: new, hosts: [new.test], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}\n"
+TO = """\
+    - {name: to, hosts: [to.test], match: [{path: {prefix: /}}], public: true, to: [{backend: far}]}
+  backends: [{name: far, members: [{static: {address: 192.0.2.1, port: 80}}]}]
 """
 KEYS = key_set(rsa_key())
 
 Said = tuple[ObjectRef, Mapping[RowKey, Row]]
 
 
-def said(gateway: str = "edge", provider: str = "corp", secret: str = "old") -> Said:
+def said(gateway: str = "edge", provider: str = "corp", secret: str = "old", more: str = "") -> Said:
     text = SPEC
-    for name, value in {"gateway": gateway, "provider": provider, "secret": secret, "keys": KEYS}.items():
+    names = {"gateway": gateway, "provider": provider, "secret": secret, "keys": KEYS, "more": more}
+    for name, value in names.items():
         text = text.replace(f"@{name}@", value)
     (parsed,) = parse_text(text, "spec.yaml", "files")
     assert parsed.ref is not None
@@ -70,10 +76,10 @@ def test_it_is_as_if_it_had_been_edited_now_and_proxies_can_be_told_so(now: dict
     before, after, gateway = said(), said(**now), now.get("gateway", "edge")
     compiler = Compiler()
     if before[0] != after[0]:
-        list(compiler.succeeding(*before, None))
+        list(compiler.succeeding(before[0], [before[1]], None))
         compiler.put(*after)
     else:
-        list(compiler.succeeding(*before, after[1]))
+        list(compiler.succeeding(before[0], [before[1]], after[1]))
     commit = compiler.commit_now()
     assert resources(compiler, gateway) == resources(edited(before, after), gateway)
     published = [entry for of_part in commit.publication.values() for entry in of_part]
@@ -95,6 +101,65 @@ def test_it_is_as_if_it_had_been_edited_now_and_proxies_can_be_told_so(now: dict
     assert resources(compiler, gateway) == resources(fresh, gateway)
 
 
+def test_of_several_steps_each_leaves_what_it_leaves_and_the_first_is_what_was_good() -> None:
+    """An edit that nobody had taken over yet, and another one while no control plane was there."""
+    ref, good = said()
+    _, doubted = said(provider="partner")
+    _, now = said(provider="partner", secret="new")
+    compiler, lived = Compiler(), edited((ref, good), (ref, doubted))
+    lived.keep_requirement((GatewayName("platform/edge"), "platform/edge|any:partner"))
+    lived.put(ref, now)
+    lived.commit_now()
+    list(compiler.succeeding(ref, [good, doubted], now))
+    commit = compiler.commit_now()
+    assert resources(compiler, "edge") == resources(lived, "edge")
+    alone = Compiler()
+    alone.put(ref, good)
+    alone.commit_now()
+    assert commit.former is not None
+    first = {(key.type_url, key.name): one for key, one in commit.former.items()}
+    here = {(one.type_url, one.name): one for one in resources(compiler, "edge")}
+    were = {(one.type_url, one.name): one for one in resources(alone, "edge")}
+    routes = {key for key, one in were.items() if b"corp" in one.body and key[0] == SCOPED_ROUTE}
+    assert routes
+    assert all(first[key] == were[key] != here[key] for key in routes)
+    assert alone.commit_now().former is None
+
+
+def test_endpoints_that_went_with_their_backend_stood_there_too() -> None:
+    """A route that is shown in the place of a refused one leads to them."""
+    ref, good = said(more=TO)
+    _, doubted = said()
+    compiler = Compiler()
+    list(compiler.succeeding(ref, [good], doubted))
+    commit = compiler.commit_now()
+    alone = Compiler()
+    alone.put(ref, good)
+    alone.commit_now()
+    assert commit.former is not None
+    for url in (CLUSTER, LOAD_ASSIGNMENT):
+        (stood,) = [one for key, one in commit.former.items() if key.type_url == url]
+        assert stood in resources(alone, "edge")
+        assert not [one for one in resources(compiler, "edge") if one.type_url == url]
+        published = [one for of_part in commit.publication.values() for one in of_part if one[0] == url]
+        assert [one[2] for one in published] == [None]
+
+
+def test_what_was_never_taken_over_stood_nowhere() -> None:
+    """The step between: what is new in it, and what it says other than the one before it, were refused or seen by nobody."""
+    ref, good = said()
+    _, doubted = said(provider="partner", more=NEW)
+    compiler = Compiler()
+    list(compiler.succeeding(ref, [good, doubted], good))
+    former = compiler.commit_now().former
+    assert former is not None
+    here = {(one.type_url, one.name): one for one in resources(compiler, "edge")}
+    stood = {(key.type_url, key.name): one for key, one in former.items() if key.type_url == SCOPED_ROUTE}
+    assert stood
+    assert all(one is None or one == here[key] for key, one in stood.items())
+    assert None in stood.values()
+
+
 def test_what_an_object_said_before_is_no_problem_now() -> None:
     """A document that could not be served as a whole, and was put right while nobody looked."""
     ref, before = said(provider="corp")
@@ -102,7 +167,7 @@ def test_what_an_object_said_before_is_no_problem_now() -> None:
     assert len(broken) == len(before) - 1
     alone, compiler = Compiler(), Compiler()
     alone.put(ref, broken)
-    list(compiler.succeeding(ref, broken, before))
+    list(compiler.succeeding(ref, [broken], before))
     problems = [
         [one.message for found in each.commit_now().issues.values() for one in found if "corp" in one.message]
         for each in (alone, compiler)
@@ -114,7 +179,7 @@ def test_what_an_object_said_before_is_no_problem_now() -> None:
 def test_a_token_of_the_provider_before_is_still_taken_while_its_routes_may_be_on_proxies() -> None:
     ref, before = said()
     compiler = Compiler()
-    list(compiler.succeeding(ref, before, said(provider="partner")[1]))
+    list(compiler.succeeding(ref, [before], said(provider="partner")[1]))
     compiler.commit_now()
     (filter_,) = [one for one in resources(compiler, "edge") if one.type_url == EXTENSION and b"partner" in one.body]
     for name in (b"platform/edge|any:corp", b"platform/edge|any:partner"):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import pytest
 from envoy.config.core.v3 import extension_pb2
 from envoy.extensions.filters.http.jwt_authn.v3 import config_pb2
 from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from controlplane.app.ages import Ages
+from controlplane.app.doubts import Doubts
 from controlplane.app.draining import DRAIN_SECONDS, Draining
 from controlplane.app.fleet import SETTLE_BOUND
 from controlplane.app.in_place import LINGER_SECONDS, InPlace
@@ -17,9 +22,12 @@ from controlplane.app.leaving import Leaving
 from controlplane.app.requirements import Requirements
 from controlplane.compile.compiler import Commit, Compiler
 from controlplane.filters import chain
-from controlplane.names import GatewayName, parts_of
+from controlplane.names import GatewayName, ObjectRef, parts_of
+from controlplane.sources.base import SpecObject
+from controlplane.sources.belief import restored
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
+from controlplane.state.content import Note
 from tests.compile import worlds
 from tests.protocol.dialogue import CDS, ECDS, LDS, SDS, SRDS, Delta
 from tests.protocol.test_nack import Fleet
@@ -69,7 +77,8 @@ def text(
 class World:
     """A compiler, what it published, and a proxy that refuses some of it; time passes when told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: World | None = None) -> None:
+        """`before`: the process that was killed, and whose proxies are gone too."""
         self.now = 0.0
         self.compiler = Compiler()
         self.fleet = Fleet()
@@ -79,13 +88,25 @@ class World:
         self.requirements = Requirements(self.compiler, loop, in_place, lambda: self.now)
         limits = self.compiler.tables.limits.rows
         self.limits = Leaving(limits, Compiler.release_limit, loop, in_place, lambda: self.now)
-        self.draining = Draining(self.compiler, loop, in_place, lambda *_: None)
+        self.draining = Draining(self.compiler, loop, in_place, self._note)
         self.arrivals: list[tuple[float, Callable[[], None]]] = []
         self.refuses: Callable[[str, bytes], bool] = lambda _, body: REFUSED.encode() in body
         self.has: dict[tuple[str, str], bytes] = {}
+        self.notes: dict[Note, bytes] = {}
+        self.texts: dict[ObjectRef, str] = {}
+        if before is not None:
+            before.doubts.look()  # the disk is written
+            self.notes, self.texts = dict(before.notes), before.texts
+        self.doubts = Doubts(self.fleet.store, self._note, self.texts, lambda: self.now)
+        self.doubts.refused = self.fleet.holds.among
+        for each in (self.doubts.restore, partial(self.draining.restore, now=self.now)):
+            each(dict(self.notes))
         for name in SECRETS:
             self.compiler.put_secret(*worlds.secret(name))
-        self.save(text())
+        if before is None:
+            self.save(text())
+        else:
+            self._start()
         self.client: Delta = self.join()
 
     def join(self, node: str = "node-1") -> Delta:
@@ -98,6 +119,21 @@ class World:
             client.send(url, names.get(url, ()))
         self.rest()
         return client
+
+    def _start(self) -> None:
+        """With what was in force, and what that was before as far as it is known."""
+        ((ref, said),) = self.texts.items()
+        former = [restored(ref, text).rows for text in self.doubts.former.values()]  # type: ignore[union-attr]
+        now = restored(ref, said)
+        assert now is not None
+        list(self.compiler.succeeding(ref, former, now.rows) if former else self.compiler.putting(ref, now.rows))
+        self._committed(self.compiler.commit_now())
+
+    def _note(self, note: Note, content: bytes | None) -> None:
+        if content is None:
+            self.notes.pop(note, None)
+        else:
+            self.notes[note] = content
 
     def _names(self, url: str) -> list[str]:
         return sorted(one.name for one in self.compiler.resources(VIEW) if one.type_url == url)
@@ -118,8 +154,13 @@ class World:
             self._committed(self.compiler.commit_now())
 
     def _committed(self, commit: Commit) -> None:
+        before = self.fleet.store.sequence
         for part, changes in commit.publication.items():
             self.fleet.store.publish({part: changes})
+        self.draining.look(self.now)
+        self.doubts.committed(
+            Ages(self.fleet.store, lambda: self.now).touched(commit.publication, before), commit.former
+        )
         self.fleet.changed()
         for each, touched in ((self.requirements, commit.requirements), (self.limits, commit.limits)):
             if (arrived := each.leaving(touched)) is not None:
@@ -132,7 +173,10 @@ class World:
         (parsed,) = parse_text(said, "spec.yaml", "files")
         assert parsed.ref is not None
         assert parsed.document is not None
-        self.compiler.put(parsed.ref, rows(parsed.ref, parsed.document))
+        declared = rows(parsed.ref, parsed.document)
+        self.doubts.taken(SpecObject(parsed.ref, declared, said, "spec.yaml", 1))
+        self.texts = {parsed.ref: said}
+        self.compiler.put(parsed.ref, declared)
         self._committed(self.compiler.commit_now())
         if self.fleet.clients:
             self.rest()
@@ -179,6 +223,12 @@ class World:
 
     def scopes(self, part: bytes) -> list[bytes]:
         return [body for (url, _), body in self.has.items() if url == SRDS and part in body]
+
+    def said(self) -> list[list[str]]:
+        """What its scopes say, apart from whether they were sent again."""
+        words = ("good", "better", REFUSED, CORP, PARTNER, FEW, MANY)
+        bodies = {name: body for (url, name), body in self.has.items() if url == SRDS}
+        return [[name, *(word for word in words if word.encode() in bodies[name])] for name in sorted(bodies)]
 
     def config(self, name: str) -> bytes:
         return self.has[ECDS, name]
@@ -325,3 +375,35 @@ def test_a_route_whose_limit_is_in_a_refused_filter_is_shown_as_it_was() -> None
     world.passes(HOUR)
     assert {FEW.encode() in body for body in world.scopes(b"/limited")} == {True}
     assert world.limit_names() == {FEW}
+
+
+EDITS = st.fixed_dictionaries(
+    {
+        "provider": st.sampled_from(["corp", "partner"]),
+        "policy": st.sampled_from(["few", "many"]),
+        "body": st.sampled_from(["good", "better", REFUSED, f"also {REFUSED}"]),
+        "secret": st.sampled_from(SECRETS),
+        "alone": st.booleans(),
+    }
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(EDITS | st.none(), min_size=2, max_size=8))
+def test_a_new_proxy_gets_the_same_whether_or_not_the_process_was_killed(steps: list[dict[str, Any] | None]) -> None:
+    """None: a kill, after which no proxy of before is there. What the new one has works: what its routes name is there."""
+    lived, killed = World(), World()
+    for step in [*steps, None]:
+        if step is None:
+            killed = World(killed)
+        else:
+            lived.save(text(**step))
+            killed.save(text(**step))
+    lived.join("another")
+    assert killed.said() == lived.said() != []
+    for requirement in (CORP, PARTNER):
+        if killed.scopes(requirement.encode()):
+            assert requirement in killed.requirement_names()
+    for limit in (FEW, MANY):
+        if killed.scopes(limit.encode()):
+            assert limit in killed.limit_names()
