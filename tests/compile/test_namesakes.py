@@ -82,7 +82,11 @@ def test_what_is_compiled_is_what_the_winners_alone_give(seed: int, steps: int) 
         for ref in winners(objects):
             fresh.compiler.put(ref, split(ref, *objects[ref]))
         history, said = lived.compiler.tables, fresh.compiler.tables  # history is an input
-        for before, now in ((history.kept_chains, said.kept_chains), (history.kept_limits, said.kept_limits)):
+        for before, now in (
+            (history.kept_chains, said.kept_chains),
+            (history.kept_limits, said.kept_limits),
+            (history.kept_gateways, said.kept_gateways),
+        ):
             for key, row in before.rows.items():
                 said.graph.set(now, key, row)  # type: ignore[arg-type]  # the tables are alike
         add_views(fresh.compiler, {ref: said for ref, (said, _) in objects.items()}, grpc=False)
