@@ -67,6 +67,13 @@ def _claim(read: Read, tables: Tables, scope: Scope, own: list[HostKey]) -> Clai
     return Claim(gateway, tuple(said), redirect=redirect, open=is_open)
 
 
+def names_over(scope: Scope, _: Claim) -> Iterator[Scope]:
+    """The host of a claim, and every wildcard that covers it."""
+    gateway, group, host = scope
+    for pattern in covering_patterns(host):
+        yield gateway, group, pattern
+
+
 class Level(NamedTuple):
     """Routes of one declaration, where they stand in the order of a host: behind all of the level before."""
 

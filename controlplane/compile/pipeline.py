@@ -174,7 +174,7 @@ class Tables:
         self.claims: Grouped[Any, Any, Any, Scope, Claim] = Grouped(
             "claims", self.hosts_by_scope, self._with(claims.claims)
         )
-        self.claims_by_group = Index("claims by group", self.claims, lambda key, _: [key[:2]])
+        self.claims_below = Index("claims below a name", self.claims, claims.names_over)
         self.refused_floating: Derived[Any, Any, ShardKey, frozenset[MatchKey]] = Derived(
             "refused_floating", self.team_paths, self._with(ownership.refused_floating)
         )

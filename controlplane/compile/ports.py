@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
-from controlplane.compile.placement import covering_patterns, covers
+from controlplane.compile.placement import covering_patterns
 from controlplane.compile.rows import Chain, Issue, Scope
 from controlplane.graph.engine import Read
 from controlplane.names import ElementKey, GatewayName, View, listener_name
@@ -139,13 +139,8 @@ def _rival(
         other = taken.get(pattern) if pattern != host else None
         if other is None or other.gateway == chain.gateway or other.group == chain.group:
             continue
-        if not host.startswith("*"):
-            claim = read.get(tables.claims, (other.gateway, other.group, host))
-            found = [(host, claim)] if claim is not None else []
-        else:
-            claims = read.find(tables.claims_by_group, (other.gateway, other.group))
-            found = [(key[2], claim) for key, claim in claims if covers(host, key[2])]
-        if (lost := next((name for name, claim in found if claim.owner == other.gateway), None)) is not None:
+        claims = read.find(tables.claims_below, (other.gateway, other.group, host))
+        if (lost := next((key[2] for key, claim in claims if claim.owner == other.gateway), None)) is not None:
             return other.gateway, lost
     return None
 
@@ -206,15 +201,10 @@ def _other(chain: Chain, host: str, asked: dict[str, Chain]) -> Chain | None:
 def _in_question(
     read: Read, tables: Tables, chain: Chain, asked: dict[str, Chain], below: dict[str, list[str]]
 ) -> set[str]:
-    """The hosts that a chain names or has routes for, without most of those that nobody else can be asked for.
-
-    All of its routes are looked through only where it shares a wildcard with another gateway.
-    """
+    """The hosts that a chain names or has routes for, and that others may be asked for: what they and it have names for."""
     theirs = {name for host in chain.hosts for name in below.get(host, ()) if _other(chain, name, asked) is not None}
     lost = {host for host in chain.hosts if _other(chain, host, asked) is not None}
-    ours = chain.gateway, chain.group
-    if lost or any(name.startswith("*") for name in theirs):
-        claims = read.find(tables.claims_by_group, ours)
-        return lost | {key[2] for key, claim in claims if claim.owner == chain.gateway}
-    claimed = ((name, read.get(tables.claims, (*ours, name))) for name in theirs)
-    return {name for name, claim in claimed if claim is not None and claim.owner == chain.gateway}
+    claims = (
+        row for name in theirs | lost for row in read.find(tables.claims_below, (chain.gateway, chain.group, name))
+    )
+    return lost | {key[2] for key, claim in claims if claim.owner == chain.gateway}
