@@ -31,6 +31,8 @@ SPEC = gateway_text("""
     - {name: own, hosts: [a.example.com], match: [{path: {prefix: /own}}], public: true, to: [{backend: one}]}
     - {name: own-get, hosts: [a.example.com], match: [{path: {prefix: /own}, methods: [GET]}], public: true, to: [{backend: one}]}
     - {name: asked, hosts: [a.example.com], match: [{path: {prefix: /asked}, methods: [OPTIONS]}], public: true, use: [ours], to: [{backend: one}]}
+    - {name: listed, hosts: [a.example.com], match: [{path: {template: "/listed/{id}"}, methods: [GET, OPTIONS]}], public: true, to: [{backend: one}]}
+    - {name: listed-wide, hosts: [a.example.com], match: [{path: {prefix: /listed}}], public: true, use: [ours], to: [{backend: one}]}
     - {name: asked-get, hosts: [a.example.com], match: [{path: {prefix: /asked}, methods: [GET]}], public: true, to: [{backend: one}]}
 """)
 
@@ -106,3 +108,10 @@ def test_a_backend_that_answers_for_itself_is_asked(edge: Edge, backends: Backen
 
 def test_a_route_for_questions_alone_answers_for_its_path(edge: Edge, backends: Backends) -> None:
     assert allowed(ask(edge, "/asked", OURS, "GET")) == OURS
+
+
+def test_a_route_without_a_policy_that_lists_options_gets_the_questions_of_its_path(
+    edge: Edge, backends: Backends
+) -> None:
+    assert ask(edge, "/listed/x", OURS, "DELETE").backend == "one"
+    assert allowed(ask(edge, "/listed/x/y", OURS, "DELETE")) == OURS

@@ -61,6 +61,7 @@ SPEC = gateway_text("""
     - {name: heavy, hosts: [shop.example.com], match: [{path: {prefix: /heavy}}], public: true, to: [{backend: heavy}]}
     - {name: three, hosts: [shop.example.com], match: [{path: {prefix: /three}}], public: true, use: [three], to: [{backend: one}]}
     - {name: copies, hosts: [a.example.com, b.example.com], match: [{path: {prefix: /copies}}, {path: {regex: ".*[.]copy"}}], public: true, use: [three], to: [{backend: one}]}
+    - {name: two-listeners, hosts: [shop.example.com], listeners: [http, behind-proxy], match: [{path: {prefix: /two-listeners}}], public: true, use: [three], to: [{backend: one}]}
     - {name: by-ip, hosts: ["*"], listeners: [behind-proxy], match: [{path: {prefix: /by-ip}}], public: true, use: [by-ip], to: [{backend: one}]}
     - {name: by-key, hosts: [shop.example.com], match: [{path: {prefix: /by-key}}], public: true, use: [by-key], to: [{backend: one}]}
     - {name: both, hosts: [shop.example.com], match: [{path: {prefix: /both}}], public: true, use: [both], to: [{backend: one}]}
@@ -231,6 +232,12 @@ def test_copies_of_a_route_share_their_limit(edge: Edge, backends: Backends) -> 
     places = [("/copies", "a.example.com"), ("/copies", "b.example.com"), ("/x.copy", "A.example.com:99")]
     assert statuses([edge.request(*place) for place in places]) == [200] * 3
     assert statuses([edge.request(*place) for place in places]) == [429] * 3
+
+
+def test_each_listener_of_a_route_has_buckets_of_its_own(edge: Edge, backends: Backends) -> None:
+    for port in (8080, 8082):
+        answers = [edge.request("/two-listeners", port=port) for _ in range(4)]
+        assert statuses(answers) == [200, 200, 200, 429]
 
 
 @pytest.mark.parametrize(("path", "status"), [("/answer", 200), ("/moved", 307)])
