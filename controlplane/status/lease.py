@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,16 +23,18 @@ log = structlog.get_logger(__name__)
 
 LASTS_SECONDS = 15
 RENEW_SECONDS = 5.0
-"""Three renewals may fail before somebody else takes over."""
+"""Two renewals may fail before somebody else takes over."""
+ANSWER_SECONDS = 5.0
+"""How long one request may take: a connection that died in silence must not outlast the lease."""
 _API = "/apis/coordination.k8s.io/v1/namespaces"
 
 
 @dataclass(slots=True)
 class _Known:
-    """The lease as it was seen last, and when that was (a monotonic time)."""
+    """The lease as it was seen last, and when it is over unless it changes (a monotonic time)."""
 
     seen: tuple[Any, ...]
-    at: float
+    over: float
 
 
 class Lease:
@@ -73,10 +75,9 @@ class Lease:
         """Try to hold it until cancelled."""
         try:
             while True:
-                until = self._until
+                began, until = self._clock(), self._until
                 try:
-                    await self._try()
-                    self._failed(None)
+                    self._failed(await self._try(began))
                 except Refused as refused:
                     if refused.trouble is not Trouble.CONFLICT:
                         self._failed(str(refused))
@@ -91,52 +92,71 @@ class Lease:
                     self._changed()
                 elif lapsed:
                     self._changed()
-                await asyncio.sleep(RENEW_SECONDS)
+                await asyncio.sleep(self._pause(began))
         finally:
             if self.holds:
                 await self._give_back()
 
-    async def _try(self) -> None:
-        began = self._clock()
+    def _pause(self, began: float) -> float:
+        """How long until the next try: not longer than until the lease of another one is over."""
+        now, at = self._clock(), began + RENEW_SECONDS
+        if self._known is not None and not self.holds and now < self._known.over:
+            at = min(at, self._known.over)
+        return max(0.0, at - now)
+
+    async def _try(self, began: float) -> str | None:
+        """Get it or keep it; why that is not to be had as long as nobody mends it."""
         try:
-            lease = json.loads(await self._client.get(f"{self._path}/{self._name}", {}))
+            lease = await self._get()
         except Refused as refused:
             if refused.trouble is not Trouble.NOT_FOUND:
                 raise
             await self._write("POST", self._path, {"metadata": self._metadata(), "spec": self._spec(0)})
             self._until = began + LASTS_SECONDS
-            return
+            return None
         spec = lease.get("spec", {})
         holder = spec.get("holderIdentity") or ""
-        seen = (holder, spec.get("renewTime"), spec.get("leaseTransitions"))
+        seen = (holder, spec.get("renewTime"), spec.get("leaseTransitions"), spec.get("leaseDurationSeconds"))
         if self._known is None or self._known.seen != seen:
             # It may have been renewed while we asked. Our own time, by contrast, counts from before we asked.
-            self._known = _Known(seen, self._clock())
-        lasts = spec.get("leaseDurationSeconds") or LASTS_SECONDS
-        if holder not in {"", self._identity} and began < self._known.at + lasts:
+            self._known = _Known(seen, self._clock() + (spec.get("leaseDurationSeconds") or LASTS_SECONDS))
+        if holder not in {"", self._identity} and began < self._known.over:
             self._until = float("-inf")
-            return
+            return self._strange(holder)
         transitions = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
         lease["spec"] = self._spec(transitions, spec.get("acquireTime") if holder == self._identity else None)
         # The resource version goes along: whoever else writes meanwhile has it, and we get a conflict.
         await self._write("PUT", f"{self._path}/{self._name}", lease)
         self._until = began + LASTS_SECONDS
+        return None
+
+    def _strange(self, holder: str) -> str | None:
+        """Why this holder writes nothing of what is ours; identities begin with the name of the fleet."""
+        if holder.partition("/")[0] == self._identity.partition("/")[0]:
+            return None
+        return (
+            f"the Lease {self._namespace}/{self._name} is held by {holder}, which is no replica of this fleet: "
+            "each fleet needs a leaseNamespace of its own, and all its replicas the same identity.cluster"
+        )
 
     async def _give_back(self) -> None:
         """The next one need not wait. What fails here ends by itself."""
         self._until = float("-inf")
         try:
             async with asyncio.timeout(1.0):
-                lease = json.loads(await self._client.get(f"{self._path}/{self._name}", {}))
+                lease = await self._get()
                 if lease.get("spec", {}).get("holderIdentity") == self._identity:
                     lease["spec"]["holderIdentity"] = ""
                     await self._write("PUT", f"{self._path}/{self._name}", lease)
         except (Refused, TimeoutError, ValueError):
             return
 
+    async def _get(self) -> Any:
+        return json.loads(await _in_time(self._client.get(f"{self._path}/{self._name}", {})))
+
     async def _write(self, method: str, path: str, lease: dict[str, Any]) -> None:
         body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", **lease}
-        await self._client.send(method, path, json.dumps(body).encode(), "application/json", {})
+        await _in_time(self._client.send(method, path, json.dumps(body).encode(), "application/json", {}))
 
     def _metadata(self) -> dict[str, str]:
         return {"name": self._name, "namespace": self._namespace}
@@ -150,3 +170,11 @@ class Lease:
             "renewTime": now,
             "leaseTransitions": transitions,
         }
+
+
+async def _in_time(answer: Awaitable[bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await answer
+    except TimeoutError:
+        raise Refused(Trouble.UNREACHABLE, f"no answer within {ANSWER_SECONDS:g} s") from None
