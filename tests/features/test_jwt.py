@@ -304,3 +304,13 @@ def test_many_tokens_in_one_header(edge: Edge, backends: Backends) -> None:
 
 def test_the_key_sets_of_this_file_are_what_it_thinks() -> None:
     assert [key["kty"] for key in json.loads(key_set(rsa_key(), ec_key()))["keys"]] == ["RSA", "EC"]
+
+
+def test_of_several_tokens_of_a_provider_all_must_be_good(edge: Edge, backends: Backends) -> None:
+    """A backend may read the one that nobody has verified."""
+    good, other, bad = token(), token(sub="bob"), token(rsa_key("stranger"))
+    for header, query in ((good, bad), (bad, good)):
+        assert edge.request(f"/api/x?access_token={query}", headers=bearer(header)).status == 401
+    answer = edge.request(f"/api/x?access_token={other}", headers=bearer(good))
+    assert sorted((answer.seen("x-user-id") or "").replace(" ", "").split(",")) == ["anna", "bob"]
+    assert (answer.seen("authorization"), answer.seen_path) == (None, "/api/x")
