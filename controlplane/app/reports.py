@@ -138,7 +138,7 @@ class Reports:
 
     def said(self, source: str, reason: str | None) -> None:
         """Why the statuses of a cluster cannot be written; None when they can."""
-        help = "manifests/rbac/status.yaml has the rights that it needs; or set status: false for this cluster"
+        help = "manifests/rbac/README.md has the rights that it needs; or set status: false for this cluster"
         message = f"{source}: the status of specs cannot be written: {reason}"
         said = [Diagnostic(Code.STATUS_NOT_WRITTEN, message, help=help, severity=Severity.WARNING)] if reason else []
         self._register.say(("status", source), said)

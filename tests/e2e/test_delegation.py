@@ -41,7 +41,7 @@ class Company:
         for namespace in ("controlplane", "platform", *GRANTED["namespaces"]):
             self.cluster.create({"kind": "Namespace", "metadata": {"name": namespace}})
         self.cluster.service_account("controlplane", "controlplane")
-        for file in ("endpoints.yaml", "specs.yaml", "status.yaml"):
+        for file in ("endpoints.yaml", "specs.yaml", "status.yaml", "lease.yaml"):
             for thing in yaml.safe_load_all((MANIFESTS / "rbac" / file).read_text()):
                 self.cluster.apply(thing)
         self.port = free_port()

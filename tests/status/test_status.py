@@ -16,7 +16,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import until
 
 MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
-RIGHTS = ("endpoints.yaml", "specs.yaml", "status.yaml")
+RIGHTS = ("endpoints.yaml", "specs.yaml", "status.yaml", "lease.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -270,3 +270,25 @@ def test_without_the_right_to_write_everything_else_goes_on(cluster: Kubernetes,
         until(lambda: "GW0313" in codes(), "it is said that the status cannot be written")
         names = [one["name"] for one in plane.json("/v1/gateways")["gateways"]]
         assert f"{namespace}/edge" in names
+
+
+def test_the_rights_of_a_namespace_are_enough_to_tell_its_specs(cluster: Kubernetes, tmp_path: Path) -> None:
+    """With the Lease and no right in any other namespace."""
+    namespace, account = cluster.namespace(), cluster.namespace("account")
+    cluster.service_account(account, "controlplane")
+    for file, inside in (("namespace.yaml", namespace), ("lease.yaml", account)):
+        for thing in yaml.safe_load_all((MANIFESTS / "rbac" / file).read_text()):
+            assert not thing["kind"].startswith("Cluster")
+            thing["metadata"]["namespace"] = inside
+            for subject in thing.get("subjects", ()):
+                subject["namespace"] = account
+            cluster.apply(thing)
+    kubeconfig = cluster.kubeconfig(tmp_path / "kubeconfig", {"token": cluster.token(account, "controlplane")})
+    config = tmp_path / "controlplane.yaml"
+    watched = {"name": "test", "kubeconfig": str(kubeconfig), "specs": True, "region": "here"}
+    clusters = [watched | {"namespaces": [namespace], "leaseNamespace": account}]
+    config.write_text(json.dumps({"sources": {"kubernetes": clusters}}))
+    cluster.spec(gateway(namespace))
+    with Plane(tmp_path, "--config", str(config)).start() as plane:
+        plane.ready()
+        told(cluster, "GatewaySpec", namespace, "edge", Compiled=("True", "Compiled"))
