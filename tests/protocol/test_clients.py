@@ -124,12 +124,12 @@ class Client(RuleBasedStateMachine):
     @precondition(lambda self: self.client and any(self.nonces.values()))
     @rule(data=st.data())
     def repeat_a_stale_nonce(self, data: Any) -> None:
-        """Nothing comes of it, whatever it says."""
+        """Nothing comes of it, whatever it says of the response."""
         url = data.draw(st.sampled_from(sorted(self.nonces)))
         stale = sorted(self.replied & set(self.nonces[url][:-1]))
         if stale:
             waiting = len(self.client.inbox)
-            self.client.send(url, nonce=data.draw(st.sampled_from(stale)), error="late")
+            self.client.send(url, self.repeated(url), nonce=data.draw(st.sampled_from(stale)), error="late")
             assert len(self.client.inbox) == waiting
 
     @precondition(lambda self: self.client)
@@ -196,6 +196,10 @@ class Client(RuleBasedStateMachine):
 
     def reply(self, message: Any) -> None:
         raise NotImplementedError
+
+    def repeated(self, url: str) -> list[str]:
+        """The names in a request that asks for nothing new."""
+        return []
 
     def bodies(self, message: Any) -> list[bytes]:
         raise NotImplementedError
@@ -289,6 +293,10 @@ class SotwClient(Client):
 
     def reply(self, message: Any) -> None:
         self.tell(message.type_url, message.nonce, message.version_info)
+
+    def repeated(self, url: str) -> list[str]:
+        """All that it wants: what a request leaves out is dropped, whatever its nonce."""
+        return self.intended.get(url, [])
 
     def bodies(self, message: Any) -> list[bytes]:
         return [each.value for each in message.resources]
