@@ -204,7 +204,8 @@ class ControlPlane:
         tasks += [asyncio.create_task(source.run(self.intake), name=source.name) for source in self._sources]
         tasks.append(asyncio.create_task(self._remember_served(), name="manifest"))
         tasks.append(asyncio.create_task(self._watch_ages(), name="ages"))
-        tasks += self._reports.start()
+        reporting = self._reports.start()
+        tasks += reporting
         if self._trust is not None:
             said = partial(self.intake.register.say, "trust")
             tasks.append(asyncio.create_task(self._trust.watch(self._server.review, said), name="trust"))
@@ -227,6 +228,8 @@ class ControlPlane:
             if listens:
                 log.info("draining", seconds=drain)
                 self._fleet.draining = True
+            for task in reporting:  # proxies that leave now go to other replicas, one of which writes from now on
+                task.cancel()
             await self._server.stop(drain)
             for task in (readiness, *tasks):
                 task.cancel()

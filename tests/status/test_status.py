@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from controlplane.xds import types
 from tests.e2e.plane import Plane, answers
+from tests.e2e.raw import AGGREGATED, Client
 from tests.support.kubernetes import ApiError, Kubernetes
 from tests.support.ports import free_port
 from tests.support.waiting import until
@@ -292,3 +296,29 @@ def test_the_rights_of_a_namespace_are_enough_to_tell_its_specs(cluster: Kuberne
     with Plane(tmp_path, "--config", str(config)).start() as plane:
         plane.ready()
         told(cluster, "GatewaySpec", namespace, "edge", Compiled=("True", "Compiled"))
+
+
+def test_who_ends_does_not_count_the_proxies_that_leave_it(cluster: Kubernetes, plane: Plane) -> None:
+    """They go to another replica, which writes from then on."""
+    namespace = cluster.namespace()
+    cluster.spec(gateway(namespace))
+    done = threading.Event()
+
+    def matched() -> int:
+        fleet = cluster.get("GatewaySpec", "edge", namespace).get("status", {}).get("fleet", {})
+        return int(fleet.get("matched", 0))
+
+    with ExitStack() as stack:
+        stack.callback(done.set)
+        for number in range(6):
+            client = stack.enter_context(Client(plane, None, node=f"n{number}", labels={"role": namespace}, tls=False))
+
+            def requests(client: Client = client) -> Iterator[bytes]:
+                yield client.request(types.CLUSTER)
+                done.wait()
+
+            stack.callback(client.channel.stream_stream(AGGREGATED + "DeltaAggregatedResources")(requests()).cancel)
+        until(lambda: matched() == 6, "all are counted", step=0.05)
+        assert plane.stop() == 0
+    assert matched() == 6
+    assert _holder(cluster) == ""
