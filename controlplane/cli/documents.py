@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from controlplane.cli.terminal import writes_unicode
 from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
@@ -22,23 +22,44 @@ from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import duplicate
 from controlplane.sources.reading import is_spec_file, read_regular, scan
 from controlplane.spec.codes import Code
-from controlplane.spec.parse import MAX_FILE, decode, parse_text, too_large
+from controlplane.spec.gateway import Document
+from controlplane.spec.parse import MAX_FILE, Parsed, decode, parse_text, too_large
+from controlplane.spec.remainder import remainder
 from controlplane.spec.rows import Kind, rows
 
 STDIN = "-"
 STDIN_NAME = "<stdin>"
 
 
+class Rest(NamedTuple):
+    """A document without its faulty routes, whose paths are `left_out`: nothing else is to be said of them."""
+
+    content: SpecObject
+    left_out: frozenset[str]
+
+    def concerns(self, diagnostic: Diagnostic) -> bool:
+        """Whether this is a mistake in what is left of the document; of what is unused or late in it nobody knows."""
+        path = diagnostic.path
+        ours = any(path == one or path.startswith((f"{one}.", f"{one}[")) for one in self.left_out)
+        return diagnostic.severity is Severity.ERROR and not ours
+
+
 @dataclass(slots=True)
 class Input:
-    """Everything that was read. `texts` holds each file's text, for snippets and positions."""
+    """Everything that was read: documents that can be used, and the `rests` of others.
+
+    `texts` holds each file's text, for snippets and positions.
+    """
 
     objects: list[SpecObject] = field(default_factory=list)
+    rests: list[Rest] = field(default_factory=list)
     diagnostics: list[Diagnostic] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
     files: int = 0
     hides_gateways: bool = False
-    """Whether a document that cannot be used may be a gateway: then unknown names elsewhere may be its names."""
+    """Whether a document of which nothing can be used may be a gateway: then unknown names elsewhere may be its names."""
+    declared: list[tuple[ObjectRef, str, Place]] = field(default_factory=list)
+    """What each document says it is, however broken it may be, with its text and place."""
 
     @property
     def routes(self) -> int:
@@ -134,21 +155,35 @@ def _read_file(file: str, found: Input, *, named: bool) -> None:
     found.texts[name] = text
     for parsed in parse_text(text, name):
         found.diagnostics += parsed.diagnostics
-        if parsed.document is None or parsed.ref is None:
-            found.hides_gateways |= parsed.ref is None or parsed.ref.kind == GATEWAY_KIND
+        if parsed.ref is None:
+            found.hides_gateways = True
+            continue
+        found.declared.append((parsed.ref, parsed.text, Place(name, parsed.line)))
+        if parsed.document is not None:
+            found.objects.append(_spec(parsed, parsed.document, name))
+            continue
+        rest = remainder(parsed, name)
+        found.diagnostics += rest.diagnostics
+        if rest.document is not None:
+            found.rests.append(Rest(_spec(parsed, rest.document, name), rest.left_out))
         else:
-            content = rows(parsed.ref, parsed.document)
-            found.objects.append(SpecObject(parsed.ref, content, parsed.text, name, parsed.line))
+            found.hides_gateways |= parsed.ref.kind == GATEWAY_KIND
+
+
+def _spec(parsed: Parsed, document: Document, file: str) -> SpecObject:
+    assert parsed.ref is not None
+    return SpecObject(parsed.ref, rows(parsed.ref, document), parsed.text, file, parsed.line)
 
 
 def _refuse_duplicates(found: Input) -> None:
-    first: dict[ObjectRef, SpecObject] = {}
-    for one in found.objects:
-        incumbent = first.setdefault(one.ref, one)
-        if incumbent is not one:
-            place = Place(one.file, one.line)
-            found.diagnostics.append(duplicate(one.ref, one.text, place, Place(incumbent.file, incumbent.line)))
-    found.objects[:] = first.values()
+    first: dict[ObjectRef, Place] = {}
+    for ref, text, place in found.declared:
+        if (incumbent := first.setdefault(ref, place)) is not place:
+            found.diagnostics.append(duplicate(ref, text, place, incumbent))
+    found.objects[:] = {one.ref: one for one in reversed(found.objects)}.values()
+    found.objects.reverse()
+    known = {one.ref for one in found.objects}
+    found.rests[:] = {one.content.ref: one for one in reversed(found.rests) if one.content.ref not in known}.values()
 
 
 def structured(value: Any, output_format: str) -> str:

@@ -52,17 +52,24 @@ def compiled(
     if secrets is not None:
         content, unreadable = read_secrets(secrets)
         diagnostics += unreadable
-    result = compile_objects({one.ref: one.rows for one in found.objects}, content, view, family)
+    objects = {one.ref: one.rows for one in found.objects}
+    result = compile_objects(objects, content, view, family)
+    rests = {one.content.ref.subject: one for one in found.rests}
+    judged = result
+    if rests:  # documents that cannot be used are in no result, but what they name and what names them is looked at
+        judged = compile_objects({**objects, **{one.content.ref: one.content.rows for one in found.rests}}, content)
     said: dict[str, list[Diagnostic]] = {}
-    for diagnostic in (*result.diagnostics, *Expiry(result.compiler.tables).diagnostics(time.time())):
+    for diagnostic in (*judged.diagnostics, *Expiry(result.compiler.tables).diagnostics(time.time())):
         if secrets is None and diagnostic.code in _OF_SECRETS:
             if not says_what_is_left_out or diagnostic.code != codes.UNKNOWN_SECRET:
                 continue
             diagnostic = replace(diagnostic, severity=Severity.WARNING, help=_LEFT_OUT)
         if found.hides_gateways and diagnostic.code in _NAMES_OF_A_GATEWAY:
             continue
+        if (rest := rests.get(diagnostic.subject)) is not None and not rest.concerns(diagnostic):
+            continue
         said.setdefault(diagnostic.subject, []).append(diagnostic)
-    origins = {one.ref.subject: one for one in found.objects}
+    origins = {one.ref.subject: one for one in (*found.objects, *(rest.content for rest in found.rests))}
     for subject, listed in said.items():
         diagnostics += _placed(listed, origins.get(subject))
     diagnostics.sort(key=lambda one: (one.place or Place(""), one.severity, str(one.code), one.path))

@@ -27,16 +27,12 @@ def explain(
 ) -> list[Diagnostic]:
     """All errors of one document, in the order of the text; at most a hundred."""
     count = error.error_count()
-    if count > _MANY:  # describing half a million errors takes seconds
+    if count > MANY:  # describing half a million errors takes seconds
         try:
             model.model_validate(_beginning(data))
         except ValidationError as fewer:
             error = fewer
-    details = [
-        detail
-        for detail in map(partial(_untagged, data), error.errors(include_url=False))
-        if detail and not _follows(detail)
-    ]
+    details = _details(error, data)
     found = [_found(model, detail, data) for detail in details[:MAX_FAULTS]]
     values = positions(text, [one.at for one in found if not one.of_key])
     keys = positions(text, [one.at for one in found if one.of_key], of_key=True)
@@ -47,14 +43,25 @@ def explain(
         path = shown(one.path, data)
         diagnostics.append(Diagnostic(one.code, one.message, path, one.help, subject=subject, place=place))
     diagnostics.sort(key=lambda diagnostic: (diagnostic.place, diagnostic.path))
-    more = (count if count > _MANY else len(details)) - len(diagnostics)
+    more = (count if count > MANY else len(details)) - len(diagnostics)
     if more:
         message = f"{more:,} more errors in this document"
         diagnostics.append(Diagnostic(Code.TOO_MANY_ERRORS, message, subject=subject, place=Place(file, line)))
     return diagnostics
 
 
-_MANY = 2000
+MANY = 2000
+"""Errors of a document that are too many to be described."""
+
+
+def fault_paths(model: type[BaseModel], error: ValidationError, data: Any) -> list[Path]:
+    """What each of the errors of a document is about."""
+    return [_found(model, detail, data).path for detail in _details(error, data)]
+
+
+def _details(error: ValidationError, data: Any) -> list[ErrorDetails]:
+    details = map(partial(_untagged, data), error.errors(include_url=False))
+    return [detail for detail in details if detail and not _follows(detail)]
 
 
 def _beginning(data: Any) -> Any:
