@@ -88,7 +88,7 @@ class Cluster:
         self.routes = 0
         self._turns: dict[int, int] = {}
         self.api.service_account("controlplane", "controlplane")
-        for name in ("endpoints", "specs", "status"):
+        for name in ("endpoints", "specs", "status", "lease"):
             for thing in yaml.safe_load_all((MANIFESTS / "rbac" / f"{name}.yaml").read_text()):
                 self.api.apply(thing)
 

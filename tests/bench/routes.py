@@ -73,6 +73,7 @@ def _measure(api: Cluster, size: int, plan: Plan, medians: dict[int, float]) -> 
         control_plane.ready()
         envoy = stack.enter_context(Envoy.of(control_plane, LABELS, folder))
         client = Client(port)
+        stack.callback(client.close)
         last = host(api.routes - 1)
         until(lambda: envoy.check() or client.ask(last, "/").status == 200, "the last route answers", step=0.05)
         until(api.told, "what is there has its status", step=0.5)
@@ -94,7 +95,6 @@ def _measure(api: Cluster, size: int, plan: Plan, medians: dict[int, float]) -> 
         time.sleep(0.5)
         made = sum(others.said())
         seen = stop()
-        client.close()
         bare = [one * 1000 for one in sight.after(written)]
     for kind, seconds in waited.items():
         yield Result("routes", size, f"p50{kind}", median(seconds) * 1000, "ms", MEDIAN_GOAL_MS)
