@@ -22,6 +22,7 @@ from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
 from controlplane.names import FILES, GATEWAY_KIND, Family, GatewayName, ObjectRef, parts_of
 from controlplane.snapshot.store import Store
+from controlplane.sources.belief import RESTORED
 from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
 from controlplane.xds import types
 from controlplane.xds.holds import Held
@@ -171,14 +172,15 @@ class Running:
 
     def _source(self, status: SourceStatus) -> dict[str, Any]:
         now = self.clock()
-        objects = sum(ref.source == status.name for ref in self.intake.objects)
+        objects = [spec.file for ref, spec in self.intake.objects.items() if ref.source == status.name]
         found: dict[str, Any] = {
             "name": status.name,
             "synced": status.synced,
             "failure": status.failure,
             "ageSeconds": round(now - status.spoke, 3),
             "lostSeconds": None if status.works() or status.lost is None else round(now - status.lost, 3),
-            "objects": objects,
+            "objects": len(objects),
+            "restoredObjects": objects.count(RESTORED),
             "heldObjects": self.intake.held(status.name),
         }
         if status.name in self.intake.services.sources:

@@ -54,6 +54,7 @@ from controlplane.model.endpoint import Locality, Service
 from controlplane.names import Family, ObjectRef, ServiceRef, View, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.sources.base import SpecObject
+from controlplane.sources.belief import RESTORED
 from controlplane.sources.guard import Limits as RemovalLimits
 from controlplane.telemetry.metrics import Metrics
 from controlplane.xds.bounds import Limits
@@ -263,7 +264,9 @@ class ControlPlane:
         self._metrics.ready.set(1)
         self._publishing.forget_secrets()
         failed = [status.name for status in self.intake.sources.values() if status.trouble]
-        log.info("ready", gateways=len(self._compiler.tables.gateways.rows), last_known_good_of=failed or None)
+        restored = sum(spec.file == RESTORED for spec in self.intake.objects.values())
+        gateways = len(self._compiler.tables.gateways.rows)
+        log.info("ready", gateways=gateways, last_known_good_of=failed or None, restored_objects=restored)
         self._server.changed()
 
     async def _remember_served(self) -> None:

@@ -155,6 +155,26 @@ def test_everything_unreadable_after_a_restart(plane: Plane) -> None:
     until(lambda: answers(port, "edge"), "it answers")
 
 
+def test_a_document_that_is_broken_after_a_restart_is_served_as_it_was_and_that_is_said(plane: Plane) -> None:
+    plane.write(gateway())
+    plane.start().ready()
+    version = plane.version()
+    plane.kept()
+    plane.kill()
+    plane.write("kind: [")
+    plane.start().ready()
+    assert plane.version() == version
+
+    def counts() -> tuple[int, int]:
+        files = next(one for one in plane.json("/v1/sources")["sources"] if one["name"] == "files")
+        return files["objects"], files["restoredObjects"]
+
+    assert counts() == (1, 1)
+    assert '"restored_objects": 1' in plane.output()
+    plane.write(gateway())
+    until(lambda: counts() == (1, 0), "the document can be read")
+
+
 Damage = Callable[[Path], object]
 
 

@@ -14,14 +14,12 @@ from collections.abc import Collection, Mapping
 from controlplane.errors import Diagnostic, InvalidInput, Place, Severity
 from controlplane.names import ObjectRef
 from controlplane.sources.base import Sink
-from controlplane.sources.belief import Document, File, believed, known_document, read_document
+from controlplane.sources.belief import RESTORED, Document, File, believed, known_document, read_document
 from controlplane.sources.consul.answers import Entry
 from controlplane.sources.declared import Content, Declared
 from controlplane.spec.codes import Code
 from controlplane.spec.parse import Piece, decode, parse_piece, split
 
-RESTORED = "(last good state)"
-"""The file of objects that come from the state of the previous process."""
 _LARGE = 64 * 1024
 """Characters of a value that is parsed beside the event loop."""
 
