@@ -46,8 +46,9 @@ def ports(
             continue
         sharing = found.setdefault((spec.address, spec.port), [])
         if sharing:
-            _, first, owner = sharing[0]
-            where = f"{listener_name(spec.address, spec.port)} belongs to gateway {owner}"
+            own, first, owner = sharing[0]
+            whose = f"gateway {owner}" if owner != gateway else f'listener "{own.element}" of this gateway'
+            where = f"{listener_name(spec.address, spec.port)} belongs to {whose}"
             if spec.protocol is not first.protocol:
                 help = f"use protocol: {first.protocol}, or another port"
                 read.note(

@@ -8,10 +8,12 @@ its tokens from: the older gateway keeps its meaning of the header, and the prov
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from controlplane.compile import codes
 from controlplane.compile.rows import Issue, ProviderStatus, excluded
+from controlplane.filters.jwt.compile import jwks_address
 from controlplane.filters.jwt.key_set import usable_keys
 from controlplane.filters.jwt.spec import JwtProvider
 from controlplane.graph.engine import Index, Read
@@ -45,12 +47,27 @@ def provider_state(
             message = f'"{header}" is never set: Envoy takes each "." in "{claim}" for a step into an object'
             help = "have the issuer say it in a claim without dots as well"
             read.note(Issue(key, "claimsToHeaders", codes.IMPOSSIBLE, message, help, False, "identity.jwt"))
+    if provider.jwks.uri is not None and _in_clear(provider.jwks.uri):
+        message = "keys that come over http: whoever is on the way can give others, and sign any token"
+        help = "use https:, or keys from a secret"
+        read.note(Issue(key, "jwks.uri", codes.CLEAR_KEYS, message, help, error=False, section="identity.jwt"))
     if provider.jwks.inline is not None:
         yield key, ProviderStatus(None, provider.jwks.inline)
     elif provider.jwks.secret_ref is None:
         yield key, ProviderStatus(None)
     else:
         yield key, _from_secret(read, tables, key, provider.jwks.secret_ref, provider.jwks.key)
+
+
+def _in_clear(uri: str) -> bool:
+    """Whether what is fetched there crosses a network that others may be on."""
+    scheme, host, _ = jwks_address(uri)
+    if scheme == "https" or host == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def _from_secret(read: Read, tables: Tables, key: ElementKey, name: str, file: str) -> ProviderStatus:

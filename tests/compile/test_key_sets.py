@@ -10,6 +10,7 @@ from controlplane.names import GatewayName, SecretRef
 from controlplane.resources import Resource
 from controlplane.spec.parse import parse_text
 from controlplane.spec.rows import rows
+from tests.support.edge import compiled
 from tests.support.tokens import ec_key, key_set, rsa_key
 
 SPEC = """\
@@ -65,3 +66,20 @@ def test_only_what_counts_is_sent() -> None:
     """An edit of anything else in the file changes nothing on any proxy."""
     other = key_set(ec_key())[:-1] + ', "note": "\\ud800"}'
     assert after(other.encode())[0] == after(GOOD.encode())[0] != after(key_set(rsa_key()).encode())[0]
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://id.test/keys", ["GW0227"]),
+        ("http://192.0.2.1/keys", ["GW0227"]),
+        ("http://169.254.169.254/keys", ["GW0227"]),
+        ("https://id.test/keys", []),
+        ("http://localhost:1/keys", []),
+        ("http://127.0.0.1:1/keys", []),
+        ("http://[::1]:1/keys", []),
+    ],
+)
+def test_keys_that_cross_a_network_in_clear_are_a_warning(uri: str, said: list[str]) -> None:
+    spec = SPEC.replace("secretRef: keys", f'uri: "{uri}"')
+    assert [one.code for one in compiled(spec).diagnostics] == said
