@@ -234,6 +234,8 @@ class Services:
             return
         sure = job.name in self._confirming and not self._doubt
         answer = await self._client.read(path, {}, consistency=Consistency.CONSISTENT if sure else Consistency.LEADER)
+        if answer.index < wanted.index and not sure:  # a new leader answers before it has read all that was written
+            answer = await self._client.read(path, {}, consistency=Consistency.CONSISTENT)
         try:
             found = reading(instances(answer.body), self._settings.locality, self._settings.tagged_address)
         except ValueError as error:

@@ -60,9 +60,9 @@ async def watch(
             # Without an index nothing tells how far behind a server is; its contact with the leader does not.
             whom = consistency if index else Consistency.LEADER
             answer = await client.held(path, query, index=index, wait=patience, consistency=whom)
-            if answer.index < seen and consistency is Consistency.STALE:
-                # A server that lags behind, or other data? The leader knows.
-                answer = await client.held(path, query, index=0, wait=0.0, consistency=Consistency.LEADER)
+            if answer.index < seen:
+                # A server that lags behind, or other data? The leader knows, once it has read again all that was written.
+                answer = await client.held(path, query, index=0, wait=0.0, consistency=Consistency.CONSISTENT)
         except Failure as failure:
             # A server that lost its data would hold a query until its index comes so far again: ask without one.
             index = 0

@@ -508,6 +508,37 @@ def test_stale_answers_are_bounded_and_never_of_the_past() -> None:
     asyncio.run(stale())
 
 
+async def reading_again() -> None:
+    async with serving() as (fake, _, sink):
+        reasons: list[str] = []
+        behind = {"X-Consul-Index": "1", "X-Consul-KnownLeader": "true"}
+        refused = 0
+
+        async def starting(request: web.Request) -> web.StreamResponse:
+            nonlocal refused
+            reasons.append(sink.reason if sink.state == "failed" else "")
+            if "consistent" not in request.query:
+                return web.json_response({} if "catalog" in request.path else [], headers=behind)
+            refused += 1
+            if refused < 4:
+                return web.Response(status=500, text="Not ready to serve consistent reads")
+            fake.instead.clear()
+            return await fake.answer(request)
+
+        fake.instead["/v1/"] = starting
+        await fake.wake()
+        await fake.change("web", instance("10.0.0.3"), instance("10.0.0.4"))
+        await sink.until(lambda: addresses(sink) == ["10.0.0.3", "10.0.0.4"] and sink.state == "synced")
+        assert refused >= 4
+        assert not any("went back" in reason for reason in reasons)
+        assert not any(call.startswith("remove") for call in sink.calls)
+
+
+def test_a_leader_that_has_not_read_again_all_that_it_wrote_is_no_datacenter_that_lost_its_data() -> None:
+    """It is one before that, and answers with the indexes that it has come to."""
+    asyncio.run(reading_again())
+
+
 async def behind_at_the_start() -> None:
     async with fake_consul() as fake:
         young = EDGE.replace("name: edge", "name: young")
