@@ -12,6 +12,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -36,11 +37,14 @@ GATHER_SECONDS = 0.25
 """How long a first change waits for more: most proxies have acknowledged by then, and one write says everything."""
 INTERVAL_SECONDS = 2.0
 """An object is written at most once in this time."""
+REST, LONGEST_REST_SECONDS = 9.0, 2.0
+"""After a few writes there are none for so many times as long as they took: an API server takes some 10 ms of a processor for
+each, which changes on their way to proxies want, too."""
 RETRY_SECONDS = 5.0
 AGAIN_SECONDS = 1.0
-AT_ONCE, A_WRITER = 16, 32
-"""Writes under way at most, and how many that are due make it one more: an API server takes some 10 ms of a processor for
-each, which changes on their way to proxies want, too. A thousand at once are written in 2 s, a few one after the other."""
+CROWD, A_WRITER, AT_ONCE = 80, 20, 16
+"""So many that are due rest no more, and are written side by side: one writer for so many of them, so many writers at most. A
+thousand at once are written in 2 s, a few one after the other."""
 MANAGER = "controlplane-status"
 _CONTENT = "application/apply-patch+yaml"
 _PARAMETERS = {"fieldManager": MANAGER, "force": "true"}
@@ -107,6 +111,7 @@ class Writer:
         self._due: dict[ObjectRef, float] = {}
         self._written: dict[ObjectRef, _Written] = {}
         self._underway: set[ObjectRef] = set()
+        self._rests_until = float("-inf")
         self._wake = asyncio.Event()
         self._lease: Lease | None = None
         self.writes = 0
@@ -182,19 +187,28 @@ class Writer:
         while True:
             self._wake.clear()
             now = time.monotonic()
+            wait = self._next_round(now) - now
+            if wait > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+                continue
             due = [ref for ref, at in self._due.items() if at <= now]
-            if due:
-                for ref in due:
-                    del self._due[ref]
-                if self.leads:
-                    await self._write_all(client, due)
-                continue
-            wait = min(self._due.values(), default=now + 3600) - now
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            for ref in due:
+                del self._due[ref]
+            if self.leads:
+                await self._write_all(client, due)
+                ended = time.monotonic()
+                if len(due) < CROWD:
+                    self._rests_until = ended + min(REST * (ended - now), LONGEST_REST_SECONDS)
+
+    def _next_round(self, now: float) -> float:
+        """When to write, as far as is known; a time that has passed: now."""
+        due = sorted(self._due.values())
+        if not due:
+            return now + 3600
+        rested = max(due[0], self._rests_until)
+        return rested if len(due) < CROWD else min(rested, due[CROWD - 1])
 
     async def _write_all(self, client: Client, refs: Collection[ObjectRef]) -> None:
         waiting = iter(sorted(refs))
@@ -209,7 +223,7 @@ class Writer:
                     self._due[ref] = time.monotonic() + RETRY_SECONDS
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(AT_ONCE, -(-len(refs) // A_WRITER))):
+            for _ in range(min(AT_ONCE, len(refs) // A_WRITER) if len(refs) >= CROWD else 1):
                 group.create_task(work())
 
     async def _write(self, client: Client, ref: ObjectRef) -> None:

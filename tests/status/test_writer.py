@@ -171,7 +171,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Api:
     made = Api()
     monkeypatch.setattr(Client, "send", lambda _, *more: made.send(*more))
     monkeypatch.setattr(Client, "get", lambda _, *more: made.get(*more))
-    for name in ("RETRY_SECONDS", "AGAIN_SECONDS", "GATHER_SECONDS", "INTERVAL_SECONDS"):
+    for name in ("RETRY_SECONDS", "AGAIN_SECONDS", "GATHER_SECONDS", "INTERVAL_SECONDS", "LONGEST_REST_SECONDS"):
         monkeypatch.setattr(f"controlplane.status.writer.{name}", 0.01)
     return made
 
@@ -344,6 +344,53 @@ def test_one_object_that_cannot_be_written_is_told_once_whatever_becomes_of_othe
         assert reasons == ["Denied: forbidden"]
         forbidden = False
         await met(lambda: reasons == ["Denied: forbidden", None])
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("crowd", "rested"), [(2, False), (3, True)])
+def test_a_few_wait_while_it_rests_and_a_crowd_does_not(
+    crowd: int, rested: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rests from its first round, of B alone, when both come; nobody comes to the end of this rest."""
+    generations = itertools.count(1)
+    rounds: list[str] = []
+
+    async def send(_: Client, method: str, path: str, *more: Any) -> bytes:
+        if method == "PATCH":
+            rounds.append(path.split("/")[-2])
+        return b"{}"
+
+    async def get(*_: Any) -> bytes:
+        return b'{"metadata": {}, "spec": {}}'
+
+    monkeypatch.setattr(Client, "send", send)
+    monkeypatch.setattr(Client, "get", get)
+    monkeypatch.setattr(Cluster, "refs", lambda _: [B])
+    for name, value in {"GATHER_SECONDS": 0.01, "INTERVAL_SECONDS": 0.01, "CROWD": crowd, "A_WRITER": 1}.items():
+        monkeypatch.setattr(f"controlplane.status.writer.{name}", value)
+    for name in ("REST", "LONGEST_REST_SECONDS"):
+        monkeypatch.setattr(f"controlplane.status.writer.{name}", 1e9)
+
+    async def scenario() -> None:
+        writer = Writer(
+            Access(tmp_path / "kubeconfig"),
+            Cluster(),
+            lambda *_: Standing(next(generations), (), Proxies()),
+            lambda _: None,
+            namespace="controlplane",
+            identity="me",
+        )
+        running = asyncio.create_task(writer.run())
+        await met(lambda: rounds == ["b"] and writer._rests_until > 0)
+        writer.touch([A, B])
+        if rested:
+            await asyncio.sleep(0.2)
+        else:
+            await met(lambda: len(rounds) == 3)
+        assert rounds == (["b"] if rested else ["b", "a", "b"])
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
