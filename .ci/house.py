@@ -16,6 +16,7 @@ MAX_LINES = 400
 """Past this a module asks to be split by feature."""
 HOMELESS = {"util", "utils", "helper", "helpers", "common", "manager", "managers", "misc", "shared"}
 """Names of modules that say nothing of what they hold."""
+OF_A_TEST = re.compile(rb"^from tests\.[a-z0-9_.]*\btest_", re.MULTILINE)
 PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+[A-Za-z0-9+/=]{20}")
 
 
@@ -38,6 +39,8 @@ def problems(files: list[Path]) -> Iterator[str]:
             yield f"{name}: holds a private key; tests make theirs at run time"
         if file.suffix != ".py":
             continue
+        if OF_A_TEST.search(content):
+            yield f"{name}: imports from a module of tests; what several of them need has a module of its own"
         lines = content.count(b"\n")
         if lines > MAX_LINES and name.startswith("controlplane/"):
             yield f"{name}: {lines} lines, more than {MAX_LINES}; split it by feature"

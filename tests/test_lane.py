@@ -12,7 +12,7 @@ from controlplane.compile.compiler import Compiler
 from controlplane.compile.endpoints import MAX_CLASSES, Endpoints, EndpointTables, Touched
 from controlplane.model.endpoint import Locality
 from controlplane.names import Family
-from tests.compile.test_endpoints import OBJECT, document
+from tests.compile.worlds import SHOP, with_backends
 
 
 class _Clock:
@@ -92,7 +92,7 @@ def test_no_node_takes_all_the_places_that_are_told_apart() -> None:
     lane, clock, published = _lane()
     compiler = Compiler(endpoints=lane.endpoints)
     member = {"kubernetes": {"cluster": "eu", "service": "shop/a", "port": "http"}}
-    compiler.put(OBJECT, document([{"name": "a", "members": [member], "failover": {"within": ["zone"]}}]))
+    compiler.put(SHOP, with_backends([{"name": "a", "members": [member], "failover": {"within": ["zone"]}}]))
     compiler.commit_now()
 
     def near(node: str, place: str) -> bool:

@@ -15,6 +15,8 @@ REGEXES = (
 )  # fmt: skip
 KEY_SET = '{"keys": [{"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}'
 """A public key from RFC 7517, appendix A: no token of a test is signed by it."""
+GROUP = "0.0.0.0:8080"
+"""The chain that all of them are on."""
 AUTH = {"anyOf": [{"jwt": "corp"}]}
 
 

@@ -14,7 +14,7 @@ from controlplane.spec.rows import rows
 from tests.compile import worlds
 from tests.compile.delegation_cases import World
 from tests.compile.lookup import Lookup
-from tests.compile.test_shards import GROUP
+from tests.compile.shard_cases import GROUP
 
 
 @settings(max_examples=300, deadline=None)

@@ -16,9 +16,9 @@ from controlplane.compile.endpoints import ABSENT, Endpoints, EndpointTables, Ke
 from controlplane.compile.offline import decoded
 from controlplane.compile.xds_types import LOAD_ASSIGNMENT
 from controlplane.model.endpoint import Locality, Service
-from controlplane.names import GatewayName, ObjectRef, ServiceRef
-from controlplane.spec.gateway import KINDS
-from controlplane.spec.rows import Row, RowKey, rows
+from controlplane.names import GatewayName, ServiceRef
+from controlplane.spec.rows import Row, RowKey
+from tests.compile.worlds import SHOP, with_backends
 from tests.support.services import ref as service_ref
 from tests.support.services import service
 
@@ -27,24 +27,6 @@ SOURCES = ("kubernetes/eu", "kubernetes/us", "consul/dc")
 SERVICES = [service_ref(source, name) for source in SOURCES[:2] for name in ("shop/a", "shop/b")] + [
     service_ref("consul/dc", name) for name in ("a", "b")
 ]
-
-
-def document(backends: list[dict[str, Any]]) -> dict[RowKey, Row]:
-    spec = {
-        "fleet": {"selector": {"matchLabels": {"role": "edge"}}},
-        "listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}],
-        "backends": backends,
-    }
-    said = {
-        "apiVersion": "gatewayspec.dev/v1alpha1",
-        "kind": "GatewaySpec",
-        "metadata": {"name": "shop", "namespace": "platform"},
-        "spec": spec,
-    }
-    return rows(OBJECT, KINDS["GatewaySpec"].model_validate(said))
-
-
-OBJECT = ObjectRef("files", "GatewaySpec", "platform", "shop")
 
 
 def _member(random: Random, priority: int) -> dict[str, Any]:
@@ -110,7 +92,7 @@ class World:
 
     def __init__(self) -> None:
         self.compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
-        self.rows: dict[RowKey, Row] = document([])
+        self.rows: dict[RowKey, Row] = with_backends([])
         # Everything is known from the beginning: what waits for services is history, and tested by itself.
         self.services: dict[ServiceRef, Service] = dict.fromkeys(SERVICES, ABSENT)
         self.stale: set[Keeping] = set()
@@ -129,7 +111,7 @@ class World:
         for found, content in self.services.items():
             compiler.endpoints.put(found, content)
             self.external(compiler, found, content)
-        compiler.put(OBJECT, self.rows)
+        compiler.put(SHOP, self.rows)
         compiler.commit_now()
         return compiler
 
@@ -146,8 +128,8 @@ def test_incremental_equals_from_scratch(seed: int) -> None:
     world = World()
     endpoints = world.compiler.endpoints
     for _ in range(25):
-        world.rows = document([_backend(random, name) for name in random.sample("abcde", random.randint(0, 4))])
-        world.compiler.put(OBJECT, world.rows)
+        world.rows = with_backends([_backend(random, name) for name in random.sample("abcde", random.randint(0, 4))])
+        world.compiler.put(SHOP, world.rows)
         steps = world.compiler.commit()
         pending: list[tuple[ServiceRef, Service]] = []
         while True:
@@ -183,7 +165,7 @@ def test_every_priority_has_endpoints_and_every_endpoint_stands_once() -> None:
         compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
         for found in SERVICES:
             compiler.endpoints.put(found, _service(random))
-        compiler.put(OBJECT, document([_backend(random, name) for name in "abc"]))
+        compiler.put(SHOP, with_backends([_backend(random, name) for name in "abc"]))
         compiler.commit_now()
         for resource in compiler.endpoints.tables.assignments.rows.values():
             message = decoded(resource)
@@ -211,7 +193,7 @@ def test_of_what_two_sources_say_of_an_address_the_better_counts(sick: str) -> N
         health = "unhealthy" if source == sick else "healthy"
         found = [{"address": "10.0.0.1", "health": health}]
         compiler.endpoints.put(service_ref(source, name), service({"ports": {port: 80}, "endpoints": found}))
-    compiler.put(OBJECT, document([{"name": "b", "members": members}]))
+    compiler.put(SHOP, with_backends([{"name": "b", "members": members}]))
     compiler.commit_now()
     (resource,) = compiler.endpoints.tables.assignments.rows.values()
     ((one,),) = [group.lb_endpoints for group in decoded(resource).endpoints]
@@ -235,7 +217,7 @@ def test_a_headless_service_that_declares_no_ports_has_every_port(
     said = {"ports": ports, "endpoints": [{"address": "10.0.0.1", "ports": of_endpoint}]}
     compiler.endpoints.put(service_ref("kubernetes/eu", "shop/a"), service(said))
     member = {"kubernetes": {"cluster": "eu", "service": "shop/a", "port": asked}}
-    compiler.put(OBJECT, document([{"name": "b", "members": [member]}]))
+    compiler.put(SHOP, with_backends([{"name": "b", "members": [member]}]))
     told = [one.code for found in compiler.commit_now().issues.values() for one in found]
     (resource,) = compiler.endpoints.tables.assignments.rows.values()
     endpoints = [one.endpoint for group in decoded(resource).endpoints for one in group.lb_endpoints]
@@ -248,11 +230,11 @@ def test_an_edit_that_names_an_unknown_service_leaves_what_works() -> None:
     compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
     member = {"kubernetes": {"cluster": "eu", "service": "shop/a", "port": 8080}}
     compiler.endpoints.put(SERVICES[0], service({"ports": {"http": 8080}, "endpoints": ["10.0.0.1"]}))
-    compiler.put(OBJECT, document([{"name": "a", "members": [member]}]))
+    compiler.put(SHOP, with_backends([{"name": "a", "members": [member]}]))
     compiler.commit_now()
     before = _everything(compiler)
     other = {"kubernetes": {"cluster": "eu", "service": "shop/b", "port": 8080}}
-    compiler.put(OBJECT, document([{"name": "a", "members": [other]}]))
+    compiler.put(SHOP, with_backends([{"name": "a", "members": [other]}]))
     publication = compiler.commit_now().publication
     assert not any(url == LOAD_ASSIGNMENT for found in publication.values() for url, _, _ in found)
     assert _everything(compiler) == before
@@ -268,17 +250,17 @@ def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None
     compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
     live = {"name": "live", "members": [{"kubernetes": {"cluster": "eu", "service": "shop/a", "port": 8080}}]}
     compiler.endpoints.put(SERVICES[0], service({"ports": {"http": 8080}, "endpoints": ["10.0.0.1"]}))
-    compiler.put(OBJECT, document([live]))
+    compiler.put(SHOP, with_backends([live]))
     compiler.commit_now()
     many = [
         {"name": f"b{number}", "members": [{"static": {"address": "10.9.0.1", "port": 1 + number}}]}
         for number in range(5_000)
     ]
-    edited = document([live, *many])
+    edited = with_backends([live, *many])
     gc.collect()
     gc.freeze()  # as the process does: what is loaded stays, and is not looked through in the midst of a commit
     graph = compiler.endpoints.tables.graph
-    steps = chain(compiler.putting(OBJECT, edited), compiler.commit())
+    steps = chain(compiler.putting(SHOP, edited), compiler.commit())
     started = time.process_time()
     count, changed, slowest, longest, last = 0, 0, 0.0, 0.0, started
     while True:
@@ -310,7 +292,7 @@ def test_an_endpoint_changes_while_a_commit_of_20000_rows_is_in_flight() -> None
 def test_a_source_that_is_not_configured_is_named_with_those_that_are() -> None:
     compiler = Compiler(endpoints=Endpoints(EndpointTables(SOURCES)))
     member = {"kubernetes": {"cluster": "eur", "service": "shop/a", "port": 8080}}
-    compiler.put(OBJECT, document([{"name": "a", "members": [member]}]))
+    compiler.put(SHOP, with_backends([{"name": "a", "members": [member]}]))
     (said,) = [one for found in compiler.commit_now().issues.values() for one in found if one.code == "GW0221"]
     assert said.path == "spec.backends[a].members[0].kubernetes.cluster"
     assert said.message == 'no cluster "eur" is configured'
@@ -319,7 +301,7 @@ def test_a_source_that_is_not_configured_is_named_with_those_that_are() -> None:
 
 def said(compiler: Compiler, *members: dict[str, Any]) -> list[str]:
     """What is wrong with a backend of these members, after a commit of both lanes."""
-    compiler.put(OBJECT, document([{"name": "b", "members": list(members)}]))
+    compiler.put(SHOP, with_backends([{"name": "b", "members": list(members)}]))
     return [one.message for found in compiler.commit_now().issues.values() for one in found]
 
 

@@ -22,7 +22,7 @@ from controlplane.names import Family, GatewayName, ObjectRef, SecretRef
 from controlplane.spec.gateway import KINDS
 from controlplane.spec.rows import Row, RowKey, rows
 from tests.compile import worlds
-from tests.compile.test_incremental import CERTIFICATES, VIEWS, Lived, add_views
+from tests.compile.lived import CERTIFICATES, VIEWS, Lived, add_views
 from tests.support.certificates import Authority, authority
 
 FILES, EU, US = "files", "kubernetes/eu", "kubernetes/us"

@@ -20,9 +20,7 @@ from controlplane.spec.match import Match
 from tests.compile import worlds
 from tests.compile.lookup import Lookup
 from tests.compile.reference import Outcome, Request, decide
-from tests.compile.shard_cases import AUTH, gateway, request, routes
-
-GROUP = "0.0.0.0:8080"
+from tests.compile.shard_cases import AUTH, GROUP, gateway, request, routes
 
 
 def lookup(said: list[dict[str, Any]]) -> Lookup:

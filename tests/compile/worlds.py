@@ -17,6 +17,7 @@ GATEWAYS = ("edge", "inner")
 SPECS = {"cart": "team", "pay": "team", "mail": "other"}
 """Documents of app teams, with their namespaces."""
 HOSTS = ("shop.example.com", "pay.example.com", "*.example.com", "*")
+SHOP = ObjectRef("files", "GatewaySpec", "platform", "shop")
 SECRETS = ("shop-tls", "wild-tls", "keys", "broken")
 
 
@@ -165,3 +166,19 @@ def secret(name: str) -> tuple[SecretRef, Secret]:
         "broken": {"jwks.json": b"?", "tls.crt": b"?", "ca.crt": b"?"},
     }.get(name, {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority().pem})
     return SecretRef("files", "platform", name), Secret.of(files)
+
+
+def with_backends(backends: list[Said]) -> dict[RowKey, Row]:
+    """A gateway that has nothing but these."""
+    spec = {
+        "fleet": {"selector": {"matchLabels": {"role": "edge"}}},
+        "listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}],
+        "backends": backends,
+    }
+    said = {
+        "apiVersion": "gatewayspec.dev/v1alpha1",
+        "kind": "GatewaySpec",
+        "metadata": {"name": "shop", "namespace": "platform"},
+        "spec": spec,
+    }
+    return rows(SHOP, KINDS["GatewaySpec"].model_validate(said))

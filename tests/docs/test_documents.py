@@ -23,8 +23,8 @@ from controlplane.config import read as read_configuration
 from controlplane.errors import Diagnostic
 from controlplane.spec.codes import MEANINGS, Code
 from controlplane.telemetry.metrics import Metrics
+from tests.docs.pages import ROOT, anchors
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted(page for folder in ("docs", "envoy", "manifests", "protos") for page in (ROOT / folder).rglob("*.md"))
 PAGES += sorted(ROOT.glob("*.md"))
 EXAMPLES = ROOT / "manifests" / "examples"
@@ -145,12 +145,6 @@ def test_the_table_of_the_admin_api_has_every_path() -> None:
     there = {resource.canonical for resource in application(cast(Look, None)).router.resources()}
     page = (ROOT / "docs" / "admin-api.md").read_text()
     assert set(re.findall(r"^\| `(/[^`]+)` \|", page, re.MULTILINE)) == there
-
-
-def anchors(page: Path) -> set[str]:
-    """What a link to the page may have behind its `#`."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

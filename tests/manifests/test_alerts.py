@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from controlplane.telemetry.metrics import Metrics
-from tests.docs.test_documents import ROOT, anchors
+from tests.docs.pages import ROOT, anchors
 
 RULES = [
     rule

@@ -12,7 +12,7 @@ import yaml
 
 from controlplane.cli.exit import Exit
 from controlplane.config import Configuration
-from tests.docs.test_documents import ROOT
+from tests.docs.pages import ROOT
 from tests.support.children import Child
 from tests.support.waiting import until
 

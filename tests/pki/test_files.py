@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from controlplane.pki import denial, files
 from controlplane.pki.authority import Authority
-from tests.pki.test_authority import START
 
 SERVER = 1234
 
@@ -34,7 +34,7 @@ def test_what_root_writes_is_the_servers(tmp_path: Path) -> None:
     authority = Authority.open(tmp_path)
     of_the_server(tmp_path)
     authority.rotate()  # makes the folder of the server's certificate too
-    denial.add(tmp_path, denied(), START)
+    denial.add(tmp_path, denied(), datetime(2030, 1, 1, tzinfo=UTC))
     assert owners(tmp_path) == {SERVER}
     (tmp_path / "ca" / "ca.key").touch()
     os.chown(tmp_path / "ca" / "ca.key", 0, 0)
@@ -55,7 +55,7 @@ def test_in_a_folder_of_root_it_is_whose_the_authority_or_the_file_was(tmp_path:
     Authority.open(tmp_path)
     of_the_server(tmp_path)
     os.chown(tmp_path, 0, 0)  # a volume
-    denial.add(tmp_path, denied(), START)
+    denial.add(tmp_path, denied(), datetime(2030, 1, 1, tzinfo=UTC))
     assert owners(tmp_path) == {SERVER}
     (tmp_path / "volume").mkdir()
     alone = tmp_path / "volume" / "folder" / "denied"
@@ -77,7 +77,7 @@ def test_who_is_neither_root_nor_the_server_changes_nothing(tmp_path: Path, monk
     with pytest.raises(PermissionError, match="could not read it; run this as that user or as root"):
         authority.rotate()
     with pytest.raises(PermissionError, match="could not read it"):
-        denial.add(tmp_path, denied(), START)
+        denial.add(tmp_path, denied(), datetime(2030, 1, 1, tzinfo=UTC))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -90,5 +90,5 @@ def test_a_server_that_is_not_the_owner_of_its_folder_writes_in_it(
     (tmp_path / "state.sqlite").touch()
     os.chown(tmp_path / "state.sqlite", SERVER, SERVER)
     monkeypatch.setattr(os, "geteuid", lambda: SERVER)
-    denial.add(tmp_path, denied(), START)
+    denial.add(tmp_path, denied(), datetime(2030, 1, 1, tzinfo=UTC))
     assert [one.name for one in denial.listed(tmp_path)] == ["edge-1"]

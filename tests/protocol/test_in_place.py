@@ -30,7 +30,7 @@ from controlplane.spec.rows import rows
 from controlplane.state.content import Note
 from tests.compile import worlds
 from tests.protocol.dialogue import CDS, ECDS, LDS, SDS, SRDS, Delta
-from tests.protocol.test_nack import Fleet
+from tests.protocol.fleet import Fleet
 from tests.support.tokens import key_set, rsa_key
 
 VIEW = (GatewayName("platform/edge"),)

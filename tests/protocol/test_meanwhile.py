@@ -26,7 +26,7 @@ from tests.protocol.dialogue import (
     removed,
     resource,
 )
-from tests.protocol.test_nack import Fleet
+from tests.protocol.fleet import Fleet
 
 LONG = 1000.0
 

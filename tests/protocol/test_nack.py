@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from controlplane.resources import Resource
-from controlplane.snapshot.store import Store
 from controlplane.xds.blame import blamed, halves
-from controlplane.xds.holds import CREDIBLE_REFUSALS, NODE_CASES, Family, Holds, family
+from controlplane.xds.holds import CREDIBLE_REFUSALS, NODE_CASES
 from controlplane.xds.observer import State
 from tests.protocol.dialogue import (
     CDS,
@@ -21,49 +20,16 @@ from tests.protocol.dialogue import (
     SRDS,
     Change,
     Delta,
-    Dialogue,
     Sotw,
     cluster,
     eds_cluster,
     removed,
     resource,
 )
+from tests.protocol.fleet import Fleet, bodies
 from tests.support.work import instructions
 
 BAD = b"bad"
-
-
-class Fleet:
-    """Several streams of one server: what one refuses concerns the others."""
-
-    def __init__(self, *content: Change) -> None:
-        self.store = Store()
-        self.store.publish({PART: content})
-        self.clients: list[Dialogue] = []
-        self.holds = Holds(self.changed, self.takers)
-        self._due = False
-
-    def changed(self) -> None:
-        self._due = True
-
-    def takers(self, resource: Resource) -> set[Family]:
-        sessions = [client.session for client in self.clients]
-        return {family(session.node) for session in sessions if session.node and session.took(resource)}
-
-    def join(self, kind: type[Any] = Delta, node: str = "node-1", version: str = "1.40.0") -> Any:
-        client = kind(store=self.store, holds=self.holds, node=node, version=version)
-        self.clients.append(client)
-        return client
-
-    def publish(self, *changes: Change) -> None:
-        self.store.publish({PART: changes})
-        self.settle()
-
-    def settle(self) -> None:
-        """As the server does: everybody looks again."""
-        self._due = False
-        for client in self.clients:
-            client.changed()
 
 
 def refuses_bad(client: Any, url: str, named: bool = False) -> list[str]:
@@ -84,10 +50,6 @@ def refuses_bad(client: Any, url: str, named: bool = False) -> list[str]:
             taken += [each.name for each in message.resources]
             client.ack(message)
     pytest.fail("it never comes to rest")
-
-
-def bodies(message: Any) -> list[bytes]:
-    return [each.resource.value for each in message.resources]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.protocol.dialogue import CDS, EDS, RDS, SRDS, Change, Delta, Sotw, eds_cluster, removed, resource
-from tests.protocol.test_nack import Fleet, bodies
+from tests.protocol.fleet import Fleet, bodies
 
 BLAMED = "Error adding/updating x(s) r/x: no"
 

@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from controlplane.model.endpoint import Health, Service
-from controlplane.names import SecretRef, ServiceRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.source import KubernetesSource, Watched
+from controlplane.spec.parse import parse_text
 from tests.sources.rig import Remembering
 from tests.support.waiting import PATIENCE
 
@@ -23,6 +24,26 @@ def ref(namespace: str, name: str) -> ServiceRef:
 
 def secret_ref(namespace: str, name: str) -> SecretRef:
     return SecretRef(SOURCE, namespace, name)
+
+
+def valid(namespace: str, name: str = "api", port: int = 8080) -> str:
+    """A RouteSpec with one backend and one route, to which the parser has no objection."""
+    text = f"""
+apiVersion: gatewayspec.dev/v1alpha1
+kind: RouteSpec
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  gateway: platform/edge
+  backends: [{{name: b, members: [{{static: {{address: 192.0.2.1, port: {port}}}}}]}}]
+  routes: [{{name: r, hosts: [a.example], public: true, match: [{{path: {{prefix: /{name}}}}}], to: [{{backend: b}}]}}]
+"""
+    (parsed,) = parse_text(text, "spec.yaml")
+    assert parsed.document is not None, "\n".join(map(str, parsed.diagnostics))
+    return text
+
+
+def route_ref(namespace: str, name: str = "api") -> ObjectRef:
+    return ObjectRef(SOURCE, "RouteSpec", namespace, name)
 
 
 def addresses(service: Service) -> list[str]:

@@ -10,8 +10,7 @@ from controlplane.sources.kubernetes.client import Trouble
 from controlplane.sources.kubernetes.services import FEW
 from controlplane.sources.kubernetes.source import Watched
 from controlplane.sources.kubernetes.watches import SAID
-from tests.sources.kubernetes.rig import addresses, eventually, ref, secret_ref, watching
-from tests.sources.kubernetes.test_specs import route_ref, valid
+from tests.sources.kubernetes.rig import addresses, eventually, ref, route_ref, secret_ref, valid, watching
 from tests.support.kubernetes import ApiError, Kubernetes, kubernetes
 
 MANIFESTS = Path(__file__).resolve().parents[3] / "manifests" / "rbac"

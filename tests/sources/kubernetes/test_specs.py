@@ -12,7 +12,6 @@ import pytest
 import yaml
 from aiohttp import web
 
-from controlplane.names import ObjectRef
 from controlplane.sources.kubernetes import definitions
 from controlplane.sources.kubernetes.access import Access
 from controlplane.sources.kubernetes.client import Refused, Trouble
@@ -23,7 +22,7 @@ from controlplane.sources.kubernetes.watches import Watches
 from controlplane.spec.parse import parse_text
 from controlplane.spec.yaml import Loaded, load
 from tests.sources.kubernetes.relay import relayed
-from tests.sources.kubernetes.rig import SOURCE, eventually, ref, secret_ref, watching
+from tests.sources.kubernetes.rig import SOURCE, eventually, ref, route_ref, secret_ref, valid, watching
 from tests.sources.rig import Remembering
 from tests.support.kubernetes import Kubernetes, anything, kubernetes
 
@@ -43,30 +42,6 @@ def namespace(cluster: Kubernetes) -> str:
 @pytest.fixture
 def kubeconfig(cluster: Kubernetes, tmp_path: Path) -> Path:
     return cluster.kubeconfig(tmp_path / "kubeconfig")
-
-
-def routes(namespace: str, name: str = "api", port: int = 8080) -> str:
-    return f"""
-apiVersion: gatewayspec.dev/v1alpha1
-kind: RouteSpec
-metadata: {{name: {name}, namespace: {namespace}}}
-spec:
-  gateway: platform/edge
-  backends: [{{name: b, members: [{{static: {{address: 192.0.2.1, port: {port}}}}}]}}]
-  routes: [{{name: r, hosts: [a.example], public: true, match: [{{path: {{prefix: /{name}}}}}], to: [{{backend: b}}]}}]
-"""
-
-
-def valid(namespace: str, name: str = "api", port: int = 8080) -> str:
-    """`routes`, as far as the parser has no objection."""
-    text = routes(namespace, name, port)
-    (parsed,) = parse_text(text, "spec.yaml")
-    assert parsed.document is not None, "\n".join(map(str, parsed.diagnostics))
-    return text
-
-
-def route_ref(namespace: str, name: str = "api") -> ObjectRef:
-    return ObjectRef(SOURCE, "RouteSpec", namespace, name)
 
 
 def specs_of(namespace: str) -> Watched:
