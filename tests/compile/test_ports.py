@@ -13,7 +13,7 @@ from controlplane.spec.gateway import KINDS
 from controlplane.spec.rows import rows
 from tests.compile import worlds
 from tests.e2e.plane import gateway, respond
-from tests.support.edge import compiled
+from tests.support.edge import compiled, gateway_text
 
 VIEW = (GatewayName("platform/a"), GatewayName("platform/b"))
 
@@ -123,18 +123,13 @@ def test_gateways_that_show_one_certificate_for_a_host_share_it() -> None:
 
 
 def test_a_port_that_another_listener_of_the_gateway_has_is_said_to_be_that_ones() -> None:
-    text = """\
-apiVersion: gatewayspec.dev/v1alpha1
-kind: GatewaySpec
-metadata: {name: edge, namespace: platform}
-spec:
-  fleet: {selector: {matchLabels: {role: edge}}}
+    text = gateway_text("""
   listeners:
     - {name: http, port: 8080, protocol: HTTP}
     - {name: other, port: 8080, protocol: HTTP, clientIP: {trustedHops: 1}}
   routes:
     - {name: one, hosts: [a.test], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}
-"""
+""")
     (said,) = compiled(text).diagnostics
     assert said.path == "spec.listeners[other].clientIP"
     assert said.message.startswith('0.0.0.0:8080 belongs to listener "http" of this gateway')
