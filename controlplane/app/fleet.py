@@ -152,6 +152,11 @@ class Fleet:
         """What the certificate of a connected peer says; None without one."""
         return self._trust.known(peer) if self._trust is not None else None
 
+    def selected(self, node: Node, peer: Peer) -> bool:
+        """Whether any gateway is for a connected node."""
+        proven = self.proven(peer)
+        return bool(self.gateways(proven.labels if proven is not None else node.labels, node.labels))
+
     # -- progress ------------------------------------------------------------------------------------------------
 
     def published(self, sequence: int, event_time: float, arrived: Callable[[], None] | None = None) -> None:

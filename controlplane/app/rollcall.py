@@ -6,7 +6,7 @@ For `controlplane fleet` and the admin API. It only looks.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -23,6 +23,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.state.content import Served
 from controlplane.xds import types
+from controlplane.xds.holds import Held
 from controlplane.xds.observer import State, StreamStatus, TypeStatus
 from controlplane.xds.server import XdsServer
 
@@ -48,13 +49,14 @@ class Word(StrEnum):
 
 
 def word(status: TypeStatus, now: float) -> Word:
-    """A response without its ACK is pending at first, stale after a while."""
+    """A response without its ACK is pending at first, stale after a while; what waits for none is pending for as long as it waits."""
     match status.state:
         case State.NACK:
             return Word.NACK
         case State.SYNCED:
             return Word.HELD if status.held else Word.SYNCED
-    return Word.STALE if now - status.since >= STALE_SECONDS else Word.PENDING
+    late = status.unacked is not None and now - status.unacked >= STALE_SECONDS
+    return Word.STALE if late else Word.PENDING
 
 
 @dataclass(slots=True)
@@ -104,7 +106,7 @@ class Rollcall:
                     row = {**about, "type": types.short_name(one.type_url), "state": str(word(one, now))}
                     row |= {"ageSeconds": round(now - one.since, 3), "names": one.names, "wildcard": one.wildcard}
                     held = [holds[key] for name in one.held if (key := (one.type_url, name)) in holds]
-                    row["detail"] = one.nack.detail if one.nack else next((each.detail for each in held), None)
+                    row["detail"] = _refused(one, held) or self._waits(stream, one)
                     problems = [problem for each in held for problem in self.refusals.of(each.resource)]
                     row["at"] = [str(problem.place) for problem in problems if problem.place]
                     found.append((streams[0].node.id, types.push_rank(one.type_url), row))
@@ -137,13 +139,14 @@ class Rollcall:
         for one in self.server.inventory(node, type_url):
             resource = one.resource
             since = self.ages.of(parts, type_url, one.name) if one.state != "held" else None
+            made = resource or (self.store.view(parts).get(type_url, one.name) if one.state == "held" else None)
             entry: dict[str, Any] = {
                 "name": one.name,
-                "title": partial(title, resource) if resource is not None else one.name,
+                "title": partial(title, made) if made is not None else one.name,
                 "version": resource.version if resource is not None else None,
                 "state": one.state,
                 **self.ages.plain(since),
-                "from": partial(_made_of, resource) if resource is not None else [],
+                "from": partial(_made_of, made) if made is not None else [],
             }
             if bodies and resource is not None:
                 entry["body"] = partial(as_dict, resource)
@@ -160,7 +163,7 @@ class Rollcall:
         concerned = acknowledged = 0
         refused, waiting = [], []
         for node, streams in self._nodes().items() if sequence is not None else ():
-            if gateway is not None and not any(gateway in gateways_of(stream) for stream in streams):
+            if not any(_sees(stream, gateway) for stream in streams):
                 continue
             concerned += 1
             if any(one.lacks for stream in streams for one in stream.types):
@@ -181,6 +184,15 @@ class Rollcall:
             "waiting": len(waiting),
             "waitingFor": sorted(waiting)[:NAMED_NODES],
         }
+
+    def _waits(self, stream: StreamStatus, status: TypeStatus) -> str | None:
+        """What a type waits for, when that is no ACK; None when it is, or when it does not wait."""
+        if status.unacked is not None or status.state is State.SYNCED:
+            return None
+        if stream.parts is None:
+            selected = self.fleet.selected(stream.node, stream.peer)
+            return "what it sees is not compiled yet" if selected else "no gateway selects it"
+        return "waits for something that was refused" if any(other.lacks for other in stream.types) else None
 
     def _find(self, version: str) -> tuple[GatewayName | None, int | None]:
         short = len(version) < len(next(iter(self._published), ""))
@@ -218,6 +230,16 @@ def gateways_of(status: StreamStatus) -> list[str]:
     parts = {part[0]: part for part in status.parts or () if isinstance(part, tuple)}
     family = Family.of(status.node.user_agent)
     return [name for name, part in parts.items() if part == part_of_gateway(name, family)]
+
+
+def _sees(stream: StreamStatus, gateway: GatewayName | None) -> bool:
+    """Whether it is given this gateway, or anything."""
+    return stream.parts is not None if gateway is None else gateway in gateways_of(stream)
+
+
+def _refused(status: TypeStatus, held: Sequence[Held]) -> str | None:
+    """What the proxy said when it refused something of a type, or others of what is held back from it."""
+    return status.nack.detail if status.nack else next((one.detail for one in held), None)
 
 
 def _about(streams: list[StreamStatus]) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Routes:
         self, gateway: GatewayName, shards: Sequence[Resource], streams: Iterable[StreamStatus]
     ) -> dict[str, dict[str, Any]]:
         """By state, how many proxies that see the gateway are in it, and the first of them."""
-        names = {shard.name for shard in shards}
+        names = frozenset(shard.name for shard in shards)
         newest = max((since.sequence for since, _ in self._since(gateway, shards)), default=0)
         offered: dict[Hashable, bool] = {}  # proxies see few sets of gateways
         by_node: dict[str, str] = {}
@@ -148,24 +148,23 @@ class Routes:
             if (parts := stream.parts or ()) not in offered:
                 view = self.store.view(parts)
                 offered[parts] = any(view.get(SCOPED_ROUTE, name) for name in names)
-            state = _state(stream, names, newest) if offered[parts] else "absent"
+            state = self._state(stream, names, newest) if offered[parts] else "absent"
             by_node[stream.node.id] = max(state, by_node.get(stream.node.id, state), key=_STATES.index)
         states = {state: sorted(node for node, its in by_node.items() if its == state) for state in _STATES}
         return {state: {"count": len(of), "nodes": of[:NAMED_NODES]} for state, of in states.items()}
 
+    def _state(self, stream: StreamStatus, names: frozenset[str], newest: int) -> str:
+        """What a proxy that is offered these shards has of them; the last of them was published with this number."""
+        scopes = next((one for one in stream.types if one.type_url == SCOPED_ROUTE), None)
+        if scopes is None:
+            return "absent"
+        if not names.isdisjoint(scopes.held):
+            return "held"
+        return "pending" if self.server.awaits(stream.stream, SCOPED_ROUTE, names, newest) else "synced"
+
 
 _STATES = ("synced", "pending", "held", "absent")
 """What a proxy may have of a route: from good to bad."""
-
-
-def _state(stream: StreamStatus, names: set[str], newest: int) -> str:
-    """What a proxy that is offered these shards has of them."""
-    scopes = next((one for one in stream.types if one.type_url == SCOPED_ROUTE), None)
-    if scopes is None:
-        return "absent"
-    if not names.isdisjoint(scopes.held):
-        return "held"
-    return "synced" if stream.settled >= newest else "pending"
 
 
 def _is_of(key: ElementKey, spec: str) -> bool:

@@ -45,8 +45,8 @@ def ask(address: str, path: str, **query: str) -> dict[str, Any]:
     from urllib.parse import urlencode
     from urllib.request import ProxyHandler, build_opener
 
-    host, colon, port = address.rpartition(":")
-    if not (host and colon and port.isdecimal() and host.startswith("[") == host.endswith("]")):
+    host, _, port = address.rpartition(":")
+    if not _is_host(host) or not (port.isdecimal() and int(port) <= 65535):
         raise click.UsageError(f"--admin {address}: an address is HOST:PORT, such as 127.0.0.1:18080")
     opener = build_opener(ProxyHandler({}))  # loopback, never by a proxy
     url = f"http://{address}{path}" + (f"?{urlencode(query)}" if query else "")
@@ -65,6 +65,10 @@ def ask(address: str, path: str, **query: str) -> dict[str, Any]:
         raise Unavailable(address, str(error) or type(error).__name__) from None
     except (HTTPException, ValueError):
         raise Failure(Exit.FAILED, f"what answers on {address} is no control plane") from None
+
+
+def _is_host(text: str) -> bool:
+    return bool(text) and "/" not in text and text.startswith("[") == text.endswith("]")
 
 
 def _reason(body: bytes, status: int) -> str:

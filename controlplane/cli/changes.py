@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from controlplane.cli.admin import admin, ask
-from controlplane.cli.fleet import age, table
 from controlplane.cli.options import examples, output, speaking
 from controlplane.cli.render import count
+from controlplane.cli.tables import age, one_line, structured, table
 from controlplane.cli.terminal import Terminal
 
 NAMED = 3
@@ -41,9 +41,7 @@ def command(terminal: Terminal, pattern: str, last: int, admin: str, output_form
     """
     answer = ask(admin, "/v1/changes", of=pattern, last=str(last))
     if output_format != "table":
-        from controlplane.cli.documents import structured
-
-        terminal.data(structured(answer, output_format))
+        structured(terminal, answer, output_format)
         return
     rows = [cells for one in reversed(answer["changes"]) for cells in _rows(one)]
     terminal.data(table(("AT", "AGE", "EFFECT", "SEQUENCE", "OBJECT", "DETAIL"), rows, terminal, painted=2))
@@ -55,7 +53,7 @@ def _rows(one: dict[str, Any]) -> list[tuple[str, ...]]:
     """A row for what was edited, or one for each problem."""
     when = f"{one['at'][:19]}Z", age(one["ageSeconds"])
     if one["problems"]:
-        return [(*when, "problem", "-", problem["subject"] or "-", _problem(problem)) for problem in one["problems"]]
+        return [(*when, "problem", "-", problem["subject"] or "-", one_line(problem)) for problem in one["problems"]]
     objects = [*one["edited"], *(f"{name} (removed)" for name in one["removed"])]
     others = len(objects[NAMED:]) + one["more"]
     named = ", ".join(objects[:NAMED]) + (f" and {others} more" if others else "")
@@ -63,8 +61,3 @@ def _rows(one: dict[str, Any]) -> list[tuple[str, ...]]:
     if one["sequence"] is None:
         return [(*when, "no effect", "-", named, "")]
     return [(*when, "published", str(one["sequence"]), named or "-", f"{','.join(one['gateways'])}: {resources}")]
-
-
-def _problem(problem: dict[str, Any]) -> str:
-    at = f"{problem['file']}:{problem['line']}:{problem['column']}: " if problem["file"] else ""
-    return f"{problem['code']}: {at}{problem['message']}"

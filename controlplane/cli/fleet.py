@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +13,7 @@ from controlplane.cli.admin import Unavailable, admin, ask
 from controlplane.cli.exit import Exit, Failure
 from controlplane.cli.options import duration, examples, output, speaking
 from controlplane.cli.render import count, visible
+from controlplane.cli.tables import age, one_line, place, structured, table
 from controlplane.cli.terminal import Paint, Terminal
 
 TYPES = ("cds", "eds", "sds", "lds", "ecds", "rds", "srds", "vhds", "rtds")
@@ -20,18 +21,6 @@ STATES = ("synced", "pending", "stale", "nack", "held", "ignored", "gone")
 POLL_SECONDS = 0.25
 ONE_LINE = 100
 """Characters of a proxy's message in a table; all of it is in the other formats."""
-
-_PAINTS = {
-    "synced": Paint.GOOD,
-    "nack": Paint.ERROR,
-    "held": Paint.ERROR,
-    "absent": Paint.ERROR,
-    "stale": Paint.WARNING,
-    "gone": Paint.WARNING,
-    "works": Paint.GOOD,
-    "waiting": Paint.WARNING,
-    "failed": Paint.ERROR,
-}
 
 
 @click.group(
@@ -71,9 +60,9 @@ def status(
 ) -> None:
     """One row for each proxy and type: its state, and for how long.
 
-    synced: it has everything. pending: a response lacks its ACK. stale: for more than 5 s. nack: it refused something that
-    is held back now. held: others refused something, which is held back from this one, too. ignored: there are resources
-    of this type that it has not asked for. gone: it has left within the hour.
+    synced: it has everything. pending: something is on its way, or waits. stale: a response has lacked its ACK for more
+    than 5 s. nack: it refused something that is held back now. held: others refused something, which is held back from
+    this one, too. ignored: there are resources of this type that it has not asked for. gone: it has left within the hour.
     """
     wanted = _types(types)
     answer = ask(admin, "/v1/nodes/status")
@@ -86,7 +75,7 @@ def status(
         and (not states or row["state"] in states)
     ]
     if output_format != "table":
-        _structured(terminal, {**answer, "rows": rows}, output_format)
+        structured(terminal, {**answer, "rows": rows}, output_format)
         return
     header = ("NODE", "TYPE", "STATE", "AGE", "NAMES", "GATEWAYS", "DETAIL")
     cells = [
@@ -133,9 +122,9 @@ def get(terminal: Terminal, node: str, kind: str, bodies: bool, admin: str, outp
         raise click.UsageError("--bodies needs -o json or -o yaml")
     answer = ask(admin, "/v1/nodes/resources", node=node, type=kind, **({"bodies": "1"} if bodies else {}))
     if output_format != "table":
-        _structured(terminal, answer, output_format)
+        structured(terminal, answer, output_format)
         return
-    cells = [_resource(one) for one in answer["resources"]]
+    cells = sorted(map(_resource, answer["resources"]))  # names of shards are hashes, their titles are not
     terminal.data(table(("NAME", "VERSION", "STATE", "AGE", "FROM"), cells, terminal, painted=2))
     terminal.say(f"{count(len(cells), 'resource')} of type {kind} on {node}")
 
@@ -176,7 +165,7 @@ def wait(terminal: Terminal, version: str, percent: float, timeout: str, admin: 
         time.sleep(min(POLL_SECONDS, max(0.0, deadline - time.monotonic())))
     code = Exit.TIMED_OUT if code is None else code
     if output_format != "text":
-        _structured(terminal, answer, output_format)
+        structured(terminal, answer, output_format)
     if code is Exit.OK:
         terminal.say(terminal.paint(f"{_share(answer)} have acknowledged {version}", Paint.GOOD))
         return code
@@ -206,7 +195,7 @@ def routes(terminal: Terminal, route: str, spec: str, admin: str, output_format:
     """
     answer = ask(admin, "/v1/routes", route=route, spec=spec)
     if output_format != "table":
-        _structured(terminal, answer, output_format)
+        structured(terminal, answer, output_format)
         return
     header = ("ROUTE", "SPEC", "STATE", "AGE", "PROXIES", "AT", "DETAIL")
     terminal.data(table(header, [_route(one) for one in answer["routes"]], terminal, painted=2))
@@ -219,7 +208,7 @@ def _route(one: dict[str, Any]) -> tuple[str, ...]:
     proxies = one["proxies"]
     there = [state for state in proxies if proxies[state]["count"]]
     ages = [shard["ageSeconds"] for shard in one["shards"]]
-    detail = [f"{problem['code']}: {problem['message']}" for problem in one["problems"]]
+    detail = [one_line(problem) for problem in one["problems"]]
     detail += [f"{state}: {', '.join(proxies[state]['nodes'][:4])}" for state in reversed(there) if state != "synced"]
     return (
         one["route"],
@@ -227,7 +216,7 @@ def _route(one: dict[str, Any]) -> tuple[str, ...]:
         there[-1] if there else "-" if one["shards"] else "absent",
         age(min(ages)) if ages else "-",
         f"{proxies['synced']['count']}/{sum(of['count'] for of in proxies.values())}",
-        f"{one['file']}:{one['line']}:{one['column']}" if one["file"] else "-",
+        place(one) or "-",
         "; ".join(detail),
     )
 
@@ -279,38 +268,3 @@ def _detail(row: dict[str, Any]) -> str:
     message = " ".join(row["detail"].split())
     message = message if len(message) <= ONE_LINE else f"…{message[1 - ONE_LINE :]}"
     return ": ".join([*row["at"][:1], message])
-
-
-def age(seconds: float) -> str:
-    """`0.4s`, `12s`, `5m10s`, `3h02m`, `9d04h`: two units at most."""
-    if seconds < 10:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], terminal: Terminal, *, painted: int) -> str:
-    """Columns side by side; the column `painted` in the colour of its word."""
-    import sys
-
-    rows = [[visible(cell) for cell in row] for row in rows]  # proxies say what they like
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        if row is not header and (paint := _PAINTS.get(row[painted])) is not None:
-            cells[painted] = terminal.paint(cells[painted], paint, sys.stdout)
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _structured(terminal: Terminal, content: dict[str, Any], output_format: str) -> None:
-    from controlplane.cli.documents import structured
-
-    terminal.data(structured(content, output_format))

@@ -8,8 +8,8 @@ import click
 
 from controlplane.cli.admin import admin, ask
 from controlplane.cli.exit import Exit
-from controlplane.cli.fleet import age, table
 from controlplane.cli.options import examples, output, speaking
+from controlplane.cli.tables import age, structured, table
 from controlplane.cli.terminal import Paint, Terminal
 
 
@@ -38,9 +38,7 @@ def command(terminal: Terminal, admin: str, output_format: str) -> int:
         if degraded := answer["state"]["degraded"]:
             terminal.problem(f"{terminal.paint('warning', Paint.WARNING)}: the state on disk: {degraded}")
     else:
-        from controlplane.cli.documents import structured
-
-        terminal.data(structured(answer, output_format))
+        structured(terminal, answer, output_format)
     return Exit.PROBLEMS if any(one["failure"] for one in sources) else Exit.OK
 
 

@@ -31,15 +31,25 @@ def inventory(progress: Progress, view: Substituted) -> Iterator[InventoryItem]:
     )
     if subscription.enumerates:
         names |= set(view.names(url))
-    under_way = {one.name for push in progress.in_flight for one in push.listing.resources}
+    awaited = _awaited(progress)
     for name in sorted(names):
         resource = view.get(url, name)
         if name in progress.replaced:
             state = "held"
         elif name in progress.gone:
             state = "removing"
-        elif name in progress.changed or name in progress.asked or name in under_way or progress.whole:
+        elif progress.whole or name in awaited:
             state = "pending"
         else:
             state = "synced" if resource is not None else "absent"
         yield InventoryItem(name, state, resource)
+
+
+def awaits(progress: Progress, names: frozenset[str]) -> bool:
+    """Whether anything under these names is to be sent, or lacks its ACK."""
+    return progress.whole or not names.isdisjoint(_awaited(progress))
+
+
+def _awaited(progress: Progress) -> set[str]:
+    under_way = (one.name for push in progress.in_flight for one in push.listing.resources)
+    return {*progress.changed, *progress.asked, *under_way}

@@ -45,6 +45,7 @@ class Refusal:
 class TypeStatus:
     """One type on one stream. `since` is when `state` began, on the clock of the server.
 
+    `unacked` is when the response went out that lacks its ACK, of this type or of what it may wait for (None: there is none).
     `nack` is the last refusal that still matters: nothing was taken over since, or what was to blame is held back.
     `held` are names that this client is spared, with the version that is shown instead (None: nothing).
     """
@@ -52,6 +53,7 @@ class TypeStatus:
     type_url: str
     state: State
     since: float
+    unacked: float | None
     wildcard: bool
     names: int
     sent_nonce: str

@@ -264,6 +264,7 @@ class Progress:
         back with everything, and was sent nothing.
         """
         since = self.since
+        unacked = self.in_flight[0].sent if self.in_flight else unanswered
         nack = self.refusal or next(reversed(self.complaints.values()), None)
         if nack is not None:
             state = State.NACK
@@ -271,10 +272,8 @@ class Progress:
             state = State.NOT_SENT
         elif self.changed or self.gone or not all(push.heartbeat for push in self.in_flight):
             state = State.PENDING
-            if self.in_flight:
-                since = self.in_flight[0].sent
-            elif unanswered is not None:
-                since = unanswered
+            if unacked is not None:
+                since = unacked
             elif (cap := min(lane.cap for lane in (self.additions, self.late, self.removals) if lane)) < inf:
                 since = cap - bound
         else:
@@ -283,6 +282,7 @@ class Progress:
             type_url=self.kind.url,
             state=state,
             since=nack.at if nack is not None else since,
+            unacked=unacked,
             wildcard=self.subscription.wildcard,
             names=len(self.subscription.names),
             sent_nonce=self.sent_nonce,

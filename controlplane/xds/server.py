@@ -110,6 +110,10 @@ class XdsServer:
         found = [each for one in sessions if one.node and one.node.id == node for each in one.inventory(type_url)]
         return sorted(found, key=lambda item: item.name)
 
+    def awaits(self, stream: int, type_url: str, names: frozenset[str], sequence: int) -> bool:
+        """Whether a stream, one of `nodes`, lacks something under these names that was published up to this sequence number."""
+        return stream not in self._streams or self._streams[stream].session.awaits(type_url, names, sequence)
+
     def _takers(self, resource: Resource) -> set[Family]:
         """The kinds of clients that have taken this content over."""
         sessions = (stream.session for stream in self._streams.values())

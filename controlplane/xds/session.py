@@ -14,7 +14,7 @@ from controlplane.resources import Resource
 from controlplane.snapshot.substitution import Substituted
 from controlplane.xds import checks, difference, isolation, types, virtual_hosts
 from controlplane.xds.blame import quotable
-from controlplane.xds.inventory import InventoryItem, inventory
+from controlplane.xds.inventory import InventoryItem, awaits, inventory
 from controlplane.xds.isolation import took
 from controlplane.xds.nodes import Ended, Node, Status
 from controlplane.xds.observer import Refusal, TypeStatus, Variant
@@ -253,6 +253,11 @@ class Session(Outgoing):
         """What the client has of a type, name by name."""
         progress = self._types.get(type_url)
         return list(inventory(progress, self.view)) if progress is not None and self.view is not None else []
+
+    def awaits(self, type_url: str, names: frozenset[str], sequence: int) -> bool:
+        """Whether the client has not acknowledged what was published under these names up to this sequence number."""
+        progress = self._types.get(type_url)
+        return progress is None or self._cursor < sequence or awaits(progress, names)
 
     def status(self) -> tuple[TypeStatus, ...]:
         """Where the stream stands, type by type in push order."""

@@ -80,6 +80,8 @@ def test_a_usage_error_says_what_of_it_is_wrong(run: Run) -> None:
         (("validat",), "No such command 'validat'. Did you mean 'validate'?"),
         (("fleet", "wait", "1", "--timeout", "5"), "--timeout 5: a duration is"),
         (("fleet", "status", "--admin", "[::1:1"), "--admin [::1:1: an address is HOST:PORT"),
+        (("fleet", "status", "--admin", "http://[::1]:1"), "--admin http://[::1]:1: an address is HOST:PORT"),
+        (("fleet", "status", "--admin", "127.0.0.1:65536"), "--admin 127.0.0.1:65536: an address is HOST:PORT"),
         (("serve", "--specs", ".", "--xds", "1.2.3.4"), "--xds 1.2.3.4: an address is HOST:PORT"),
         (("serve", "--specs", ".", "--admin", "nowhere"), "--admin nowhere: an address is HOST:PORT"),
     ]:

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from controlplane.cli import formats
-from controlplane.cli.fleet import age, table
 from controlplane.cli.render import Texts, snippet, summary, text, token_width
+from controlplane.cli.tables import age, table
 from controlplane.cli.terminal import Color, Terminal
 from controlplane.errors import Diagnostic, Place, Severity
 from tests.cli.conftest import GATEWAY, Run

@@ -127,6 +127,39 @@ def test_a_silent_proxy_is_stale(plane: Plane) -> None:
     assert fleet(plane, "wait", version(plane)).returncode == 0
 
 
+def test_a_proxy_that_no_gateway_selects_is_said_to_be_so_and_waited_for_by_nobody(plane: Plane) -> None:
+    """It was `stale` after five seconds, as one that hangs, and a sequence number was never acknowledged by all."""
+    plane.write(gateway(port=free_port()))
+    plane.start().ready().envoy().ready()
+    plane.envoy("stray", role="nothing")
+    (row,) = until(lambda: rows(plane, "--node", "stray"), "it is connected")
+    assert (row["state"], row["gateways"], row["detail"]) == ("pending", [], "no gateway selects it")
+    waited = fleet(plane, "wait", str(plane.json("/v1/nodes/status")["sequence"]), "--timeout", "90s", "-o", "json")
+    assert (waited.returncode, json.loads(waited.stdout)["nodes"]) == (0, 1)
+
+
+def test_what_was_refused_says_nothing_of_routes_that_arrive(plane: Plane) -> None:
+    """A listener that moves and cannot be bound keeps the earlier one, and what leads there: edits of routes go on."""
+    port = free_port()
+    listener = {"name": "main", "port": port, "protocol": "HTTP", "address": "127.0.0.1"}
+    plane.write(gateway(listeners=[listener], routes=[respond("main", "/", "one")]))
+    plane.start().ready().envoy().ready()
+    moved = {**listener, "address": "192.0.2.1"}
+    plane.write(gateway(listeners=[moved], routes=[respond("main", "/", "one")]))
+    until(lambda: rows(plane, "--state", "nack"), "the listener is refused")
+    plane.write(gateway(listeners=[moved], routes=[respond("main", "/", "two")]))
+    until(lambda: answers(port, "two"), "the route is served where it was")
+    until(lambda: explained(plane)["main"]["proxies"]["synced"]["count"] == 1, "and is said to be there")
+    (scopes,) = rows(plane, "--type", "srds")
+    assert (scopes["state"], scopes["detail"]) == ("pending", "waits for something that was refused")
+    (refused,) = [
+        one
+        for one in json.loads(fleet(plane, "get", "envoy-1", "lds", "-o", "json").stdout)["resources"]
+        if one["state"] == "held"
+    ]
+    assert (refused["version"], refused["from"]) == (None, ["GatewaySpec platform/edge spec.listeners[main]"])
+
+
 def explained(plane: Plane, *arguments: str) -> dict[str, dict[str, Any]]:
     """What `fleet routes` says of each route, by name."""
     result = fleet(plane, "routes", *arguments, "-o", "json")
@@ -170,7 +203,7 @@ def test_a_route_is_explained(plane: Plane) -> None:
     (_, row) = fleet(plane, "routes", "main").stdout.splitlines()
     assert row.split()[:3] == ["main", "platform/edge", "synced"]
     assert f"{file}:{main['line']}:" in row
-    assert "GW0202" in row
+    assert f"GW0202: {file}:{problem['line']}:{problem['column']}: " in row
 
 
 def test_an_edit_is_followed_to_what_came_of_it(plane: Plane) -> None:
