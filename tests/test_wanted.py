@@ -10,7 +10,8 @@ from controlplane.compile.compiler import Compiler
 from controlplane.compile.endpoints import Endpoints, EndpointTables
 from controlplane.model.endpoint import Service, ServicePort
 from controlplane.names import ObjectRef, SecretRef, ServiceRef
-from controlplane.sources.kubernetes.catalog import Catalog, Read
+from controlplane.sources.kubernetes.catalog import Catalog
+from controlplane.sources.kubernetes.known import Read
 from controlplane.sources.kubernetes.objects import Metadata
 from controlplane.sources.kubernetes.objects import Service as Declared
 from controlplane.sources.kubernetes.slices import Regions

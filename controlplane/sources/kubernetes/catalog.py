@@ -4,8 +4,8 @@ Fed by the mirrors of services and EndpointSlices and by reads of single service
 have been read for it, and then whenever it differs. An event of an object costs what its service costs, however many
 others there are. What nobody refers to is dropped as soon as its name is known.
 
-Versions keep readers apart that run beside each other: an object replaces only an older one, and nothing older than the
-last whole read of a service counts.
+Versions keep readers apart that run beside each other: an object replaces only an older one, nothing older than the
+last whole read of a service counts, and what was seen to go does not come back with a read that is older than that.
 """
 
 from __future__ import annotations
@@ -13,18 +13,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Literal
 
 import msgspec
 
 from controlplane.errors import Diagnostic, Place, Severity
 from controlplane.model.conduct import HOLD
-from controlplane.model.endpoint import Endpoint, Health, Service
+from controlplane.model.endpoint import Health, Service
 from controlplane.names import ServiceRef
 from controlplane.sources.base import Sink
 from controlplane.sources.kubernetes import objects
+from controlplane.sources.kubernetes.known import Key, Known, Part, Read
 from controlplane.sources.kubernetes.setback import Setback
 from controlplane.sources.kubernetes.slices import (
     FAMILIES,
@@ -47,53 +45,6 @@ tenths of a second to work out and to send, are half a second apart, and hold up
 F41). The first change after quiet goes out at once."""
 LONGEST_PUSH_SECONDS = 0.5
 
-Key = tuple[str, str]
-"""Namespace and name of a service."""
-
-
-class Part(StrEnum):
-    """What a service consists of."""
-
-    SERVICE = "service"
-    SLICES = "slices"
-
-
-_BOTH = frozenset(Part)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """A whole read that was made at `version`.
-
-    `rewound`: the cluster is behind what it has told before, whose versions say nothing any more. `confirms`: it began
-    after a second read was asked for.
-    """
-
-    version: int
-    rewound: bool = False
-    confirms: bool = False
-
-
-@dataclass(slots=True)
-class Known:
-    """One service. `said` is what was pushed last; None for "there is none", `...` for nothing yet."""
-
-    declared: objects.Service | None = None
-    slices: dict[str, Slice] = field(default_factory=dict)
-    unread: set[Part] = field(default_factory=lambda: set(_BOTH))
-    floors: dict[Part, int] = field(default_factory=lambda: dict.fromkeys(Part, -1))
-    said: Service | Literal["nothing"] | None = "nothing"
-    doubtful: bool = False
-    """A list lacked something that was there before, and nobody has seen it go."""
-    confirming: set[Part] | None = None
-    """What is still to be read a second time."""
-    leaving: dict[str, tuple[Endpoint, float]] = field(default_factory=dict)
-    """Endpoints that may come back in another slice, by address, and until when they stay."""
-    not_before: float = 0.0
-    """When it may be pushed again."""
-    waits: float | None = None
-    """When what waits for that was noticed; None when nothing does."""
-
 
 class Catalog:
     """All services of one cluster that somebody refers to."""
@@ -107,6 +58,7 @@ class Catalog:
         self._source = source
         self._regions = regions
         self._owners: dict[Key, Key] = {}  # of an EndpointSlice: the one service that has it
+        self._left: dict[Key, int] = {}  # slices that went since something is to be read, and at which version
         self._dirty: dict[Key, None] = {}
         self._pending: dict[Key, None] = {}
         self._unsaid: set[Key] = set()
@@ -136,7 +88,7 @@ class Catalog:
         """Push these again as sure, once they have been read anew."""
         for key in keys:
             if (known := self.known.get(key)) is not None:
-                known.confirming = set(_BOTH)
+                known.confirming = set(Part)
                 self._pending[key] = None
 
     def pending(self) -> list[Key]:
@@ -163,7 +115,7 @@ class Catalog:
         """The service as a list says it; None: there is none."""
         if (known := self.known.get(key)) is None:
             return
-        if read.rewound or known.declared is None or known.declared.metadata.version <= read.version:
+        if read.rewound or read.version >= _newest(known, known.declared):
             known.doubtful |= known.declared is not None and declared is None
             known.declared = declared
         if read.rewound and declared is None:
@@ -174,10 +126,17 @@ class Catalog:
         """All slices of a service as a list says them."""
         if (known := self.known.get(key)) is None:
             return
+        if known.is_newer(Part.SLICES, read):
+            self._was_read(key, known, Part.SLICES, read)
+            return
+        if read.rewound:
+            self._left.clear()
         before = known.slices
         known.slices = {name: one for name, one in before.items() if one.version > read.version and not read.rewound}
         for name, one in found.items():
-            if name not in known.slices and self._take(key, name, one.metadata.version, rewound=read.rewound):
+            if name in known.slices or self._left.get((key[0], name), -1) > read.version:
+                continue
+            if self._take(key, name, one.metadata.version, rewound=read.rewound):
                 known.slices[name] = converted(one, self._regions)
         for name in before.keys() - known.slices.keys():
             del self._owners[key[0], name]
@@ -202,9 +161,10 @@ class Catalog:
         known.unread.discard(part)
         if not known.unread and known.confirming is None:
             self._pending.pop(key, None)
-        known.floors[part] = read.version
-        if known.confirming is not None and read.confirms:
-            known.confirming.discard(part)
+        if not known.is_newer(part, read):
+            known.floors[part] = read.version
+            if known.confirming is not None and read.confirms:
+                known.confirming.discard(part)
         self._dirty[key] = None
 
     # -- events --------------------------------------------------------------------------------------------------
@@ -222,6 +182,8 @@ class Catalog:
         known = self.known.get(key)
         if known is not None and metadata.version > _newest(known, known.declared):
             known.declared = now
+            if now is None:
+                known.floors[Part.SERVICE] = metadata.version
             self._dirty[key] = None
 
     def put_slice(self, one: objects.EndpointSlice) -> None:
@@ -235,6 +197,7 @@ class Catalog:
                 return  # and has changed back since
         known = self.known.get(key)
         if known is None:
+            self._note_left(one.metadata)
             return
         old = known.slices.get(name)
         if one.metadata.version <= max(known.floors[Part.SLICES], old.version if old else -1):
@@ -245,9 +208,17 @@ class Catalog:
 
     def delete_slice(self, one: objects.EndpointSlice) -> None:
         """A slice as it was when it was deleted."""
+        self._note_left(one.metadata)
         key = self._owners.get((one.metadata.namespace, one.metadata.name))
         if key is not None:
             self._drop_slice(key, one.metadata.name, one.metadata.version)
+
+    def _note_left(self, metadata: objects.Metadata) -> None:
+        """A slice is gone, or of a service that nobody refers to: a read that is on its way may not know yet."""
+        if self._pending:
+            self._left[metadata.namespace, metadata.name] = metadata.version
+        else:
+            self._left.clear()
 
     def _drop_slice(self, key: Key, name: str, version: int) -> None:
         known = self.known[key]

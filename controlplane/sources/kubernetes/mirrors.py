@@ -12,7 +12,8 @@ import msgspec
 
 from controlplane.model.endpoint import Locality
 from controlplane.sources.kubernetes import objects
-from controlplane.sources.kubernetes.catalog import Catalog, Key, Read, owner
+from controlplane.sources.kubernetes.catalog import Catalog, owner
+from controlplane.sources.kubernetes.known import Key, Read
 from controlplane.sources.kubernetes.slices import Regions
 
 _service = msgspec.json.Decoder(objects.Service)

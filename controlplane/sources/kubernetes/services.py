@@ -12,8 +12,9 @@ from collections.abc import Collection
 
 import msgspec
 
-from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
+from controlplane.sources.kubernetes.catalog import Catalog
 from controlplane.sources.kubernetes.client import Refused, Trouble
+from controlplane.sources.kubernetes.known import Key, Read
 from controlplane.sources.kubernetes.mirrors import Nodes, Services, Slices
 from controlplane.sources.kubernetes.objects import SERVICE_LABEL, EndpointSlice, Page, Service, version_number
 from controlplane.sources.kubernetes.reflector import FIRST_DELAY, LONGEST_DELAY, Mirror, Reflector, pause
@@ -136,6 +137,8 @@ class ServiceWatch:
                 for start in range(0, len(pending), _AT_ONCE):
                     await asyncio.gather(*map(self._read, pending[start : start + _AT_ONCE]))
                 delay, self._refused = FIRST_DELAY, False
+                if any(map(self._catalog.is_confirming, pending)):
+                    await asyncio.sleep(FIRST_DELAY)  # the answer was older than what is known, and confirms nothing
             except Refused as refused:
                 self._refused = True
                 await asyncio.sleep(pause(delay, refused.retry_after))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from controlplane.model.endpoint import Service
 
 if TYPE_CHECKING:
-    from controlplane.sources.kubernetes.catalog import Key
+    from controlplane.sources.kubernetes.known import Key
 
 _SAID = 5
 """Services that are named; of hundreds nobody reads each."""

@@ -15,7 +15,8 @@ from controlplane.compile.assignment import port_names
 from controlplane.compile.pool import PoolMember
 from controlplane.model.endpoint import Endpoint, Service, ServicePort
 from controlplane.sources.kubernetes import catalog, objects
-from controlplane.sources.kubernetes.catalog import Catalog, Key, Read
+from controlplane.sources.kubernetes.catalog import Catalog
+from controlplane.sources.kubernetes.known import Key, Read
 from controlplane.sources.kubernetes.reflector import Health
 from controlplane.sources.kubernetes.services import ServiceWatch
 from controlplane.sources.kubernetes.setback import Setback
@@ -31,6 +32,12 @@ BLUE, GREEN = ("shop", "blue"), ("shop", "green")
 def service(key: Key, port: int = 80) -> dict[str, Any]:
     metadata = {"name": key[1], "namespace": key[0], "resourceVersion": "50"}
     return {"metadata": metadata, "spec": {"type": "ClusterIP", "ports": [{"port": port, "name": "http"}]}}
+
+
+def declared(key: Key, version: int) -> objects.Service:
+    """The service, written or deleted at this version."""
+    found = service(key)
+    return msgspec.convert({**found, "metadata": {**found["metadata"], "resourceVersion": str(version)}}, objects.Service)
 
 
 def slice_(
@@ -134,6 +141,50 @@ def test_what_is_older_takes_no_slice_away() -> None:
         await cluster.shows(blue=["10.0.0.9"], green=[])
         cluster.delete(slice_(BLUE, 250))
         await cluster.shows(blue=[], green=[])
+
+    run(scenario())
+
+
+def test_what_was_seen_to_go_does_not_come_back_with_an_answer_that_is_older() -> None:
+    """A read and the watch run beside each other: what is gone has no version that could tell."""
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE, GREEN)
+        cluster.delete(slice_(BLUE, 110, name="gone"))
+        cluster.put(slice_(("shop", "nobody's"), 111, "10.0.0.8", name="moved"))
+        cluster.read(
+            BLUE,
+            100,
+            slice_(BLUE, 90, "10.0.0.7", name="gone"),
+            slice_(BLUE, 91, "10.0.0.8", name="moved"),
+            slice_(BLUE, 92, "10.0.0.9"),
+        )
+        cluster.catalog.delete_service(declared(GREEN, 112))
+        cluster.read(GREEN, 100)
+        await cluster.shows(blue=["10.0.0.9"])
+        assert cluster.sink.calls[-1] == f"remove {ref(*GREEN)}"
+        cluster.put(slice_(BLUE, 120, "10.0.0.7", name="gone"))
+        cluster.put(slice_(BLUE, 121, "10.0.0.8", name="moved"))
+        cluster.catalog.put_service(declared(GREEN, 122))
+        cluster.catalog.flush(0)
+        await cluster.shows(blue=["10.0.0.7", "10.0.0.8", "10.0.0.9"], green=[])
+
+    run(scenario())
+
+
+def test_a_read_that_is_older_than_a_list_says_nothing() -> None:
+    """It was asked before the list and comes after it. Events between the two are known to the list, and not told again."""
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        cluster.read(BLUE, 200, slice_(BLUE, 90, "10.0.0.1"))
+        cluster.read(BLUE, 100, slice_(BLUE, 90, "10.0.0.1"), slice_(BLUE, 80, "10.0.0.2", name="gone"))
+        await cluster.shows(blue=["10.0.0.1"])
+        cluster.put(slice_(BLUE, 80, "10.0.0.2", name="gone"))
+        await cluster.shows(blue=["10.0.0.1"])
+        cluster.lose(BLUE, 300, rewound=False)
+        cluster.read(BLUE, 250, slice_(BLUE, 90, "10.0.0.1"))
+        await cluster.shows()
 
     run(scenario())
 
