@@ -37,7 +37,9 @@ def service(key: Key, port: int = 80) -> dict[str, Any]:
 def declared(key: Key, version: int) -> objects.Service:
     """The service, written or deleted at this version."""
     found = service(key)
-    return msgspec.convert({**found, "metadata": {**found["metadata"], "resourceVersion": str(version)}}, objects.Service)
+    return msgspec.convert(
+        {**found, "metadata": {**found["metadata"], "resourceVersion": str(version)}}, objects.Service
+    )
 
 
 def slice_(
