@@ -18,9 +18,8 @@ from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from controlplane.compile.action import direct_response
 from controlplane.compile.ownership import Paths, may_meet
 from controlplane.compile.rows import Entry, Order, Signature
-from controlplane.filters import chain
+from controlplane.compile.shard import instead
 from controlplane.filters.envoy import serialised
-from controlplane.filters.jwt import compile as jwt
 
 METHOD, HEADERS, ORIGIN = "access-control-request-method", "access-control-request-headers", "origin"
 
@@ -151,8 +150,7 @@ def _meet(guard: Signature, answer: Signature) -> bool:
 def _refusals(entry: Entry) -> Iterator[Entry]:
     said = route_components_pb2.Route.FromString(entry.body)
     for kind, match in matches(said.match):
-        message = route_components_pb2.Route(name=said.name, match=match, metadata=said.metadata)
+        message = instead(said, match)
         message.direct_response.CopyFrom(direct_response(403, REFUSED_BODY))
-        message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
         body = serialised(message)
         yield Entry(place(entry.order), entry.segment, signature(entry.signature, kind), body)

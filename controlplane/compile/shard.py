@@ -26,6 +26,8 @@ from controlplane.resources import Resource, delimited
 
 SERVER_NAME = "gatewayspec/server-name"
 """What a route can ask of a TLS connection: the name that the client opened it for (SNI)."""
+LOGGED = "gatewayspec"
+"""In what of a route's metadata it says how the access log names it."""
 
 _HOST_NAME, _HOST_DOMAINS, _HOST_ROUTES = numbers(route_components_pb2.VirtualHost, "name", "domains", "routes")
 _CONFIGURATION_NAME, _CONFIGURATION_HOSTS = numbers(route_pb2.RouteConfiguration, "name", "virtual_hosts")
@@ -87,6 +89,14 @@ def _what_shards_say(kept_out: frozenset[str], *, fallback: bool) -> bytes:
     return serialised(configuration)
 
 
+def instead(route: Any, match: Any) -> Any:
+    """A route that answers everybody in the place of another one. The log names that one; its limits do not count."""
+    message = route_components_pb2.Route(name=route.name, match=match)
+    message.metadata.filter_metadata[LOGGED].CopyFrom(route.metadata.filter_metadata[LOGGED])
+    message.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
+    return message
+
+
 def without_upgrades(entries: Sequence[Entry]) -> Iterator[bytes]:
     """The routes of these entries, with refusals of the upgrades that they do not take.
 
@@ -104,7 +114,7 @@ def without_upgrades(entries: Sequence[Entry]) -> Iterator[bytes]:
 def _refusal(entry: Entry) -> bytes:
     """A route that refuses the upgrades which this entry does not take."""
     message = route_components_pb2.Route.FromString(entry.body)
-    refusal = route_components_pb2.Route(name=message.name, match=message.match)
+    refusal = instead(message, message.match)
     if entry.websocket:
         # An inverted condition on a text holds for no request without the header.
         taken = string_pb2.StringMatcher(exact="websocket", ignore_case=True)
@@ -112,16 +122,14 @@ def _refusal(entry: Entry) -> bytes:
     else:
         refusal.match.headers.add(name="upgrade", present_match=True)
     refusal.direct_response.CopyFrom(direct_response(403, ""))
-    refusal.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
     return serialised(refusal)
 
 
 def redirected(entry: Entry, action: Any) -> Entry:
     """The entry where it is only reachable by HTTPS."""
     message = route_components_pb2.Route.FromString(entry.body)
-    redirect = route_components_pb2.Route(name=message.name, match=message.match, metadata=message.metadata)
+    redirect = instead(message, message.match)
     redirect.redirect.CopyFrom(action)
-    redirect.typed_per_filter_config[chain.JWT].CopyFrom(jwt.public())
     return replace(entry, body=serialised(redirect), websocket=False, cors=False)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.features.conftest import Backends
 from tests.support import tokens
+from tests.support.backends import Http2Backend
 from tests.support.client import Response
 from tests.support.edge import Edge, gateway_text
 from tests.support.tokens import ec_key, key_set, rsa_key, token
@@ -212,6 +213,22 @@ def test_forged_identity_headers_are_removed(edge: Edge, backends: Backends, pat
 def test_forged_identity_headers_are_removed_after_a_second_look(edge: Edge, backends: Backends, host: str) -> None:
     answer = edge.request("/deep", host, headers=bearer(token()) | {"x-org": "evil"})
     assert (answer.status, answer.seen("x-org")) == (200, None)
+
+
+def test_forged_identity_headers_are_no_trailers_either() -> None:
+    """Some servers make headers of trailers."""
+    spec = gateway_text("""
+  listeners: [{name: http, port: 8080, protocol: HTTP}]
+  identity: {jwt: [{name: corp, issuer: "https://id.example.com/", audiences: [a], jwks: {inline: 'KEYS'}, claimsToHeaders: {sub: x-user-id}}]}
+  backends: [{name: two, protocol: HTTP2, members: [{static: {address: 127.0.0.1, port: @two@}}]}]
+  routes: [{name: r, hosts: ["*"], match: [{path: {prefix: /}}], public: true, to: [{backend: two}]}]
+""")
+    with Http2Backend() as two, Edge(spec.replace("KEYS", key_set(rsa_key())), {"two": two.port}) as edge:
+        with edge.http2() as connection:
+            stream = connection.open("/", "shop.example.com", "POST", end=False)
+            connection.end(stream, {"x-user-id": "root", "x-real-ip": "10.0.0.1", "x-checksum": "1"})
+            assert connection.answer(stream).status == 200
+        assert two.trailers == {"x-checksum": "1"}
 
 
 def test_token_stays_here_unless_said(edge: Edge, backends: Backends) -> None:

@@ -18,10 +18,12 @@ SPEC = gateway_text("""
   policies:
     - {name: ours, cors: {origins: ["https://ours.example.com"], methods: [GET, DELETE]}}
     - {name: wide, cors: {origins: ["https://wide.example.com"], methods: [GET, DELETE]}}
+    - {name: two, rateLimit: {local: [{requests: 2, per: hour}]}}
   backends: [{name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}]
   routes:
     - {name: all, hosts: [a.example.com, "*.w.example.com"], match: [{path: {prefix: /}}], public: true, use: [wide], to: [{backend: one}]}
     - {name: silent, hosts: [a.example.com, "*.w.example.com"], match: [{path: {prefix: /silent}, methods: [DELETE]}], public: true, to: [{backend: one}]}
+    - {name: limited, hosts: [a.example.com, "*.w.example.com"], match: [{path: {prefix: /limited}, methods: [DELETE]}], public: true, use: [two], to: [{backend: one}]}
     - {name: silent-template, hosts: [a.example.com], match: [{path: {template: "/{any}/silent"}, methods: [DELETE]}], public: true, to: [{backend: one}]}
     - {name: silent-header, hosts: [a.example.com], match: [{path: {prefix: /header}, headers: [{name: x-version, exact: "2"}]}], public: true, to: [{backend: one}]}
     - {name: own-header, hosts: [a.example.com], match: [{path: {prefix: /own-header}, headers: [{name: x-version, exact: "2"}]}], public: true, use: [ours], to: [{backend: one}]}
@@ -51,6 +53,13 @@ def ask(edge: Edge, path: str, origin: str, method: str, named: str = "", host: 
 
 def allowed(answer: Response) -> str | None:
     return answer.header("access-control-allow-origin")
+
+
+def test_refused_questions_use_up_no_limit_of_the_route(edge: Edge, backends: Backends) -> None:
+    """They come before authentication: with them anybody could keep others out."""
+    assert [ask(edge, "/limited", WIDE, "DELETE").status for _ in range(4)] == [403] * 4
+    answers = [edge.request("/limited", "a.example.com", "DELETE").status for _ in range(3)]
+    assert answers == [200, 200, 429]
 
 
 @pytest.mark.parametrize("host", ["a.example.com", "x.w.example.com", "X.W.example.com"])

@@ -120,6 +120,14 @@ def test_a_body_is_sent_again(edge: Edge, backends: Backends) -> None:
     assert (answer.status, answer.json()["body"]) == (200, "important")
 
 
+def test_a_body_of_more_than_a_buffer_is_not_sent_again(edge: Edge, backends: Backends) -> None:
+    for size, tries in ((30_000, 2), (40_000, 1)):
+        backends.one.forget()
+        backends.one.then(500)
+        edge.request("/retry", method="POST", body=b"x" * size)
+        assert backends.one.requests == tries
+
+
 def test_retry_by_status(edge: Edge, backends: Backends) -> None:
     backends.one.then(429)
     assert edge.request("/status").status == 200

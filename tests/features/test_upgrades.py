@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -10,19 +12,21 @@ import pytest
 from tests.features.conftest import Backends
 from tests.support.edge import Edge, gateway_text
 from tests.support.tokens import key_set, rsa_key, token
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.envoy
 
 SPEC = gateway_text("""
   listeners: [{name: http, port: 8080, protocol: HTTP}]
   identity: {jwt: [{name: corp, issuer: "https://id.example.com/", audiences: [shop-api], jwks: {inline: 'KEYS'}}]}
+  policies: [{name: two, rateLimit: {local: [{requests: 2, per: hour}]}}]
   backends:
     - {name: one, members: [{static: {address: 127.0.0.1, port: @one@}}]}
     - {name: grpc, protocol: GRPC, members: [{static: {address: 127.0.0.1, port: @grpc@}}]}
   routes:
     - {name: chat, hosts: [shop.example.com], match: [{path: {prefix: /chat}}], public: true, websocket: true, to: [{backend: one}]}
     - {name: floating, hosts: [shop.example.com], match: [{path: {regex: "/.*[.]ws"}}], public: true, websocket: true, to: [{backend: one}]}
+    - {name: limited, hosts: [limited.example.com], match: [{path: {prefix: /}}], auth: {anyOf: [{jwt: corp}]}, use: [two], websocket: true, to: [{backend: one}]}
     - {name: members, hosts: [shop.example.com], match: [{path: {prefix: /members}}], auth: {anyOf: [{jwt: corp}]}, websocket: true, to: [{backend: one}]}
     - {name: wild, hosts: ["*.wild.example.com"], match: [{path: {prefix: /}}], public: true, websocket: true, to: [{backend: one}]}
     - {name: wild-seg, hosts: ["*.wild.example.com"], match: [{path: {prefix: /seg}}], public: true, websocket: true, to: [{backend: one}]}
@@ -101,6 +105,33 @@ def test_no_other_protocol_on_a_route_for_websockets(edge: Edge, backends: Backe
 @pytest.mark.parametrize(("host", "path"), TAKES)
 def test_the_same_routes_take_plain_requests(edge: Edge, backends: Backends, host: str, path: str) -> None:
     assert edge.request(path, host).status == 200
+
+
+def test_refused_upgrades_use_up_no_limit_of_the_route(edge: Edge, backends: Backends) -> None:
+    """They are refused before authentication."""
+    for _ in range(3):
+        with edge.upgrade("/", "limited.example.com", protocol="foo") as refused:
+            assert refused.status == 403
+    headers = {"authorization": f"Bearer {token()}"}
+    answers = [edge.request("/", "limited.example.com", headers=headers).status for _ in range(3)]
+    assert answers == [200, 200, 429]
+
+
+@pytest.mark.parametrize("target", ["/chat/refused-soon", "/x/refused-late.ws"])
+def test_the_access_log_names_the_route_that_refused_an_upgrade(edge: Edge, target: str) -> None:
+    """Also one that is found late, which refuses by itself."""
+    with edge.upgrade(target, protocol="foo") as refused:
+        assert refused.status == 403
+
+    def line() -> dict[str, Any] | None:
+        lines = [json.loads(one) for one in edge.envoy.log().splitlines() if one.startswith("{")]
+        return next((one for one in lines if one["path"] == target), None)
+
+    said = until(line, "the access log")
+    assert (said["route"], said["spec"]) == (
+        "chat" if "soon" in target else "floating",
+        "GatewaySpec platform/shop",
+    )
 
 
 def test_a_websocket_needs_the_token_too(edge: Edge, backends: Backends) -> None:

@@ -18,6 +18,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+import h2.config
+import h2.connection
+import h2.events
 from aiohttp import WSMsgType, web
 
 T = TypeVar("T")
@@ -120,6 +123,38 @@ class HttpBackend:
         self._next.clear()
         self.release()
         _await(self._runner.cleanup())
+
+
+class Http2Backend:
+    """Answers 200 to the one request of one HTTP/2 connection in clear, and keeps its trailers."""
+
+    def __init__(self) -> None:
+        self.trailers: dict[str, str] = {}
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        try:
+            connection, _ = self._listening.accept()
+        except OSError:  # nobody came
+            return
+        http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
+        http.initiate_connection()
+        with connection:
+            while data := connection.recv(65536):
+                for event in http.receive_data(data):
+                    if isinstance(event, h2.events.TrailersReceived):
+                        self.trailers = {str(name): str(value) for name, value in event.headers or ()}
+                    elif isinstance(event, h2.events.StreamEnded):
+                        http.send_headers(event.stream_id, [(":status", "200")], end_stream=True)
+                connection.sendall(http.data_to_send())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._listening.close()
 
 
 class GrpcBackend:

@@ -199,6 +199,11 @@ class Http2:
         self._http.send_data(stream, data, end_stream=end)
         self._flush()
 
+    def end(self, stream: int, trailers: Mapping[str, str]) -> None:
+        """End the request with trailers."""
+        self._http.send_headers(stream, list(trailers.items()), end_stream=True)
+        self._flush()
+
     def answer(self, stream: int) -> Response:
         """Read until the stream has ended."""
         headers: list[tuple[str, str]] = []

@@ -65,13 +65,10 @@ def filter_config() -> Any:
 
 
 def identity_config(names: Iterable[str]) -> Any:
-    """Removes these headers from every request, and those in which clients could forge their address."""
-    return packed(
-        header_mutation_pb2.HeaderMutation(
-            mutations=header_mutation_pb2.Mutations(
-                request_mutations=[
-                    mutation_rules_pb2.HeaderMutation(remove=name) for name in sorted({*names, *CLIENT_ADDRESS})
-                ]
-            )
-        )
-    )
+    """Removes these headers from every request, and those in which clients could forge their address.
+
+    From its trailers, too: some servers make headers of them.
+    """
+    removed = [mutation_rules_pb2.HeaderMutation(remove=name) for name in sorted({*names, *CLIENT_ADDRESS})]
+    mutations = header_mutation_pb2.Mutations(request_mutations=removed, request_trailers_mutations=removed)
+    return packed(header_mutation_pb2.HeaderMutation(mutations=mutations))

@@ -6,11 +6,13 @@ holds every route that a request with this host and segment could take, so a sha
 these filters off for itself. Only when there is none do they act:
 
 1. `fallback`, without any script: the host's fallback shard. Where there is one, it decides, and the scripts pass.
-2. `rekey`, for a host in another spelling: the canonical host's shard, then its fallback.
+2. `rekey`, for a host in another spelling: the canonical host's shard, then its fallback. Of what follows a `:` only a
+   port is left out: `a.test:@b.test` is `b.test` for who reads it as a URL has it.
 3. `rekey_wildcard`: the wildcard host that covers the name (known from a table), its shard and fallback; else the
-   catch-all of the listener group. It covers no name with a comma: of several host headers Envoy makes one, of which
-   the first may be a protected host to the backend, and the last one below a wildcard that is public.
-   Nor one that another TLS chain of the port is for: the routes of that chain may guard it.
+   catch-all of the listener group. It covers names and addresses alone: of what Envoy lets pass besides, a backend may
+   read a protected host where the end is below a wildcard that is public. So it is with `a.test,x.test` (of several host
+   headers Envoy makes one), `x@a.test`, `a%2Etest`, `a.test...`.
+   Nor does it cover a name that another TLS chain of the port is for: the routes of that chain may guard it.
 
 The shards of an open host, of which only some paths were granted, do not decide on the others: their last route
 (`elsewhere`) switches the third filter on again. Of open wildcards the table knows the segments. It may name no shard
@@ -76,8 +78,7 @@ _REKEY = (
 local function canonical(host)
   if #host > MAX_HOST then return "" end
   host = lower(host)
-  if sub(host, 1, 1) == "[" then return (gsub(host, "^(%[[^%]]*%]).*$", "%1")) end
-  host = gsub(host, ":.*$", "")
+  host = gsub(host, ":%d*$", "")
   return (gsub(host, "%.$", ""))
 end
 
@@ -109,8 +110,13 @@ local function lost(handle, key, name)
   return LOST[key] and handle:streamInfo():requestedServerName() ~= name
 end
 
+local function is_name(name)
+  if find(name, "[^%w._-]") then return find(name, "^%[[%x:.]+%]$") ~= nil end
+  return not find("." .. name .. ".", "..", 1, true)
+end
+
 local function covering(handle, group, name, path)
-  if find(name, ",", 1, true) or KNOWN[group .. name] == false then return nil end
+  if not is_name(name) or KNOWN[group .. name] == false then return nil end
   local dot = find(name, ".", 1, true)
   while dot ~= nil do
     local key = group .. "*" .. sub(name, dot)
@@ -119,7 +125,7 @@ local function covering(handle, group, name, path)
     dot = find(name, ".", dot + 1, true)
   end
   local key = group .. "*"
-  if name ~= "" and serves(key, path) and not lost(handle, key, name) then return key end
+  if serves(key, path) and not lost(handle, key, name) then return key end
   return nil
 end
 
