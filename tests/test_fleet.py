@@ -81,7 +81,7 @@ def test_a_node_whose_gateways_are_all_gone_sees_nothing_as_long_as_it_is_connec
         assert sees(rig, node)
         rig.select({})
         assert sees(rig, node) == ()
-        rig.fleet.disconnected(1, node)
+        rig.fleet.disconnected(1, node, None)
         assert rig.fleet.admit(node, Peer()) is None
 
     run(check)
@@ -132,6 +132,22 @@ def test_what_nodes_see_is_wanted_though_gateways_change_again_before_anybody_ha
     run(check)
 
 
+def test_why_a_node_had_to_go_is_remembered_until_it_is_back() -> None:
+    """`gone` alone sent people to the log of the replica that it was connected to."""
+
+    def check(rig: Rig) -> None:
+        node = rig.connect(1)
+        rig.fleet.disconnected(1, node, "the client certificate is revoked")
+        ((gone, _, reason),) = rig.fleet.gone.all()
+        assert (gone, reason) == (node, "the client certificate is revoked")
+        rig.connect(2)
+        assert not [*rig.fleet.gone.all()]
+        rig.fleet.disconnected(2, node, None)
+        assert [reason for *_, reason in rig.fleet.gone.all()] == [None]
+
+    run(check)
+
+
 def test_a_node_that_is_denied_between_its_view_and_its_stream_leaves_nothing() -> None:
     def check(rig: Rig) -> None:
         node = Node("n-edge", labels={"role": "edge"})
@@ -161,7 +177,7 @@ def test_a_publication_has_arrived_when_all_who_see_something_have_it() -> None:
         rig.fleet.settled(2, third)
         rig.fleet.settled(4, third)
         assert rig.arrived == [first, second]
-        rig.fleet.disconnected(1, gone)
+        rig.fleet.disconnected(1, gone, None)
         assert rig.arrived == [first, second, third]
 
     run(check)

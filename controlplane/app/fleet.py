@@ -208,7 +208,7 @@ class Fleet:
         self._metrics.nodes.inc()
         self.moved()
 
-    def disconnected(self, stream: int, node: Node) -> None:
+    def disconnected(self, stream: int, node: Node, reason: str | None) -> None:
         """A stream has ended."""
         log.info("node disconnected", node=node.id)
         self._metrics.nodes.dec()
@@ -217,7 +217,7 @@ class Fleet:
         if not streams:
             del self._connected[node.id]
             self._had_a_view.discard(node.id)
-            self.gone.left(node)
+            self.gone.left(node, reason)
         self._reaches(stream, self._store.sequence, ended=True)
         self.moved()
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import NamedTuple
 
 from controlplane.xds.nodes import Node
 
@@ -14,17 +15,25 @@ REMEMBERED_SECONDS = 3600.0
 REMEMBERED = 1000
 
 
+class _Left(NamedTuple):
+    """When a node left, and why it had to (None: it went itself)."""
+
+    at: float
+    node: Node
+    reason: str | None
+
+
 @dataclass(slots=True)
 class Gone:
     """By node id, the newest last."""
 
     clock: Callable[[], float] = monotonic
-    _left: OrderedDict[str, tuple[float, Node]] = field(default_factory=OrderedDict)
+    _left: OrderedDict[str, _Left] = field(default_factory=OrderedDict)
 
-    def left(self, node: Node) -> None:
-        """The last stream of this node has ended."""
+    def left(self, node: Node, reason: str | None) -> None:
+        """The last stream of this node has ended; `reason`: why it was not let go on."""
         self._left.pop(node.id, None)
-        self._left[node.id] = (self.clock(), node)
+        self._left[node.id] = _Left(self.clock(), node, reason)
         if len(self._left) > REMEMBERED:
             self._left.popitem(last=False)
 
@@ -32,10 +41,10 @@ class Gone:
         """It is connected."""
         self._left.pop(node.id, None)
 
-    def all(self) -> Iterator[tuple[Node, float]]:
-        """Each node, and for how many seconds it is gone."""
+    def all(self) -> Iterator[tuple[Node, float, str | None]]:
+        """Each node, for how many seconds it is gone, and why it had to go."""
         now = self.clock()
-        while self._left and now - next(iter(self._left.values()))[0] > REMEMBERED_SECONDS:
+        while self._left and now - next(iter(self._left.values())).at > REMEMBERED_SECONDS:
             self._left.popitem(last=False)
-        for at, node in self._left.values():
-            yield node, now - at
+        for at, node, reason in self._left.values():
+            yield node, now - at, reason

@@ -24,6 +24,7 @@ from controlplane.snapshot.store import Store
 from controlplane.state.content import Served
 from controlplane.xds import types
 from controlplane.xds.holds import Held
+from controlplane.xds.nodes import Node
 from controlplane.xds.observer import State, StreamStatus, TypeStatus
 from controlplane.xds.server import XdsServer
 
@@ -96,35 +97,27 @@ class Rollcall:
     def rows(self, now: float) -> list[dict[str, Any]]:
         """One row for each proxy and type, by node and in push order; one for each proxy that is gone."""
         holds = {(held.resource.type_url, held.resource.name): held for held in self.refusals.current()}
-        found = []
+        found: list[tuple[str, int, dict[str, Any]]] = []
         for streams in self._nodes().values():
-            about = _about(streams)
+            first = streams[0]
+            about = _about(first.node, gateways_of(first))
             asked: set[str] = set()
             for stream in streams:
                 asked |= {one.type_url for one in stream.types}
                 for one in stream.types:
-                    row = {**about, "type": types.short_name(one.type_url), "state": str(word(one, now))}
-                    row |= {"ageSeconds": round(now - one.since, 3), "names": one.names, "wildcard": one.wildcard}
                     held = [holds[key] for name in one.held if (key := (one.type_url, name)) in holds]
-                    row["detail"] = _refused(one, held) or self._waits(stream, one)
                     problems = [problem for each in held for problem in self.refusals.of(each.resource)]
-                    row["at"] = [str(problem.place) for problem in problems if problem.place]
-                    found.append((streams[0].node.id, types.push_rank(one.type_url), row))
+                    row = about | _row(
+                        types.short_name(one.type_url), word(one, now), now - one.since, one.names, one.wildcard,
+                        _refused(one, held) or self._waits(stream, one), [str(problem.place) for problem in problems if problem.place],
+                    )  # fmt: skip
+                    found.append((first.node.id, types.push_rank(one.type_url), row))
             connected = min(stream.connected for stream in streams)
-            for url in self.store.view(streams[0].parts or ()).types() - asked:
-                row = {**about, "type": types.short_name(url), "state": str(Word.IGNORED)}
-                row |= {
-                    "ageSeconds": round(now - connected, 3),
-                    "names": 0,
-                    "wildcard": False,
-                    "detail": None,
-                    "at": [],
-                }
-                found.append((streams[0].node.id, types.push_rank(url), row))
-        for node, seconds in self.fleet.gone.all():
-            row = {"node": node.id, "cluster": node.cluster, "gateways": [], "envoy": node.version, "type": None}
-            row |= {"state": str(Word.GONE), "ageSeconds": round(seconds, 3), "names": 0, "wildcard": False}
-            found.append((node.id, 0, row | {"detail": None, "at": []}))
+            for url in self.store.view(first.parts or ()).types() - asked:
+                row = about | _row(types.short_name(url), Word.IGNORED, now - connected)
+                found.append((first.node.id, types.push_rank(url), row))
+        for node, seconds, reason in self.fleet.gone.all():
+            found.append((node.id, 0, _about(node, ()) | _row(None, Word.GONE, seconds, detail=reason)))
         return [row for *_, row in sorted(found, key=lambda one: one[:2])]
 
     def inventory(self, node: str, type_url: str, *, bodies: bool) -> dict[str, Any] | None:
@@ -242,11 +235,21 @@ def _refused(status: TypeStatus, held: Sequence[Held]) -> str | None:
     return status.nack.detail if status.nack else next((one.detail for one in held), None)
 
 
-def _about(streams: list[StreamStatus]) -> dict[str, Any]:
-    first = streams[0]
+def _about(node: Node, gateways: Sequence[str]) -> dict[str, Any]:
+    """What a row says of its proxy."""
+    return {"node": node.id, "cluster": node.cluster, "gateways": list(gateways), "envoy": node.version}
+
+
+def _row(
+    kind: str | None, state: Word, seconds: float, names: int = 0, wildcard: bool = False, detail: str | None = None, at: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """What a row says of a type: for how many seconds it is so, and of how many names."""
     return {
-        "node": first.node.id,
-        "cluster": first.node.cluster,
-        "gateways": gateways_of(first),
-        "envoy": first.node.version,
+        "type": kind,
+        "state": str(state),
+        "ageSeconds": round(seconds, 3),
+        "names": names,
+        "wildcard": wildcard,
+        "detail": detail,
+        "at": list(at),
     }

@@ -92,8 +92,8 @@ class Observer(Protocol):
         """The first request of a stream was admitted; `shown`: and a view was given to it, otherwise it waits for one."""
         ...
 
-    def disconnected(self, stream: int, node: Node) -> None:
-        """A stream that was connected has ended."""
+    def disconnected(self, stream: int, node: Node, reason: str | None) -> None:
+        """A stream that was connected has ended; `reason`: why the server ended it, None: the client left, or is let go."""
         ...
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:
@@ -130,7 +130,7 @@ class SilentObserver:
     def connected(self, stream: int, node: Node, variant: Variant, *, shown: bool) -> None:
         """Ignore it."""
 
-    def disconnected(self, stream: int, node: Node) -> None:
+    def disconnected(self, stream: int, node: Node, reason: str | None) -> None:
         """Ignore it."""
 
     def pushed(self, type_url: str, size: int, resources: int) -> None:

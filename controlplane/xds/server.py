@@ -258,7 +258,8 @@ class XdsServer:
             stream.turn.end()
         self._admission.leave(stream.account)
         if stream.session.node is not None:
-            self._observer.disconnected(stream.number, stream.session.node)
+            reason = str(stream.failure) if stream.failure is not None else None
+            self._observer.disconnected(stream.number, stream.session.node, reason)
 
     def _timers(self, stream: Stream) -> list[asyncio.TimerHandle]:
         loop = asyncio.get_running_loop()

@@ -177,7 +177,7 @@ class _Listening(SilentObserver):
     def connected(self, stream: int, node: Node, variant: Variant, *, shown: bool) -> None:
         self.streams += 1
 
-    def disconnected(self, stream: int, node: Node) -> None:
+    def disconnected(self, stream: int, node: Node, reason: str | None) -> None:
         self.streams -= 1
 
     def expect(self) -> None:

@@ -162,6 +162,8 @@ def test_a_revoked_proxy_goes_on_with_what_it_has(plane: Plane) -> None:
     until(lambda: answers(port, "edge"), "it answers")
     pki(plane, "revoke", "--node-id", "n1")
     until(lambda: not plane.json("/v1/nodes")["nodes"], "its stream has ended")
+    (row,) = plane.json("/v1/nodes/status")["rows"]
+    assert (row["state"], row["detail"]) == ("gone", "the client certificate is revoked")
     plane.write(gateway(port=port, routes=[respond("main", "/", "secret")]))
     plane.barrier()
     until(lambda: envoy.stats("cluster.xds.upstream_rq_total")["cluster.xds.upstream_rq_total"] > 1, "it came back")
