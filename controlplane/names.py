@@ -58,6 +58,11 @@ class ObjectRef(NamedTuple):
         return cls(found["source"] or FILES, found["kind"], found["namespace"], found["name"]) if found else None
 
 
+def document_of(gateway: GatewayName) -> ObjectRef:
+    """What the GatewaySpec of a gateway is called, if files say it."""
+    return ObjectRef(FILES, GATEWAY_KIND, *gateway.split("/", 1))
+
+
 class ElementKey(NamedTuple):
     """A named element of a document: a listener, route, backend, policy or provider."""
 

@@ -79,7 +79,7 @@ class Intake:
         self._loop: CommitLoop
         self._keep = keep
         self._keep_secret = keep_secret
-        self._secrets: dict[SecretRef, Secret] = dict(secrets_before)
+        self.secrets: dict[SecretRef, Secret] = dict(secrets_before)
         self._early: dict[SecretRef, Secret] = {}  # with pairs that are not within their time
         self._lost: set[SecretRef] = set()
         self._clock = clock
@@ -100,7 +100,7 @@ class Intake:
     def attach(self, loop: CommitLoop) -> None:
         """Where edits go. Secrets that were in force before come first, so that they are the last good ones."""
         self._loop = loop
-        for ref, secret in self._secrets.items():
+        for ref, secret in self.secrets.items():
             self._edit_secret(ref, secret)
 
     def put(self, spec: SpecObject) -> None:
@@ -178,13 +178,13 @@ class Intake:
         self._unconfirmed.discard(ref)
         self._lost.discard(ref)
         self._early.pop(ref, None)
-        found = successor(self._secrets.get(ref), secret, self._wall_clock())
+        found = successor(self.secrets.get(ref), secret, self._wall_clock())
         if found.untimely:
             self._early[ref] = secret
         secret = found.secret
         help = "write tls.crt and tls.key that belong together and are within their time, and a whole ca.crt"
         said = [Diagnostic(UNUSABLE_SECRET, f'secret "{ref.subject}" {why}', help=help) for why in found.refused]
-        self._secrets[ref] = secret
+        self.secrets[ref] = secret
         self._edit_secret(ref, secret)
         self._keep_secret(ref, secret)
         self._say_lost(ref, said)
@@ -192,13 +192,13 @@ class Intake:
     def remove_secret(self, ref: SecretRef) -> None:
         """A secret is gone."""
         self._early.pop(ref, None)
-        before = self._secrets.pop(ref, None)
+        before = self.secrets.pop(ref, None)
         kept = {name: value for name in OUTLIVING if before and (value := before.get(name)) is not None}
         if kept:
             self._lost.add(ref)
-            self._secrets[ref] = Secret.of(kept)
-            self._edit_secret(ref, self._secrets[ref])
-            self._keep_secret(ref, self._secrets[ref])
+            self.secrets[ref] = Secret.of(kept)
+            self._edit_secret(ref, self.secrets[ref])
+            self._keep_secret(ref, self.secrets[ref])
             message = f'secret "{ref.subject}" is gone; its certificate stays in force'
             self._say_lost(ref, [Diagnostic(SECRET_LOST, message, help="put it back, or remove what refers to it")])
         else:
@@ -213,7 +213,7 @@ class Intake:
             self._unconfirmed.discard(ref)
             self.services.unnamed.discard(ref)
             self._early.pop(ref, None)
-            if self._secrets.pop(ref, None) is not None:
+            if self.secrets.pop(ref, None) is not None:
                 self._forget_secret(ref)
             self._say_lost(ref, ())
 
@@ -282,7 +282,7 @@ class Intake:
     def _take_early(self) -> None:
         """Pairs whose time has come, or whose predecessors' time is over."""
         now = self._wall_clock()
-        due = [ref for ref, pair in self._early.items() if not refusal_of_pair(self._secrets[ref], pair, now)]
+        due = [ref for ref, pair in self._early.items() if not refusal_of_pair(self.secrets[ref], pair, now)]
         for ref in due:
             self.put_secret(ref, self._early[ref])
         if due:

@@ -20,7 +20,7 @@ from controlplane.app.routes import Routes
 from controlplane.app.source_status import SourceStatus
 from controlplane.compile.compiler import Compiler
 from controlplane.compile.offline import SHORT_NAMES, as_dict
-from controlplane.names import FILES, GATEWAY_KIND, Family, GatewayName, ObjectRef, parts_of
+from controlplane.names import FILES, Family, GatewayName, document_of, parts_of
 from controlplane.snapshot.store import Store
 from controlplane.sources.belief import RESTORED
 from controlplane.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -89,14 +89,10 @@ class Running:
                     _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
                 },
                 "nodes": sum(1 for status in self.server.nodes() if gateway in gateways_of(status)),
-                "problems": problems[self._subject(gateway)],
+                "problems": problems[self.compiler.in_force(document_of(gateway)).subject],
             }
             for gateway, row in sorted(self.compiler.tables.gateways.rows.items())
         ]
-
-    def _subject(self, gateway: GatewayName) -> str:
-        namespace, _, name = gateway.partition("/")
-        return self.compiler.in_force(ObjectRef(FILES, GATEWAY_KIND, namespace, name)).subject
 
     def snapshot(
         self, gateway: str, type_url: str | None, bodies: bool, client: str | None = None
@@ -172,6 +168,7 @@ class Running:
 
     def _source(self, status: SourceStatus) -> dict[str, Any]:
         now = self.clock()
+        declared = FILES if status.name == "secrets" else status.name  # the folder is of those that files name
         objects = [spec.file for ref, spec in self.intake.objects.items() if ref.source == status.name]
         found: dict[str, Any] = {
             "name": status.name,
@@ -182,6 +179,7 @@ class Running:
             "objects": len(objects),
             "restoredObjects": objects.count(RESTORED),
             "heldObjects": self.intake.held(status.name),
+            "secrets": sum(ref.source == declared for ref in self.intake.secrets),
         }
         if status.name in self.intake.services.sources:
             delivered = self.intake.services.delivered(status.name)

@@ -6,8 +6,8 @@ For `controlplane fleet routes` and the admin API. It only looks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from heapq import nlargest, nsmallest
 from typing import Any, cast
@@ -20,11 +20,12 @@ from controlplane.compile.provenance import Made, elements, title
 from controlplane.compile.references import route_name
 from controlplane.compile.xds_types import SCOPED_ROUTE
 from controlplane.errors import Diagnostic, Place
-from controlplane.names import ElementKey, GatewayName, parts_of
+from controlplane.names import ElementKey, GatewayName, document_of, parts_of
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
 from controlplane.spec.parse import locate_all
 from controlplane.spec.route import Route
+from controlplane.spec.rows import Element
 from controlplane.xds.observer import StreamStatus
 from controlplane.xds.server import XdsServer
 
@@ -66,6 +67,7 @@ class Routes:
         explained = []
         for key, row in shown:
             await asyncio.sleep(0)
+            about = _About(key, self._leads_to(key, row), places.get(key))
             explained.append(
                 {
                     "route": key.element,
@@ -76,10 +78,21 @@ class Routes:
                     **_place(places.get(key)),
                     **self._newest(row.gateway, shards[key]),
                     "proxies": self._proxies(row.gateway, shards[key], streams),
-                    "problems": [plain(one) for one in problems if _concerns(one, key, places.get(key))],
+                    "problems": [plain(one) for one in problems if about.concerns(one)],
                 }
             )
         return {"routes": explained, "more": len(found) - len(shown)}
+
+    def _leads_to(self, key: ElementKey, row: Element) -> Iterator[tuple[str, str]]:
+        """Subjects and paths of what the route names: backends, policies and providers, of its gateway unless they are its own."""
+        route = cast(Route, row.part)
+        gateway = self.compiler.in_force(document_of(row.gateway)).subject
+        for to in route.to or ():
+            own = ElementKey(key.object, to.backend) in self.compiler.tables.backends.rows
+            yield (key.object.subject if own else gateway), f"spec.backends[{to.backend}]"
+        yield from ((gateway, f"spec.policies[{name}]") for name in route.use)
+        for mechanism in route.auth.mechanisms if route.auth is not None else ():
+            yield gateway, f"spec.identity.jwt[{mechanism.jwt}]"
 
     async def _shards(self, gateways: Mapping[ElementKey, GatewayName]) -> dict[ElementKey, list[Resource]]:
         """The shards that each of these routes stands in, by the name that it has in Envoy."""
@@ -177,15 +190,32 @@ def _made(key: ElementKey) -> Made:
     return Made(f"{key.object.kind} {key.object.namespace}/{key.object.name}", f"spec.routes[{key.element}]")
 
 
-def _concerns(problem: Diagnostic, key: ElementKey, place: Place | None) -> bool:
-    """Whether it is about the route, or about all of its document: then the last good version is in force."""
-    of_all = problem.code.startswith(_OF_ALL)
-    if not problem.subject:
-        return of_all and place is not None and problem.place is not None and problem.place.file == place.file
-    path = _made(key).path
-    return problem.subject == key.object.subject and (
-        of_all or problem.path == path or problem.path.startswith(f"{path}.")
-    )
+@dataclass(slots=True)
+class _About:
+    """What a route is, names, and where it stands: a problem of any of that, or of all of its document, explains it."""
+
+    key: ElementKey
+    leads_to: Iterable[tuple[str, str]]
+    place: Place | None
+    _paths: dict[str, list[str]] = field(init=False)
+    """By subject."""
+
+    def __post_init__(self) -> None:
+        """Sort what it names."""
+        self._paths = {self.key.object.subject: [_made(self.key).path]}
+        for subject, path in self.leads_to:
+            self._paths.setdefault(subject, []).append(path)
+
+    def concerns(self, problem: Diagnostic) -> bool:
+        """Whether it explains the route; of a whole document that is wrong the last good version is in force."""
+        of_all = problem.code.startswith(_OF_ALL)
+        if not problem.subject:
+            here = self.place is not None and problem.place is not None and problem.place.file == self.place.file
+            return of_all and here
+        if of_all:
+            return problem.subject == self.key.object.subject
+        paths = self._paths.get(problem.subject, ())
+        return any(problem.path == path or problem.path.startswith(f"{path}.") for path in paths)
 
 
 def _place(place: Place | None) -> dict[str, Any]:

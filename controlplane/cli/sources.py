@@ -33,7 +33,7 @@ def command(terminal: Terminal, admin: str, output_format: str) -> int:
     answer = ask(admin, "/v1/sources")
     sources: list[dict[str, Any]] = answer["sources"]
     if output_format == "table":
-        header = ("SOURCE", "STATE", "AGE", "OBJECTS", "SERVICES", "ENDPOINTS", "HELD", "FAILURE")
+        header = ("SOURCE", "STATE", "AGE", "OBJECTS", "SECRETS", "SERVICES", "ENDPOINTS", "HELD", "FAILURE")
         terminal.data(table(header, [_cells(one) for one in sources], terminal, painted=1))
         if degraded := answer["state"]["degraded"]:
             terminal.problem(f"{terminal.paint('warning', Paint.WARNING)}: the state on disk: {degraded}")
@@ -50,6 +50,7 @@ def _cells(one: dict[str, Any]) -> tuple[str, ...]:
         state,
         age(one["ageSeconds"] if lost is None else lost),
         str(one["objects"]),
+        str(one.get("secrets", "-")),
         str(one.get("services", "-")),
         str(one.get("endpoints", "-")),
         str(one["heldObjects"] + one.get("heldEndpoints", 0)),

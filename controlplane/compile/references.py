@@ -184,8 +184,7 @@ def _clusters(around: Surroundings, problems: Problems, gateway: GatewayName, ro
 
 def _providers(around: Surroundings, problems: Problems, gateway: GatewayName, auth: Auth) -> list[str]:
     """The JWT providers that it names, in their order."""
-    mechanisms = auth.any_of or auth.all_of or ()
-    for index, mechanism in enumerate(mechanisms):
+    for index, mechanism in enumerate(auth.mechanisms):
         path = f"auth.{'anyOf' if auth.any_of else 'allOf'}[{index}].jwt"
         status = around.provider(gateway, mechanism.jwt)
         if status is None:
@@ -197,7 +196,7 @@ def _providers(around: Surroundings, problems: Problems, gateway: GatewayName, a
             problems.error(codes.UNUSABLE_SECRET, path, f'JWT provider "{mechanism.jwt}": {status.problem}')
     if auth.all_of is not None:
         _check_places(around, problems, gateway, sorted({mechanism.jwt for mechanism in auth.all_of}))
-    return [mechanism.jwt for mechanism in mechanisms]
+    return [mechanism.jwt for mechanism in auth.mechanisms]
 
 
 def _check_places(around: Surroundings, problems: Problems, gateway: GatewayName, names: list[str]) -> None:

@@ -206,6 +206,17 @@ def test_a_route_is_explained(plane: Plane) -> None:
     assert f"GW0202: {file}:{problem['line']}:{problem['column']}: " in row
 
 
+def test_what_a_route_leads_to_explains_it(plane: Plane) -> None:
+    """A 503 for want of the authorities of its backend: the route said that nothing was wrong."""
+    broken = static("web", free_port(), tls={"sni": "web", "ca": {"secretRef": "nosuch"}})
+    routes = [forward("main", "/main", "web"), respond("other", "/other", "two")]
+    plane.write(gateway(port=free_port(), backends=[broken], routes=routes))
+    plane.start().ready()
+    found = explained(plane)
+    assert [problem["path"] for problem in found["main"]["problems"]] == ["spec.backends[web].tls.ca.secretRef"]
+    assert not found["other"]["problems"]
+
+
 def test_an_edit_is_followed_to_what_came_of_it(plane: Plane) -> None:
     """Saved, refused, without effect, removed: each is told, with the number that says whether proxies have it."""
     port = free_port()

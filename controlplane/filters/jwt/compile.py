@@ -51,8 +51,8 @@ def provider_name(gateway: str, name: str) -> str:
 
 def requirement_name(gateway: str, auth: Auth) -> str:
     """`platform/shop|any:corp,partner`; equal requirements of a gateway share one."""
-    word, mechanisms = ("any", auth.any_of) if auth.any_of else ("all", auth.all_of)
-    return f"{gateway}|{word}:{','.join(sorted({mechanism.jwt for mechanism in mechanisms or ()}))}"
+    names = sorted({mechanism.jwt for mechanism in auth.mechanisms})
+    return f"{gateway}|{'any' if auth.any_of else 'all'}:{','.join(names)}"
 
 
 def providers_of(requirement_name: str) -> list[str]:

@@ -181,3 +181,8 @@ class Auth(OneOf):
 
     any_of: Annotated[tuple[Mechanism, ...], Field(min_length=1, max_length=16)] | None = None
     all_of: Annotated[tuple[Mechanism, ...], Field(min_length=1, max_length=16)] | None = None
+
+    @property
+    def mechanisms(self) -> tuple[Mechanism, ...]:
+        """Those that it names, of any or all of which a caller needs a token."""
+        return self.any_of or self.all_of or ()
