@@ -275,8 +275,8 @@ class Catalog:
         now: Service | None = None
         if known.declared is not None:
             now = service(known.declared, known.slices.values())
-            if isinstance(known.said, Service):
-                now = with_former_names(now, known.said)
+            if isinstance(before := self.setback.before(key) or known.said, Service):
+                now = with_former_names(now, before)
         if self.setback.keeps(key, known.said, now):
             self._unsaid.discard(key)
             return False

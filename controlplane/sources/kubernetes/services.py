@@ -109,7 +109,7 @@ class ServiceWatch:
 
     def _is_restored(self, key: Key) -> bool:
         """Whether a service stays as it was before this process began, unless it is read for a second time."""
-        return self._catalog.setback.is_restored(key) and not self._catalog.is_confirming(key)
+        return self._catalog.setback.before(key) is not None and not self._catalog.is_confirming(key)
 
     def _scope(self, key: Key) -> str | None:
         """The reflectors that speak of a service: one namespace may be denied, and the others go on."""

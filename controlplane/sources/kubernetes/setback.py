@@ -49,9 +49,9 @@ class Setback:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._seconds, self._end)
 
-    def is_restored(self, key: Key) -> bool:
-        """Whether a service is in force of which this process has pushed nothing yet."""
-        return key in self._before
+    def before(self, key: Key) -> Service | None:
+        """A service that is in force, and of which this process has pushed nothing yet."""
+        return self._before.get(key)
 
     def pushed(self, key: Key) -> None:
         """What was in force before is not any more."""

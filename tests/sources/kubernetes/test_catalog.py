@@ -291,6 +291,25 @@ def test_a_port_that_gets_another_name_is_never_without_endpoints(
     run(scenario())
 
 
+def test_a_port_that_gets_another_name_keeps_its_endpoints_when_the_process_starts_before_slices_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(catalog, "PUSH_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        cluster = Cluster(BLUE)
+        _restored(cluster)
+        cluster.catalog.read_service(BLUE, named("web", 100), Read(100))
+        cluster.catalog.read_slices(BLUE, {"manual": slice_(BLUE, 90, "10.0.0.1")}, Read(100))
+        cluster.catalog.flush(0)
+        cluster.put(slice_(BLUE, 110, "10.0.0.1", port="web"))
+        versions = cluster.sink.versions[ref(*BLUE)]
+        assert [ports(one) for one in versions] == [{"10.0.0.1": {8080}}] * 2
+        assert [port.name for port in versions[-1].ports] == ["metrics", "web"], "nothing is left of the former name"
+
+    run(scenario())
+
+
 async def _lost(cluster: Cluster) -> None:
     cluster.read(BLUE, 60, slice_(BLUE, 55, "10.0.0.1", "10.0.0.2"))
     await cluster.shows(blue=["10.0.0.1", "10.0.0.2"])
