@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from controlplane import config
+from controlplane.app.memory import Memory
 from controlplane.model.endpoint import Locality
-from controlplane.names import ObjectRef, consul_source
+from controlplane.names import consul_source
 from controlplane.sources.consul.client import Settings
 from controlplane.sources.consul.source import ConsulSource
 
 
 def consul_sources(
-    datacenters: Iterable[config.ConsulSource], last_good: Mapping[ObjectRef, str], hold_seconds: float
+    datacenters: Iterable[config.ConsulSource], memory: Memory, hold_seconds: float
 ) -> list[ConsulSource]:
-    """One source a datacenter. `last_good`: texts of objects that were in force before, of any source.
+    """One source a datacenter, with what was in force before.
 
     `hold_seconds`: how long objects stay whose removal is doubted.
     """
     found = []
     for datacenter in datacenters:
         name = consul_source(datacenter.name)
-        texts = {ref: text for ref, text in last_good.items() if ref.source == name}
-        found.append(ConsulSource(_settings(datacenter), last_good=texts, hold_seconds=hold_seconds))
+        source = ConsulSource(
+            _settings(datacenter),
+            last_good={ref: text for ref, text in memory.texts.items() if ref.source == name},
+            services_before=memory.services,
+            told_before=memory.told.get(name, 0),
+            hold_seconds=hold_seconds,
+        )
+        found.append(source)
     return found
 
 

@@ -30,7 +30,7 @@ def make_sources(configuration: Configuration, memory: Memory) -> list[Any]:
     if datacenters:
         from controlplane.app.datacenters import consul_sources
 
-        found += consul_sources(datacenters, memory.texts, hold)
+        found += consul_sources(datacenters, memory, hold)
     if configuration.secrets is not None:
         in_folder = {ref: secret for ref, secret in memory.secrets.items() if ref.source == FILES}
         found.append(SecretSource(configuration.secrets.path, last_good=in_folder))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import ssl
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,30 @@ def test_a_process_that_starts_while_consul_is_gone_serves_what_was_known(site: 
         site.plane.start().ready()
         load.during(200)
     assert site.answer("a", "b")
+
+
+def test_a_process_that_starts_after_consul_lost_its_data_serves_what_was_known(site: Site, tmp_path: Path) -> None:
+    for number in range(60):
+        site.consul.write("unrelated", str(number))  # the index of an older datacenter is higher than that of a new one
+    for name in "ab":
+        site.register(name)
+    site.write()
+    site.start()
+    until(lambda: site.answer("a", "b"), "both answer")
+    site.plane.kept()
+    with closing(sqlite3.connect(f"file:{site.plane.state / 'state.sqlite'}?mode=ro", uri=True)) as reader:
+        told = "SELECT version FROM told WHERE CAST(source AS TEXT) = 'consul/gcp-dc2' AND version > 60"
+        until(lambda: reader.execute(told).fetchone(), "it is noted how far the datacenter has come")
+    with Load(site.connect, always("/", HOST)) as load:
+        site.plane.kill()
+        site.consul.kill()
+        site.consul.wipe()
+        site.consul.start()
+        (tmp_path / "token").write_text(site.consul.token())
+        site.plane.start().ready()
+        until(lambda: "went back" in (site.source()["failure"] or ""), "it is said")
+        load.during(300)
+        assert site.source()["endpoints"] == 2
 
 
 def roots(consul: Consul) -> dict[str, Any] | None:

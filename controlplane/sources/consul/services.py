@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -43,7 +43,10 @@ _NOTHING = {"filter": 'Service.ID == ""'}
 
 @dataclass(slots=True)
 class _Wanted:
-    """`index` is that of the last read, 0 before it. `believed` is what was pushed, None when absent or not `said` yet."""
+    """`index` is that of the last read, 0 before it. `believed` is what was pushed, None when absent.
+
+    As long as it is not `said`, it is what was in force before this process began, if anything was.
+    """
 
     ref: ServiceRef
     index: int = 0
@@ -63,12 +66,17 @@ class Services:
         client: Client,
         trouble: Callable[[str, str | None], None],
         went_back: Callable[[], None],
+        before: Mapping[str, Service],
     ) -> None:
-        """`trouble(what, why)` is told why something cannot be read, and None when it can; `went_back` of lost data."""
+        """`trouble(what, why)` is told why something cannot be read, and None when it can; `went_back` of lost data.
+
+        `before`: what was in force before this process began.
+        """
         self._settings = settings
         self._client = client
         self._trouble = trouble
         self._went_back = went_back
+        self._before = dict(before)
         self._wanted: dict[str, _Wanted] = {}
         self._spellings: dict[str, set[str]] = {}
         """What is wanted, by its name in small letters: Consul finds a service whatever the case of the letters."""
@@ -108,7 +116,7 @@ class Services:
         now = time.monotonic()
         for ref in refs:
             if ref.name not in self._wanted:
-                self._wanted[ref.name] = _Wanted(ref)
+                self._wanted[ref.name] = _Wanted(ref, believed=self._before.pop(ref.name, None))
                 self._spellings.setdefault(ref.name.lower(), set()).add(ref.name)
                 self._queue.add(ref.name, Ask.READ, now)
 

@@ -10,7 +10,8 @@ How a change is noticed (ADR 14 has the reasons and what it costs):
 - everything is probed once a minute, for what no list tells (an address of a node that changed).
 
 A failure is said as a failure, and what was known stays. When an index went back, Consul has other data than before (an
-old snapshot, an empty disk): agents register again within minutes, and so long nothing that is missing is gone.
+old snapshot, an empty disk): agents register again within minutes, and so long nothing that is missing is gone. Whether it
+did while no process looked is asked before anything else.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import structlog
 
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.conduct import HOLD
+from controlplane.model.endpoint import Service
 from controlplane.names import ObjectRef, SecretRef, ServiceRef, consul_source
 from controlplane.sources.base import Sink
 from controlplane.sources.consul.answers import Check, checks, entries, names
@@ -42,6 +44,7 @@ EVERYTHING_SECONDS = 60.0
 DOUBT_SECONDS = 300.0
 """How long missing data is not gone after an index went back. Agents compare what they registered with the servers every
 minute, every five minutes among 2,000 nodes. https://developer.hashicorp.com/consul/docs/architecture/anti-entropy"""
+_CATALOG = "/v1/catalog/services"
 _REGISTERED = frozenset({"the catalog", "critical checks", "warning checks"})
 """The queries that show whether agents could register again."""
 
@@ -54,11 +57,14 @@ class ConsulSource:
         settings: Settings,
         *,
         last_good: Mapping[ObjectRef, str] | None = None,
+        services_before: Mapping[ServiceRef, Service] | None = None,
+        told_before: int = 0,
         doubt_seconds: float = DOUBT_SECONDS,
         hold_seconds: float = HOLD.total_seconds(),
     ) -> None:
         """`last_good`: texts of the objects of this source that were in force before, for what is broken at the start.
 
+        `services_before`: those that were in force before; `told_before`: what `told` was when another process ended.
         `hold_seconds`: how long specs stay after their prefix was emptied at once.
         """
         self.name = consul_source(settings.name)
@@ -67,7 +73,8 @@ class ConsulSource:
         self._client.complained = self._say_stale
         self._doubt_seconds = doubt_seconds
         self.hold_seconds = hold_seconds
-        self._services = Services(settings, self._client, self._trouble, self._went_back)
+        before = {ref.name: service for ref, service in (services_before or {}).items() if ref.source == self.name}
+        self._services = Services(settings, self._client, self._trouble, self._went_back, before)
         self._specs = Specs(self.name, settings.specs, last_good) if settings.specs is not None else None
         self._troubles: dict[str, str] = {}
         self._said: tuple[str, bool] | None = None
@@ -75,6 +82,8 @@ class ConsulSource:
         self._synced = False
         self._unseen = set(_REGISTERED) | ({"specs"} if self._specs else set())
         self._doubt_until: float | None = None
+        self._told_before = told_before
+        self._index = 0  # of the catalog
         self._sink: Sink | None = None
 
     @property
@@ -94,9 +103,41 @@ class ConsulSource:
         """Read these once more; after an index went back, only when the doubt is over."""
         self._services.confirm(ref.name for ref in services)
 
+    @property
+    def told(self) -> int:
+        """The index of the catalog, for the next process to compare; 0 when it is not known, or lacks what was told."""
+        return self._index if self._doubt_until is None else 0
+
     async def run(self, sink: Sink) -> None:
         """Push what is wanted, then what changes, until cancelled."""
         self._sink = sink
+        try:
+            await self._look_back(sink)
+            await self._watch(sink)
+        finally:
+            await self._client.close()
+
+    async def _look_back(self, sink: Sink) -> None:
+        """Whether Consul is behind what it told the process before this one; until it answers, nothing is read.
+
+        Not even if access is denied: with its data it lost its tokens.
+        """
+        backoff = Backoff()
+        while self._told_before:
+            try:
+                answer = await self._client.read(_CATALOG, {}, consistency=Consistency.CONSISTENT)
+            except Failure as failure:
+                if self._specs is not None:
+                    self._specs.unreadable(sink)
+                for what in self._unseen:
+                    self._trouble(what, str(failure))
+                await asyncio.sleep(backoff.failed(failure.after))
+                continue
+            if answer.index < self._told_before:
+                self._went_back()
+            self._told_before = 0
+
+    async def _watch(self, sink: Sink) -> None:
         parts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             ("the catalog", self._watch_catalog),
             ("critical checks", lambda: self._watch_checks("critical")),
@@ -113,7 +154,6 @@ class ConsulSource:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._client.close()
 
     async def _keep(self, what: str, part: Callable[[], Awaitable[None]]) -> None:
         """Begin again after whatever an answer may hold (R7)."""
@@ -159,8 +199,9 @@ class ConsulSource:
         known: dict[str, tuple[str, ...]] = {}
         small: frozenset[str] = frozenset()
         looked = 0.0
-        async with aclosing(self._steps("the catalog", "/v1/catalog/services", {})) as steps:
+        async with aclosing(self._steps("the catalog", _CATALOG, {})) as steps:
             async for step in steps:
+                self._index = step.answer.index
                 if step.changed:
                     now = names(step.answer.body)
                     differs = [name for name in now.keys() | known.keys() if now.get(name) != known.get(name)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from controlplane.model.endpoint import Health
-from controlplane.names import ServiceRef
+from controlplane.names import ObjectRef, ServiceRef
 from controlplane.sources.consul.client import Settings
 from controlplane.sources.consul.source import ConsulSource
 from tests.sources.rig import Remembering, running
@@ -111,6 +111,45 @@ async def wiped(server: Consul, folder: Path) -> None:
 
 def test_an_empty_disk_is_not_an_empty_datacenter(server: Consul, tmp_path: Path) -> None:
     asyncio.run(wiped(server, tmp_path))
+
+
+async def wiped_while_nobody_looked(server: Consul, folder: Path) -> None:
+    server.write("specs/a", routes("a"))
+    server.write("specs/b", routes("b"))
+    async with known(server, folder, specs="specs/") as (source, sink):
+        told, services = source.told, dict(sink.services)
+        assert told > 0
+    server.kill()
+    server.wipe()
+    await asyncio.to_thread(server.start)
+    server.write("specs/a", routes("a"))
+    server.register("web", "10.0.0.1")  # one of two agents is back
+    settings = Settings("dc1", server.address, token_file=folder / "token", specs="specs/")
+    source = ConsulSource(
+        settings,
+        last_good={ObjectRef("consul/dc1", "RouteSpec", "shop", name): routes(name) for name in "ab"},
+        services_before=services,
+        told_before=told,
+        doubt_seconds=DOUBT_SECONDS,
+    )
+    source.want([WEB], [])
+    async with running(source) as sink:
+        assert "access denied (403)" in sink.reason, "the token was lost as well"
+        assert sink.names == ["a", "b"]
+        assert not any("web" in call for call in sink.calls)
+        (folder / "token").write_text(server.token())
+        await sink.until(lambda: "its data went back" in sink.reason and WEB in sink.services)
+        assert addresses(sink) == ["10.0.0.1", "10.0.0.2"]
+        assert source.told == 0, "the next process compares with what was told before that"
+        await sink.until(lambda: sink.state == "synced" and addresses(sink) == ["10.0.0.1"])
+        assert 0 < source.told < told
+        assert not any(call.startswith("remove") for call in sink.calls[:-1])
+
+
+def test_an_empty_disk_is_not_an_empty_datacenter_though_nobody_looked_when_it_was_lost(
+    server: Consul, tmp_path: Path
+) -> None:
+    asyncio.run(wiped_while_nobody_looked(server, tmp_path))
 
 
 async def revoked(server: Consul, folder: Path) -> None:
