@@ -43,6 +43,8 @@ class DeltaSession(Session):
         self._subscribe(progress, request, now, first=first)
         if first:
             progress.initial = request.initial_versions
+            if request.initial_versions:
+                self._came_back(now)
             if self.view is not None:
                 self._compare(progress, self.view, now)
         if request.unsubscribe:

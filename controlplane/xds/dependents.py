@@ -106,6 +106,10 @@ class Lost:
         self._view = view
         self._of_type: dict[str, tuple[frozenset[str], dict[str, Resource]]] = {}
 
+    def names(self, url: str) -> frozenset[str]:
+        """Of a type: the latest, which are looked for."""
+        return self._latest(url)[0]
+
     def needed_by(self, resource: Resource) -> Iterator[Resource]:
         """What this one names of it."""
         for url, named_by in _NAMED_BY.items():

@@ -48,6 +48,7 @@ class Instead:
 
     def complete(self) -> Mapping[str, Substitutes]:
         """What is shown, with all that it leads to."""
+        self._leave_out_what_is_lost()
         while self._unsearched or self._absent:
             while self._unsearched:
                 one = self._unsearched.pop()
@@ -55,6 +56,14 @@ class Instead:
                     self._leave_out(one.type_url, one.name)
             self._hold_what_leads_there()
         return self.found
+
+    def _leave_out_what_is_lost(self) -> None:
+        """What was refused, is there no more, and nobody knows anything good of, is nowhere: what names it leads to nothing,
+        though others took that over before this was refused.
+        """
+        for url, name, _ in self._spared:
+            if self._view.get(url, name) is None and name not in self._lost.names(url):
+                self._left_out[url] = self._left_out.get(url, frozenset()) | {name}
 
     def _supply(self, good: Resource) -> bool:
         """Whether it leads to what is there. It may name what went in the same edit: a route its cluster, and that its

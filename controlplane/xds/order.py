@@ -42,6 +42,7 @@ class Order:
         "_types",
         "_view",
         "_window",
+        "back",
         "deadline",
         "expected",
         "of_additions",
@@ -59,6 +60,8 @@ class Order:
         self._secrets: tuple[int, float] | None = None
         self._since = 0.0  # no change that it has not read was sent before
         self._told = self._read = 0  # the number of the last change that was sent, and of what it has said something of
+        self.back = False
+        """Whether the client has what it took over on an earlier stream: routes that work, and go on."""
         self.deadline: float | None = None
         """When the first of the waits that `holds_additions` and `holds_removals` reported since `begin` ends."""
         self.expected: dict[str, Expectation] = {}
@@ -74,6 +77,15 @@ class Order:
         """Forget the deadline, for the session asks about everything that waits anew; `view` is what there is now."""
         self.deadline = None
         self._view = view
+
+    def came_back(self) -> None:
+        """The client says that it has been here: its first answers wait for each other as changes do, those sent included."""
+        self.back = True
+        for progress in self._types.values():
+            for push in progress.in_flight:
+                if not push.heartbeat:
+                    push.limit = max(push.limit, push.sent + self._timing.phase)
+                    progress.additions.limit = max(progress.additions.limit, push.limit)
 
     def told(self, number: int, now: float) -> None:
         """The client was sent a change, as this response of the stream."""
@@ -121,7 +133,7 @@ class Order:
         """Whether the additions and changes of this type must wait, or those of them that were `wanted` at this tick.
 
         A first answer waits for changes under way, but not for other first answers: a client may ask for all types at
-        once and acknowledge later.
+        once and acknowledge later. It does if the client has come back, for its routes are in use.
         """
         lane = progress.additions
         wanted = lane.wanted if wanted is None else wanted
@@ -131,7 +143,9 @@ class Order:
         if now < progress.grace and types.EXTENSION in progress.kind.after and types.EXTENSION not in self._types:
             return self._until(progress.grace, lane.cap)  # Envoy comes back for routes before it does for filters
         for url in progress.kind.after:
-            if (other := self._types.get(url)) is not None and not (progress.whole and other.additions.answering):
+            if (other := self._types.get(url)) is not None and not (
+                progress.whole and other.additions.answering and not self.back
+            ):
                 held |= self._until(other.additions.blocks(wanted, now), lane.cap)
         if types.LOAD_ASSIGNMENT in progress.kind.after:
             held |= self._unwarmed(lane.cap, now)
@@ -222,11 +236,12 @@ class Order:
             self._secrets = None
         return held
 
-    def expect(self, assignment: str, push: Push, now: float) -> None:
-        """A cluster was sent by this push that is not warm before this load assignment is."""
+    def expect(self, assignments: Iterable[str], push: Push, now: float) -> None:
+        """Clusters were sent by this push that are not warm before these load assignments are."""
         for name in [name for name, expectation in self.expected.items() if now >= expectation.limit]:
             del self.expected[name]
-        self.expected[assignment] = Expectation(now + self._timing.phase, push.nonce)
+        for name in assignments:
+            self.expected[name] = Expectation(now + self._timing.phase, push.nonce)
 
     def assigned(self, push: Push, assignments: Iterable[Resource], now: float) -> None:
         """These load assignments were sent."""
@@ -298,13 +313,12 @@ class Order:
 
     def _unwarmed(self, cap: float, now: float) -> bool:
         """Whether a cluster still waits for its load assignment."""
-        held = False
         for name, expectation in self.expected.items():
             # One that is gone does not come; its cluster goes too, but both may be back before the client knows.
             there = self._view is not None and self._view.get(types.LOAD_ASSIGNMENT, name) is not None
             if there and now < expectation.limit:
-                held |= self._until(expectation.limit, cap)
-        return held
+                return self._until(expectation.limit, cap)  # then the next one
+        return False
 
     def _until(self, limit: float | None, cap: float = inf) -> bool:
         if limit is None:

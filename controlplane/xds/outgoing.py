@@ -124,6 +124,7 @@ class Outgoing(ABC):
     def _poll_additions(self, progress: Progress, view: Substituted, now: float) -> list[bytes]:
         url = progress.kind.url
         if progress.static:
+            progress.additions.cap = inf  # it waits for what is to come, and for nobody
             return []
         if progress.trials and not progress.in_flight and not progress.waiting():
             isolation.next_trial(progress, view, self._wanted(now))
@@ -185,7 +186,7 @@ class Outgoing(ABC):
         if not progress.whole or whole:
             progress.whole = progress.finish = False
         progress.sent_now(listing)
-        bound = self._timing.answer if answers and not changed else self._timing.phase
+        bound = self._timing.answer if answers and not changed and not self._order.back else self._timing.phase
         responses = []
         for draft, part in zip(drafts, parts, strict=True):
             if draft is None:
@@ -217,8 +218,9 @@ class Outgoing(ABC):
         if progress.late is not None and progress.late.wanted > progress.late.pushed and not progress.postponed:
             push.late_tick = self._tick
             progress.late.push(self._tick, push.limit)
-        if url == types.CLUSTER and changed:
-            self._warm(push, [one for one in listing.resources if one.name in changed], view, now)
+        if url == types.CLUSTER:
+            unsure = answers and self._order.back  # of what the client has
+            self._warm(push, [one for one in listing.resources if unsure or one.name in changed], view, now)
         elif url == types.ROUTE_CONFIGURATION and (hosts := self._types.get(types.VIRTUAL_HOST)) is not None:
             virtual_hosts.sent(hosts, progress, view, {one.name for one in listing.resources})
         if progress.beats is not None or listing.timed:
@@ -312,22 +314,20 @@ class Outgoing(ABC):
     def _knows_ttl(self) -> bool:
         return self.node is not None and not self.timed.isdisjoint(self.node.features)
 
-    def _warm(self, push: Push, clusters: list[Resource], view: View, now: float) -> None:
+    def _warm(self, push: Push, clusters: Sequence[Resource], view: View, now: float) -> None:
         """These clusters differ from what the client holds: their load assignments follow, unchanged ones too.
 
         A changed cluster warms anew, and is warm only after a *new* load assignment, which Envoy does not ask for.
         https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol#resource-warming
         """
-        assignments = self._types.get(types.LOAD_ASSIGNMENT)
-        for cluster in clusters:
-            needs = self._warming(cluster)
-            push.hold = max(push.hold, needs.hold)
-            name = needs.assignment
-            if name is None or self._only is not None or view.get(types.LOAD_ASSIGNMENT, name) is None:
-                continue
-            self._order.expect(name, push, now)
-            if assignments is not None and assignments.subscription.covers(name):
-                assignments.ask(frozenset((name,)))
+        needs = [self._warming(cluster) for cluster in clusters]
+        push.hold = max([push.hold, *(each.hold for each in needs)])
+        if self._only is None:
+            names = {each.assignment for each in needs if each.assignment is not None}
+            names = {name for name in names if view.get(types.LOAD_ASSIGNMENT, name) is not None}
+            self._order.expect(names, push, now)
+            if (assignments := self._types.get(types.LOAD_ASSIGNMENT)) is not None:
+                assignments.ask(frozenset(filter(assignments.subscription.covers, names)))
 
     def _may_refuse_large(self) -> bool:
         """Whether this client is one that takes 4 MiB and no more, unless it was told otherwise."""

@@ -86,6 +86,15 @@ class Session(Outgoing):
         self._order.sort()
         return progress, True
 
+    def _came_back(self, now: float) -> None:
+        """The client has what it took over on an earlier stream: routes that are in use, which are changed with care."""
+        if self._order.back:
+            return
+        self._order.came_back()
+        if self.view is not None and (clusters := self._types.get(types.CLUSTER)) is not None:
+            for push in clusters.in_flight:
+                self._warm(push, push.listing.resources, self.view, now)
+
     def _legacy_wildcard(self, progress: Progress) -> bool:
         """Whether a request without names is now taken for one that names the wildcard: no name was ever given."""
         subscription = progress.subscription
@@ -102,7 +111,7 @@ class Session(Outgoing):
         if sum(len(each.initial) for each in self._types.values()) > self._limits.names:  # that wait for a view
             raise Ended(Status.RESOURCE_EXHAUSTED, f"more than {self._limits.names} versions on one stream")
         if progress.whole:
-            progress.additions.want(self._tick, now + self._timing.answer)
+            progress.additions.want(self._tick, now + (self._bound if self._order.back else self._timing.answer))
         if progress.refusal is not None or progress.complaints:
             self._gave_up(progress)
 

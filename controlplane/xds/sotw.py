@@ -45,6 +45,8 @@ class SotwSession(Session):
             progress.acked_version = request.version  # what the client has from a stream before
             progress.follows = bool(request.version)
             progress.returning = bool(request.version) and progress.kind.full_state
+            if request.version:
+                self._came_back(now)
         asks = self._subscribe(progress, request)
         if first and progress.returning:
             self._come_back(progress, request.version, now)

@@ -575,3 +575,51 @@ def test_routes_of_a_client_that_comes_back_with_all_of_them_are_answered_at_onc
     client.send(SRDS, initial={"a": client.version(SRDS, "a")})
     client.take(SRDS)
     client.expect_nothing()
+
+
+def test_who_comes_back_with_sets_that_nobody_knows_has_endpoints_before_the_routes_that_lead_to_them() -> None:
+    """As after a restart of the control plane: its routes are in use, and would lead to clusters that are not ready."""
+    client = Sotw(
+        eds_cluster("a"), resource(EDS, "a", "endpoints"), resource(LDS, "l", "port"), resource(SRDS, "r", "scope")
+    )
+    for url in (CDS, LDS, SRDS):
+        client.send(url, ["*"], version="earlier")
+    clusters = client.expect(CDS)
+    client.advance(0.4)
+    client.expect_nothing()
+    client.ack(clusters, ["*"])
+    client.expect_nothing()
+    client.send(EDS, ["a"], version="earlier")
+    endpoints = client.expect_bodies(EDS, b"endpoints")
+    client.expect_nothing()
+    client.ack(endpoints, ["a"])
+    client.take(LDS, b"port", names=["*"])
+    client.take(SRDS, b"scope", names=["*"])
+
+
+def test_who_comes_back_without_a_cluster_has_endpoints_before_the_routes_that_lead_to_them() -> None:
+    """Until then all of it was redirects, or its first cluster was refused."""
+    client = Delta(eds_cluster("a"), resource(EDS, "a"), resource(LDS, "l"), resource(SRDS, "r"))
+    client.send(CDS)
+    client.send(LDS, initial={"l": client.version(LDS, "l")})
+    client.send(SRDS)
+    clusters = client.expect_names(CDS, ["a"])
+    client.take(LDS)
+    client.expect_nothing()
+    client.ack(clusters)
+    client.expect_nothing()
+    client.send(EDS, ["a"])
+    endpoints = client.expect_names(EDS, ["a"])
+    client.expect_nothing()
+    client.ack(endpoints)
+    client.take(SRDS, ["r"])
+
+
+def test_who_comes_back_and_acknowledges_nothing_is_sent_everything_in_bounded_time() -> None:
+    client = Sotw(eds_cluster("a"), resource(EDS, "a"), resource(LDS, "l", "port"), resource(SRDS, "r", "scope"))
+    for url in (CDS, LDS, SRDS):
+        client.send(url, version="earlier")
+    client.expect(CDS)
+    client.advance(10.0)
+    client.expect_bodies(LDS, b"port")
+    client.expect_bodies(SRDS, b"scope")

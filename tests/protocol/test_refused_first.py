@@ -174,6 +174,25 @@ def test_what_is_gone_stays_while_it_is_searched_what_is_to_blame() -> None:
     assert clusters == set()
 
 
+def test_what_was_good_is_not_shown_when_it_leads_to_what_was_refused_and_is_gone() -> None:
+    """Somebody took the route over before its cluster, which nobody ever had, was known to be bad."""
+    fleet = Fleet(resource(CDS, "k", "bad"), resource(CDS, "new"), _to("r", "k"))
+    quick, client = fleet.join(node="quick"), fleet.join(node="client")
+    for url in (CDS, SRDS):
+        quick.send(url)
+    refused = quick.expect_names(CDS, ["k", "new"])
+    quick.take(SRDS, ["r"])
+    quick.nack(refused, "Error adding/updating cluster(s) k: no")
+    client.send(CDS)
+    client.take(CDS, ["new"])
+    client.send(SRDS)
+    client.take(SRDS)
+    fleet.publish(removed(CDS, "k"), _to("r", "new", "bad"))
+    client.nack(client.expect_names(SRDS, ["r"]))
+    fleet.settle()
+    client.expect_nothing()
+
+
 def test_what_is_good_to_others_may_lead_to_what_this_client_refuses() -> None:
     """The route was edited once more after its cluster was refused: those who have the cluster took that over."""
     fleet = Fleet(resource(CDS, "k"), _to("r", "k"))
@@ -284,3 +303,19 @@ def test_a_cluster_that_is_gone_is_not_shown_again_when_nobody_knows_its_endpoin
     fleet.publish(removed(CDS, "old"), removed(EDS, "old"), _to("r", "new", "bad"))
     client = _who_refuses_the_route(fleet)
     client.expect_nothing()
+
+
+def test_who_had_to_wait_for_a_change_of_routes_gets_their_cluster_first_however_long_that_took() -> None:
+    fleet = Fleet(resource(CDS, "old"), _to("r", "old", "bad"))
+    client = fleet.join(Sotw)
+    for url in (CDS, SRDS):
+        client.send(url, version="earlier")
+    client.ack(client.expect(CDS))
+    client.nack(client.expect(SRDS))
+    fleet.settle()
+    client.advance(60.0)
+    fleet.publish(resource(CDS, "new"), _to("r", "new"))
+    clusters = client.expect(CDS)
+    client.expect_nothing()
+    client.ack(clusters)
+    client.expect(SRDS)
