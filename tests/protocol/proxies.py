@@ -8,9 +8,9 @@ the time: a route of its to a cluster without endpoints is a request that fails.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, zip_longest
 from random import Random
 from typing import Any
 
@@ -32,7 +32,9 @@ TYPES = (CDS, EDS, LDS, SRDS)
 LOST_AFTER = 37.0
 """Seconds after which the stream of who answers no ping is over."""
 
-World = dict[tuple[str, str], Resource]
+PARTS = (PART, "other")
+World = dict[tuple[str, str], tuple[Resource, frozenset[str]]]
+"""By type and name: what there is, and the parts that it is in."""
 
 
 def route(name: str, target: str, content: str) -> Resource:
@@ -92,8 +94,11 @@ class Proxy:
 
     def __init__(self, fleet: Fleet, name: str, manner: Manner) -> None:
         self.fleet, self.name, self.manner = fleet, name, manner
+        self.replica = fleet.replicas[0]
+        self.parts = PARTS[:1]
         self.held: dict[str, dict[str, bytes]] = {}
         self.versions: dict[str, dict[str, str]] = {}
+        self.vacant: set[str] = set()  # clusters that are ready although there are no endpoints, which it was told
         self.accepted: dict[str, str] = {}
         self.life = 0
         self.session: Session | None = None
@@ -106,22 +111,28 @@ class Proxy:
     # -- the wire ----------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """A new stream: everything that it holds is told. Who stands still begins it when it goes on."""
+        """A new stream, if it has none: everything that it holds is told. Who stands still begins it when it goes on."""
+        if self.session is not None:
+            return
         self.life += 1
         if self.fleet.now < self.stands_still_until:
             return
-        fleet = self.fleet
+        fleet, replica = self.fleet, self.replica
         fleet.joined(self)
         kind = SotwSession if self.manner.sotw else DeltaSession
         self.session = kind(
-            lambda _: fleet.store.view((PART,)), fleet.encoder, timing=fleet.timing, holds=fleet.holds, stream=self.life
+            lambda _: replica.store.view(self.parts),
+            replica.encoder,
+            timing=fleet.timing,
+            holds=replica.holds,
+            stream=self.life,
         )
         self.down = self.up = fleet.now
         self.asked: dict[str, set[str]] = {}
         self.nonces: dict[str, str] = {}
         self.introduced = False
         self.ask(CDS)
-        if self.held.get(EDS):
+        if self.held.get(CDS):
             self.ask(EDS)
         if SRDS in self.held:
             self.ask(LDS)
@@ -174,6 +185,11 @@ class Proxy:
         if seconds > LOST_AFTER:
             fleet.at(fleet.now + LOST_AFTER, lambda: self._lose(life), server=True)
 
+    def move(self, parts: tuple[str, ...]) -> None:
+        """It sees these from now on."""
+        self.parts, self.outdated = parts, True
+        self.fleet.at(self.fleet.now, self.poll, server=True)
+
     def _lose(self, life: int) -> None:
         if life == self.life:
             self.session = None
@@ -222,7 +238,7 @@ class Proxy:
             answers.reverse()
         for answer in answers:
             answer()
-        warm = self.held.get(CDS, {}).keys() <= self.held.get(EDS, {}).keys()
+        warm = self.held.get(CDS, {}).keys() <= self.held.get(EDS, {}).keys() | self.vacant
         if (begins or url in (CDS, EDS)) and warm and CDS in self.held and SRDS not in self.asked:
             self.ask(LDS)
             self.ask(SRDS)
@@ -243,7 +259,10 @@ class Proxy:
         for name in gone:
             held.pop(name, None)
             versions.pop(name, None)
+        if url == EDS:
+            self.vacant |= gone
         if url == CDS:
+            self.vacant &= held.keys()
             for name in self.held.get(EDS, {}).keys() - held.keys():
                 del self.held[EDS][name]
                 self.versions.get(EDS, {}).pop(name, None)
@@ -310,9 +329,54 @@ class Proxy:
         return [f"{name} to {to}" for name, to in targets.items() if to not in clusters or to not in assignments]
 
 
+class Replica:
+    """One control plane, which knows nothing at first but what there is."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.store = Store()
+        self.encoder = Encoder("replica")
+        self.holds = Holds(self.look_again, self._takers)
+        self._due = False
+        self.publish(fleet.world)
+
+    @property
+    def _proxies(self) -> list[Proxy]:
+        return [proxy for proxy in self._fleet.proxies if proxy.replica is self]
+
+    def publish(self, world: World) -> None:
+        """There is this now, and nothing else."""
+        self.store.publish({part: list(self._changes(part, world)) for part in PARTS})
+        self.look_again()
+
+    def _changes(self, part: str, world: World) -> Iterator[Change]:
+        view = self.store.view((part,))
+        for url in TYPES:
+            there = {name: one for (of, name), (one, parts) in world.items() if of == url and part in parts}
+            yield from ((url, name, one) for name, one in there.items())
+            yield from (removed(url, name) for name in [*view.names(url)] if name not in there)
+
+    def look_again(self) -> None:
+        """Nothing is sent to anybody before the server has looked."""
+        for proxy in self._proxies:
+            proxy.outdated = True
+        if not self._due:
+            self._due = True
+            self._fleet.at(self._fleet.now, self._look, server=True)
+
+    def _look(self) -> None:
+        self._due = False
+        for proxy in self._proxies:
+            proxy.poll()
+
+    def _takers(self, resource: Resource) -> set[Family]:
+        sessions = [proxy.session for proxy in self._proxies if proxy.session is not None]
+        return {family(one.node) for one in sessions if one.node is not None and one.took(resource)}
+
+
 @dataclass
 class Fleet:
-    """A control plane, its proxies, and time. `look` is called when a proxy has applied something."""
+    """Control planes, their proxies, and time. `look` is called when a proxy has applied something."""
 
     chance: Random
     timing: Timing = field(default_factory=Timing)
@@ -326,70 +390,50 @@ class Fleet:
         self._events: list[tuple[float, int, bool, Callable[[], None]]] = []
         self._order = count()
         self._stopped_until = 0.0
-        self.begin()
-
-    def begin(self) -> None:
-        """A control plane that knows nothing but what there is."""
-        self.store = Store()
-        self.store.publish({PART: [(url, name, one) for (url, name), one in self.world.items()]})
-        self.encoder = Encoder("replica")
-        self.holds = Holds(self._look_again, self._takers)
-        self._due = False
+        self.replicas = [Replica(self)]
 
     def restart(self) -> None:
-        """It ends, another one begins, and all come back to it in some time."""
+        """Each control plane ends, another one begins, and all come back to it in some time."""
         for proxy in self.proxies:
             proxy.disconnect()
-        self.begin()
+        former, self.replicas = self.replicas, [Replica(self) for _ in self.replicas]
         for proxy in self.proxies:
+            proxy.replica = self.replicas[former.index(proxy.replica)]
             proxy.life += 1
             self.at(
                 self.now + self.chance.choice([0.0, 0.1, 1.0, 3.0]), proxy._go_on if proxy.unread else proxy.connect
             )
 
     def stop(self, seconds: float) -> None:
-        """The control plane stands still."""
+        """The control planes stand still."""
         self._stopped_until = max(self._stopped_until, self.now + seconds)
 
-    def _look_again(self) -> None:
-        for proxy in self.proxies:
-            proxy.outdated = True  # nothing is sent to it before the server has looked
-        if not self._due:
-            self._due = True
-            self.at(self.now, self._look, server=True)
-
-    def _look(self) -> None:
-        self._due = False
-        for proxy in self.proxies:
-            proxy.poll()
-
-    def _takers(self, resource: Resource) -> set[Family]:
-        found: set[Family] = set()
-        for proxy in self.proxies:
-            session = proxy.session
-            if session is not None and session.node is not None and session.took(resource):
-                found.add(family(session.node))
-        return found
-
-    def publish(self, world: World) -> None:
-        """There is this now, and nothing else."""
-        gone = [removed(url, name) for url, name in self.world if (url, name) not in world]
+    def publish(self, world: World, lags: Sequence[float] = ()) -> None:
+        """There is this now, and nothing else; each replica hears of it some seconds later."""
         self.world = world
-        changes = [*((url, name, one) for (url, name), one in world.items()), *gone]
-        if self.now < self._stopped_until:
-            self.at(self.now, lambda: self._publish(changes), server=True)
-        else:
-            self._publish(changes)
+        for replica, lag in zip_longest(self.replicas, lags, fillvalue=0.0):
+            if lag or self.now < self._stopped_until:
+                self.at(self.now + lag, lambda replica=replica: self._publish(replica, world), server=True)
+            else:
+                self._publish(replica, world)
 
-    def _publish(self, changes: list[Change]) -> None:
-        self.store.publish({PART: changes})
-        self._look_again()
+    def _publish(self, replica: Replica, world: World) -> None:
+        if replica in self.replicas:
+            replica.publish(world)
 
     def join(self, name: str, manner: Manner) -> Proxy:
         proxy = Proxy(self, name, manner)
         self.proxies.append(proxy)
         proxy.connect()
         return proxy
+
+    def expected(self, proxy: Proxy, url: str) -> dict[str, bytes]:
+        """What this one should have of a type."""
+        return {
+            name: one.body
+            for (of, name), (one, parts) in self.world.items()
+            if of == url and not parts.isdisjoint(proxy.parts)
+        }
 
     def at(self, when: float, what: Callable[[], None], *, server: bool = False) -> None:
         """Do this then; what the server does waits while it stands still."""
