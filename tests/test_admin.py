@@ -17,6 +17,8 @@ from controlplane.app.look import Running
 from controlplane.app.rollcall import Rollcall
 from controlplane.names import GatewayName
 from controlplane.snapshot.store import Store
+from controlplane.xds import types
+from controlplane.xds.observer import TypeStatus
 
 COUNT = 200
 BODY = {"name": "route", "domains": ["a.example.com"], "routes": [{"n": number} for number in range(30)]}
@@ -79,3 +81,11 @@ def test_bodies_are_not_made_before_they_are_written(monkeypatch: pytest.MonkeyP
     for entry in entries:
         assert isinstance(entry["body"], partial)
         assert entry["body"].args == (resource,)
+
+
+def test_a_type_is_called_alike_by_all_who_tell_of_it() -> None:
+    """`vhds` was its type URL among the nodes."""
+    status: Any = SimpleNamespace(**dict.fromkeys(TypeStatus.__dataclass_fields__, 0) | {"nack": None, "held": {}})
+    status.type_url = types.VIRTUAL_HOST
+    running: Any = SimpleNamespace(clock=lambda: 0.0)
+    assert Running._type(running, status)["type"] == types.short_name(types.VIRTUAL_HOST) == "vhds"

@@ -29,8 +29,6 @@ from controlplane.xds.holds import Held
 from controlplane.xds.observer import Refusal, StreamStatus, TypeStatus
 from controlplane.xds.server import XdsServer
 
-_SHORT = {url: name for name, url in SHORT_NAMES.items()}
-
 
 @dataclass(slots=True)
 class Running:
@@ -85,9 +83,7 @@ class Running:
                 "since": since.isoformat(timespec="seconds")
                 if (since := self.rollcall.since(gateway, version))
                 else None,
-                "resources": {
-                    _SHORT.get(url, url): len(self._view(gateway).names(url)) for url in SHORT_NAMES.values()
-                },
+                "resources": {name: len(self._view(gateway).names(url)) for name, url in SHORT_NAMES.items()},
                 "nodes": sum(1 for status in self.server.nodes() if gateway in gateways_of(status)),
                 "problems": problems[self.compiler.in_force(document_of(gateway)).subject],
             }
@@ -145,8 +141,8 @@ class Running:
 
     def inventory(self, node: str, kind: str, bodies: bool) -> dict[str, Any] | None:
         """What a proxy has of a type."""
-        url = next((url for url in types.BY_SHORT_NAME.values() if kind in {url, types.short_name(url)}), None)
-        if url is None:
+        url = types.BY_SHORT_NAME.get(kind, kind)
+        if not types.is_known(url):
             raise LookupError(f'no type "{kind}"; there are {", ".join(types.BY_SHORT_NAME)}')
         return self.rollcall.inventory(node, url, bodies=bodies)
 
@@ -229,7 +225,7 @@ class Running:
 
     def _held(self, one: Held) -> dict[str, Any]:
         return {
-            "type": _SHORT.get(one.resource.type_url, one.resource.type_url),
+            "type": types.short_name(one.resource.type_url),
             "name": one.resource.name,
             "version": one.resource.version,
             "everywhere": one.everywhere,
@@ -241,7 +237,7 @@ class Running:
 
     def _type(self, one: TypeStatus) -> dict[str, Any]:
         return {
-            "type": _SHORT.get(one.type_url, one.type_url),
+            "type": types.short_name(one.type_url),
             "state": str(one.state),
             "sinceSeconds": round(self.clock() - one.since, 3),
             "wildcard": one.wildcard,

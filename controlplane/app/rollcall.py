@@ -18,6 +18,7 @@ from controlplane.app.fleet import Fleet
 from controlplane.app.refusals import Refusals
 from controlplane.compile.offline import as_dict
 from controlplane.compile.provenance import elements, title
+from controlplane.compile.secrets import not_after
 from controlplane.names import Family, GatewayName, part_of, part_of_gateway, parts_of
 from controlplane.resources import Resource
 from controlplane.snapshot.store import Store
@@ -141,6 +142,8 @@ class Rollcall:
                 **self.ages.plain(since),
                 "from": partial(_made_of, made) if made is not None else [],
             }
+            if type_url == types.SECRET:
+                entry["notAfter"] = partial(not_after, resource) if resource is not None else None
             if bodies and resource is not None:
                 entry["body"] = partial(as_dict, resource)
             listed.append(entry)

@@ -124,8 +124,12 @@ def get(terminal: Terminal, node: str, kind: str, bodies: bool, admin: str, outp
     if output_format != "table":
         structured(terminal, answer, output_format)
         return
-    cells = sorted(map(_resource, answer["resources"]))  # names of shards are hashes, their titles are not
-    terminal.data(table(("NAME", "VERSION", "STATE", "AGE", "FROM"), cells, terminal, painted=2))
+    cells = sorted(
+        _resource(one, certificates=kind == "sds") for one in answer["resources"]
+    )  # names of shards are hashes, their titles are not
+    ends = ("ENDS",) if kind == "sds" else ()
+    header = ("NAME", "VERSION", "STATE", "AGE", *ends, "FROM")
+    terminal.data(table(header, cells, terminal, painted=2))
     terminal.say(f"{count(len(cells), 'resource')} of type {kind} on {node}")
 
 
@@ -255,11 +259,13 @@ def _types(values: Iterable[str]) -> set[str]:
     return wanted
 
 
-def _resource(one: dict[str, Any]) -> tuple[str, ...]:
+def _resource(one: dict[str, Any], *, certificates: bool) -> tuple[str, ...]:
     made_of, since = one["from"], one["ageSeconds"]
     others = f" and {len(made_of) - 1} more" if len(made_of) > 1 else ""
     made = f"{made_of[0]}{others}" if made_of else "-"
-    return one["title"], one["version"] or "-", one["state"], age(since) if since is not None else "-", made
+    cells = one["title"], one["version"] or "-", one["state"], age(since) if since is not None else "-"
+    ends = one.get("notAfter")
+    return (*cells, *((f"{ends[:16]}Z" if ends else "-",) if certificates else ()), made)
 
 
 def _detail(row: dict[str, Any]) -> str:

@@ -7,7 +7,10 @@ former one: the row fails, and a row that fails keeps its last good value.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
+
+from envoy.extensions.transport_sockets.tls.v3 import secret_pb2
 
 from controlplane.compile import codes
 from controlplane.compile.checks import checked
@@ -84,3 +87,14 @@ def served(read: Read, tables: Tables, use: SecretUse, _: bool) -> Iterator[tupl
         )
     body = checked(message, use.secret.subject)
     yield ResourceKey((use.gateway,), SECRET, name), Resource(SECRET, name, body, origin=use.secret)
+
+
+def not_after(resource: Resource) -> str | None:
+    """When the certificate in an SDS resource ends, `2026-03-01T10:00:00+00:00`; None: it holds authorities."""
+    from controlplane.compile.certificates import period
+
+    message = secret_pb2.Secret.FromString(resource.body)
+    if not message.HasField("tls_certificate"):
+        return None
+    leaf = Secret.of({"tls.crt": message.tls_certificate.certificate_chain.inline_bytes})
+    return datetime.fromtimestamp(period(leaf).ends, UTC).isoformat()

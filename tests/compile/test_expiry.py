@@ -8,8 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
+from controlplane.compile import tls
 from controlplane.compile.expiry import Expiry
+from controlplane.compile.secrets import not_after
+from controlplane.compile.xds_types import SECRET
+from controlplane.model.secret import Secret
+from controlplane.resources import Resource
 from tests.support.certificates import authority
 from tests.support.edge import compiled
 
@@ -88,3 +94,13 @@ def test_what_is_no_pair_is_left_to_others(tmp_path: Path) -> None:
     looked = Expiry(compiled(SPEC, tmp_path).compiler.tables)
     assert not looked.diagnostics(time.time())
     assert looked.seconds_left(time.time()) == math.inf
+
+
+def test_when_a_certificate_ends_is_read_from_what_proxies_have() -> None:
+    """No problem says so before it is soon."""
+    pair, ca = authority().leaf("shop.example.com"), authority().pem
+    secret = Secret.of({"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": ca})
+    served = [tls.certificate(secret, "a"), tls.trust(secret, "ca.crt", "b")]
+    ends = [not_after(Resource(SECRET, one.name, one.SerializeToString())) for one in served]
+    leaf = x509.load_pem_x509_certificates(pair.certificate)[0]
+    assert ends == [leaf.not_valid_after_utc.isoformat(), None]
