@@ -225,6 +225,8 @@ class Catalog:
         if version > max(known.floors[Part.SLICES], known.slices[name].version):
             del known.slices[name]
             del self._owners[key[0], name]
+            if Part.SLICES not in known.unread:
+                known.floors[Part.SLICES] = version  # a watch tells in order: what is known is whole as of now
             self._dirty[key] = None
 
     # -- what is pushed ------------------------------------------------------------------------------------------

@@ -174,8 +174,8 @@ def test_what_was_seen_to_go_does_not_come_back_with_an_answer_that_is_older() -
     run(scenario())
 
 
-def test_a_read_that_is_older_than_a_list_says_nothing() -> None:
-    """It was asked before the list and comes after it. Events between the two are known to the list, and not told again."""
+def test_a_read_that_is_older_than_what_is_known_says_nothing() -> None:
+    """It was asked before a list, and comes after it, or after what a watch told since. Nothing tells that again."""
 
     async def scenario() -> None:
         cluster = Cluster(BLUE)
@@ -183,6 +183,10 @@ def test_a_read_that_is_older_than_a_list_says_nothing() -> None:
         cluster.read(BLUE, 100, slice_(BLUE, 90, "10.0.0.1"), slice_(BLUE, 80, "10.0.0.2", name="gone"))
         await cluster.shows(blue=["10.0.0.1"])
         cluster.put(slice_(BLUE, 80, "10.0.0.2", name="gone"))
+        await cluster.shows(blue=["10.0.0.1"])
+        cluster.put(slice_(BLUE, 210, "10.0.0.3", name="gone"))
+        cluster.delete(slice_(BLUE, 240, name="gone"))
+        cluster.read(BLUE, 220, slice_(BLUE, 90, "10.0.0.1"), slice_(BLUE, 210, "10.0.0.3", name="gone"))
         await cluster.shows(blue=["10.0.0.1"])
         cluster.lose(BLUE, 300, rewound=False)
         cluster.read(BLUE, 250, slice_(BLUE, 90, "10.0.0.1"))
