@@ -464,7 +464,7 @@ def test_sources_are_shown(shop: Discovered) -> None:
     text = until(lambda: found if "connection refused" in (found := shown()) else "", "the failure is shown")
     rows = {line.split()[0]: line.split() for line in text.splitlines()}
     assert rows["files"][1] == "works"
-    assert rows[EU][1:2] + rows[EU][3:7] == ["works", "0", "1", "2", "0"]
+    assert rows[EU][1:2] + rows[EU][3:8] == ["works", "0", "0", "1", "2", "0"]
     assert rows[US][1] == "failed"
 
 
