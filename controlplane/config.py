@@ -30,7 +30,7 @@ from controlplane.model.conduct import Coalesce, Guards, Shutdown, Startup
 from controlplane.model.written import Flag, Name, PositiveDuration, ServerName, Written
 from controlplane.spec.codes import Code
 from controlplane.spec.explain import explain, faults
-from controlplane.spec.parse import Piece, decode, split
+from controlplane.spec.pieces import Piece, decode, split
 from controlplane.spec.yaml import load
 
 _ADDRESS = 'an address is HOST:PORT such as "127.0.0.1:18000", "[::1]:18000" or "cp.example.com:18000"'

@@ -23,7 +23,8 @@ from controlplane.sources.declared import duplicate
 from controlplane.sources.reading import is_spec_file, read_regular, scan
 from controlplane.spec.codes import Code
 from controlplane.spec.gateway import Document
-from controlplane.spec.parse import MAX_FILE, Parsed, decode, parse_text, too_large
+from controlplane.spec.parse import Parsed, parse_text
+from controlplane.spec.pieces import MAX_FILE, decode, too_large
 from controlplane.spec.remainder import remainder
 from controlplane.spec.rows import Kind, rows
 

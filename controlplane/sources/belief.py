@@ -16,7 +16,8 @@ from controlplane.names import ObjectRef, kubernetes_source
 from controlplane.sources.base import SpecObject
 from controlplane.sources.declared import RESTING, Content, duplicate
 from controlplane.sources.reading import Signature
-from controlplane.spec.parse import Parsed, Piece, parse_piece
+from controlplane.spec.parse import Parsed, parse_piece
+from controlplane.spec.pieces import Piece
 from controlplane.spec.rows import Kind, rows
 
 

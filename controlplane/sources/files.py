@@ -27,6 +27,7 @@ from watchfiles import Change
 
 from controlplane.errors import Diagnostic, InvalidInput, Place
 from controlplane.names import ObjectRef
+from controlplane.sources.ahead import Ahead
 from controlplane.sources.base import Sink
 from controlplane.sources.belief import Document, File, believed, known_document, read_document, restored
 from controlplane.sources.beside import ANSWER_SECONDS, LOOKS, Beside
@@ -43,7 +44,9 @@ from controlplane.sources.reading import (
 )
 from controlplane.sources.watching import VOID, Wake, folder_identity, wakes_and_dues
 from controlplane.spec.codes import Code
-from controlplane.spec.parse import MAX_FILE, decode, parse_piece, split
+from controlplane.spec.parse import Load, parse_piece
+from controlplane.spec.pieces import MAX_FILE, decode, split
+from controlplane.spec.yaml import load
 
 log = structlog.get_logger(__name__)
 
@@ -138,9 +141,17 @@ class FileSource:
             if found is None:
                 return
             changed = found | changed
-        for name, how in changed.items():
-            await self._read(name, how, patient=self._synced)
+        paths = {self._path(name): name for name in changed}
+        new = {path: known.size for path, name in paths.items() if (known := self._is_new(name)) is not None}
+        with Ahead(new) as ahead:
+            for path in ahead.in_turn(paths):
+                name = paths[path]
+                await self._read(name, changed[name], patient=self._synced, load=ahead.load)
         await self._settle(sink, wake.at, folder)
+
+    def _is_new(self, name: str) -> Signature | None:
+        """What is known of a file that was never read."""
+        return self._tree.files.get(name) if name not in self._files else None
 
     def _to_read(self, wake: Wake) -> tuple[dict[str, frozenset[Change]], bool]:
         """The files to read, and whether the tree must be looked at."""
@@ -286,7 +297,7 @@ class FileSource:
                 self._dirty = True
         self._folders_said = said
 
-    async def _read(self, name: str, how: frozenset[Change], *, patient: bool) -> None:
+    async def _read(self, name: str, how: frozenset[Change], *, patient: bool, load: Load = load) -> None:
         """Read one file and say what it declares now; `patient`: wait for somebody who is writing it."""
         shown = self._path(name)
         known = self._files.get(name)
@@ -301,7 +312,7 @@ class FileSource:
                 if name not in self._due:  # it rested, or nothing happened
                     self._believe(name, known, rested=True)
                 return
-            documents = await self._documents(decode(data, shown), shown, known.documents if known else [])
+            documents = await self._documents(decode(data, shown), shown, known.documents if known else [], load)
         except FileNotFoundError as error:
             if not is_gone(shown):  # a symlink to nothing
                 self._cannot(name, [unreadable(shown, error)])
@@ -335,7 +346,7 @@ class FileSource:
         doubt = "it cannot be read" if is_file or old.objects else ""
         self._declared.update(shown, replace(old, doubt=doubt, diagnostics=tuple(diagnostics)))
 
-    async def _documents(self, text: str, shown: str, known: list[Document]) -> list[Document]:
+    async def _documents(self, text: str, shown: str, known: list[Document], load: Load) -> list[Document]:
         """The documents of a file; those whose text was known are not parsed again."""
         pieces = await asyncio.to_thread(split, text, shown) if len(text) > _LARGE else split(text, shown)
         by_text = {document.parsed.text: document for document in known}
@@ -345,9 +356,9 @@ class FileSource:
                 documents.append(old)
                 continue
             if len(piece.text) > _LARGE:
-                parsed = await asyncio.to_thread(parse_piece, piece, shown, self.name)
+                parsed = await asyncio.to_thread(parse_piece, piece, shown, self.name, load)
             else:
-                parsed = parse_piece(piece, shown, self.name)
+                parsed = parse_piece(piece, shown, self.name, load)
             documents.append(read_document(parsed, shown))
             await self._breathe()
         return documents

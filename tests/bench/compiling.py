@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from controlplane.compile.compiler import Compiler
 from controlplane.names import ObjectRef
-from controlplane.spec.parse import Piece, parse_piece
+from controlplane.spec.parse import parse_piece
+from controlplane.spec.pieces import Piece
 from controlplane.spec.rows import Row, RowKey, rows
 from tests.bench.result import Plan, Result, exponent, growth, median, percentile
 from tests.bench.specs import Shape, Specs

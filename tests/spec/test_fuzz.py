@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from controlplane.errors import InvalidInput
-from controlplane.spec.parse import decode, locate, parse_text
+from controlplane.spec.parse import locate, parse_text
+from controlplane.spec.pieces import decode
 from tests.spec.documents import GATEWAY, file, routes
 
 VALID = file(GATEWAY, routes("api"), routes("web"))

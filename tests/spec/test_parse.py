@@ -6,7 +6,8 @@ from controlplane.errors import InvalidInput
 from controlplane.names import ObjectRef
 from controlplane.spec.codes import MEANINGS, Code
 from controlplane.spec.gateway import GatewaySpec, RouteSpec
-from controlplane.spec.parse import decode, locate, parse_document, parse_text, split
+from controlplane.spec.parse import locate, parse_document, parse_text
+from controlplane.spec.pieces import decode, split
 from tests.spec.documents import GATEWAY, file, routes
 
 

@@ -18,7 +18,8 @@ from controlplane.sources.belief import RESTORED, Document, File, believed, know
 from controlplane.sources.consul.answers import Entry
 from controlplane.sources.declared import Content, Declared
 from controlplane.spec.codes import Code
-from controlplane.spec.parse import Piece, decode, parse_piece, split
+from controlplane.spec.parse import parse_piece
+from controlplane.spec.pieces import Piece, decode, split
 
 _LARGE = 64 * 1024
 """Characters of a value that is parsed beside the event loop."""

@@ -22,7 +22,8 @@ from controlplane.sources.belief import CLAIM
 from controlplane.sources.kubernetes.objects import Metadata
 from controlplane.spec.codes import Code
 from controlplane.spec.gateway import API_VERSION, Document
-from controlplane.spec.parse import Piece, parse_piece
+from controlplane.spec.parse import parse_piece
+from controlplane.spec.pieces import Piece
 from controlplane.spec.rows import Row, RowKey, rows
 
 
