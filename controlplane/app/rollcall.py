@@ -107,19 +107,25 @@ class Rollcall:
                 asked |= {one.type_url for one in stream.types}
                 for one in stream.types:
                     held = [holds[key] for name in one.held if (key := (one.type_url, name)) in holds]
-                    problems = [problem for each in held for problem in self.refusals.of(each.resource)]
-                    row = about | _row(
-                        types.short_name(one.type_url), word(one, now), now - one.since, one.names, one.wildcard,
-                        _refused(one, held) or self._waits(stream, one), [str(problem.place) for problem in problems if problem.place],
-                    )  # fmt: skip
+                    row = about | self._row_of_type(stream, one, held, now)
                     found.append((first.node.id, types.push_rank(one.type_url), row))
             connected = min(stream.connected for stream in streams)
             for url in self.store.view(first.parts or ()).types() - asked:
                 row = about | _row(types.short_name(url), Word.IGNORED, now - connected)
                 found.append((first.node.id, types.push_rank(url), row))
         for node, seconds, reason in self.fleet.gone.all():
-            found.append((node.id, 0, _about(node, ()) | _row(None, Word.GONE, seconds, detail=reason)))
+            found.append((node.id, 0, _about(node, ()) | _row(None, Word.GONE, seconds, reason)))
         return [row for *_, row in sorted(found, key=lambda one: one[:2])]
+
+    def _row_of_type(self, stream: StreamStatus, one: TypeStatus, held: Sequence[Held], now: float) -> dict[str, Any]:
+        """What a row says of a type that a proxy asks for; `held` is held back from it."""
+        row = _row(types.short_name(one.type_url), word(one, now), now - one.since)
+        row |= {"names": one.names, "wildcard": one.wildcard}
+        row["detail"] = _refused(one, held) or self._waits(stream, one)
+        row["at"] = [
+            str(problem.place) for each in held for problem in self.refusals.of(each.resource) if problem.place
+        ]
+        return row
 
     def inventory(self, node: str, type_url: str, *, bodies: bool) -> dict[str, Any] | None:
         """What a connected proxy has of a type, since when that is so, and of what it was made; None: there is no such proxy.
@@ -243,16 +249,14 @@ def _about(node: Node, gateways: Sequence[str]) -> dict[str, Any]:
     return {"node": node.id, "cluster": node.cluster, "gateways": list(gateways), "envoy": node.version}
 
 
-def _row(
-    kind: str | None, state: Word, seconds: float, names: int = 0, wildcard: bool = False, detail: str | None = None, at: Sequence[str] = (),
-) -> dict[str, Any]:  # fmt: skip
-    """What a row says of a type: for how many seconds it is so, and of how many names."""
+def _row(kind: str | None, state: Word, seconds: float, detail: str | None = None) -> dict[str, Any]:
+    """What a row says of a type of which nothing was asked, and for how many seconds it is so."""
     return {
         "type": kind,
         "state": str(state),
         "ageSeconds": round(seconds, 3),
-        "names": names,
-        "wildcard": wildcard,
+        "names": 0,
+        "wildcard": False,
         "detail": detail,
-        "at": list(at),
+        "at": [],
     }

@@ -33,6 +33,8 @@ WORTH_BYTES = 128 * 1024
 """Below this, the second process would hardly have begun."""
 LARGEST_BYTES = 8 * 1024 * 1024
 """Of a file: all that is read of it is held until it is told."""
+END_SECONDS = 1.0
+"""How long the end of the process is waited for; it takes milliseconds."""
 _PIPE_BYTES = 1024 * 1024
 _LENGTH_BYTES = 4
 
@@ -81,7 +83,8 @@ class Ahead:
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a file system that does not answer holds even who is killed
+                self._process.wait(END_SECONDS)
             self._process = None
         self._read.clear()
 

@@ -142,14 +142,14 @@ class FileSource:
                 return
             changed = found | changed
         paths = {self._path(name): name for name in changed}
-        new = {path: known.size for path, name in paths.items() if (known := self._is_new(name)) is not None}
+        new = {path: known.size for path, name in paths.items() if (known := self._unread(name)) is not None}
         with Ahead(new) as ahead:
             for path in ahead.in_turn(paths):
                 name = paths[path]
                 await self._read(name, changed[name], patient=self._synced, load=ahead.load)
         await self._settle(sink, wake.at, folder)
 
-    def _is_new(self, name: str) -> Signature | None:
+    def _unread(self, name: str) -> Signature | None:
         """What is known of a file that was never read."""
         return self._tree.files.get(name) if name not in self._files else None
 

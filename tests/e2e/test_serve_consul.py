@@ -60,6 +60,14 @@ class Site:
         self.plane.start().ready()
         self._envoy = self.plane.envoy()
 
+    def serve(self) -> None:
+        """With both backends, until both answer."""
+        for name in self.backends:
+            self.register(name)
+        self.write()
+        self.start()
+        until(lambda: self.answer(*self.backends), "both answer")
+
     def connect(self) -> Connection:
         return Connection(self.port)
 
@@ -88,11 +96,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_what_happens_in_consul_and_to_it_fails_no_request(site: Site) -> None:
-    for name in "ab":
-        site.register(name)
-    site.write()
-    site.start()
-    until(lambda: site.answer("a", "b"), "both answer")
+    site.serve()
     with Load(site.connect, always("/", HOST), always("/x", HOST)) as load:
         site.consul.check("web", "node-a", "critical")
         until(lambda: site.answer("b"), "only the healthy one is asked")
@@ -120,11 +124,7 @@ def test_what_happens_in_consul_and_to_it_fails_no_request(site: Site) -> None:
 
 
 def test_a_process_that_starts_while_consul_is_gone_serves_what_was_known(site: Site) -> None:
-    for name in "ab":
-        site.register(name)
-    site.write()
-    site.start()
-    until(lambda: site.answer("a", "b"), "both answer")
+    site.serve()
     site.plane.kept()
     site.plane.kill()
     site.consul.kill()
@@ -137,11 +137,7 @@ def test_a_process_that_starts_while_consul_is_gone_serves_what_was_known(site: 
 def test_a_process_that_starts_after_consul_lost_its_data_serves_what_was_known(site: Site, tmp_path: Path) -> None:
     for number in range(60):
         site.consul.write("unrelated", str(number))  # the index of an older datacenter is higher than that of a new one
-    for name in "ab":
-        site.register(name)
-    site.write()
-    site.start()
-    until(lambda: site.answer("a", "b"), "both answer")
+    site.serve()
     site.plane.kept()
     with closing(sqlite3.connect(f"file:{site.plane.state / 'state.sqlite'}?mode=ro", uri=True)) as reader:
         told = "SELECT version FROM told WHERE CAST(source AS TEXT) = 'consul/gcp-dc2' AND version > 60"

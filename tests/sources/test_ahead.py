@@ -160,6 +160,23 @@ def test_nothing_is_left_when_it_is_not_wanted_any_more(tmp_path: Path) -> None:
     assert process.returncode is not None
 
 
+def test_a_process_that_cannot_end_holds_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that reads from a file system without an answer: SIGTERM has to end this one all the same."""
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o700)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(sys, "executable", str(program))
+        stuck.setattr(subprocess.Popen, "kill", lambda _: None)
+        stuck.setattr(ahead, "END_SECONDS", 0.01)
+        early = Ahead(write(tmp_path / "specs", "a: 1\n"))
+        process = process_of(early)
+        early.close()
+        assert process.poll() is None
+    process.kill()
+    process.wait(PATIENCE)
+
+
 def test_a_large_folder_declares_what_its_files_say(tmp_path: Path) -> None:
     names = [f"r{number}" for number in range(50)]
     write(

@@ -36,7 +36,7 @@ class Read:
 
 @dataclass(slots=True)
 class Known:
-    """One service. `said` is what was pushed last; None for "there is none", `...` for nothing yet."""
+    """One service. `said` is what was pushed last; None for "there is none", "nothing" as long as nothing was."""
 
     declared: objects.Service | None = None
     slices: dict[str, Slice] = field(default_factory=dict)
