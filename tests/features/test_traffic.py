@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from controlplane.filters.local_ratelimit.compile import MAX_VALUE
 from tests.features.conftest import Backends
 from tests.support.backends import HttpBackend
 from tests.support.client import Response
@@ -279,6 +280,21 @@ def test_limit_by_header(edge: Edge, backends: Backends) -> None:
 
 def test_an_empty_header_does_not_lift_the_limit(edge: Edge, backends: Backends) -> None:
     assert 429 in [edge.request("/by-key", headers={"x-api-key": ""}).status for _ in range(4)]
+
+
+def test_long_values_of_a_header_share_a_bucket(edge: Edge, backends: Backends) -> None:
+    """Envoy keeps each value as long as its bucket: of long ones a client could send as many as its memory holds."""
+
+    def ask(value: str) -> int:
+        return edge.request("/by-key", headers={"x-api-key": value}).status
+
+    assert [ask(letter * MAX_VALUE) for letter in "abc"] == [200, 200, 200]
+    assert [ask(letter * (MAX_VALUE + 1)) for letter in "abc"] == [200, 200, 429]
+
+
+@pytest.mark.parametrize("value", [b"\xff", b"\xe2\x82", b"\xc3\xa9"])
+def test_no_byte_in_a_header_lifts_its_limit(edge: Edge, backends: Backends, value: bytes) -> None:
+    assert 429 in [edge.request("/by-key", headers={"x-api-key": value.decode("latin-1")}).status for _ in range(4)]
 
 
 def test_all_limits_of_a_policy_hold(edge: Edge, backends: Backends) -> None:

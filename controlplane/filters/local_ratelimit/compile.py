@@ -8,13 +8,15 @@ a route share them. Limits of a listener are a filter of their own, before any e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
-from envoy.config.core.v3 import base_pb2
+from envoy.config.core.v3 import base_pb2, extension_pb2
 from envoy.config.route.v3 import route_components_pb2
 from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb2
 from envoy.extensions.filters.http.set_metadata.v3 import set_metadata_pb2
+from envoy.extensions.rate_limit_descriptors.expr.v3 import expr_pb2
 from envoy.type.metadata.v3 import metadata_pb2
 from envoy.type.v3 import percent_pb2, token_bucket_pb2
 from google.protobuf.wrappers_pb2 import BoolValue, UInt32Value
@@ -27,6 +29,10 @@ LISTENER_NAME = "gatewayspec.listener_limits"
 
 MAX_CLIENTS = 10_000
 """Buckets kept for one keyed limit; the least recently used one makes room."""
+
+MAX_VALUE = 4096
+"""Characters of a header whose values have buckets of their own; longer ones share one. Envoy keeps each value twice: of the
+60 KiB that a header may have, a client could fill its memory with 10,000 requests, and it is never given back."""
 
 _ALWAYS = base_pb2.RuntimeFractionalPercent(default_value=percent_pb2.FractionalPercent(numerator=100))
 _UNLIMITED = token_bucket_pb2.TokenBucket(
@@ -57,7 +63,6 @@ def _cases(key: str | None) -> list[tuple[list[Any], list[Any]]]:
     if key == "clientIP":
         return [([_Action(remote_address=_Action.RemoteAddress())], [_Entry(key="remote_address", value=_ANY_VALUE)])]
     header = key.removeprefix("header:")
-    value = _Action(request_headers=_Action.RequestHeaders(header_name=header, descriptor_key=header))
     # Requests without the header share a bucket: leaving the header out must not lift the limit.
     absent = _Action(
         header_value_match=_Action.HeaderValueMatch(
@@ -66,7 +71,22 @@ def _cases(key: str | None) -> list[tuple[list[Any], list[Any]]]:
             headers=[route_components_pb2.HeaderMatcher(name=header, present_match=True)],
         )
     )
-    return [([value], [_Entry(key=header, value=_ANY_VALUE)]), ([absent], [_Entry(key="header_match", value="absent")])]
+    return [
+        ([_Action(extension=_value(header))], [_Entry(key=header, value=_ANY_VALUE)]),
+        ([absent], [_Entry(key="header_match", value="absent")]),
+    ]
+
+
+@lru_cache(maxsize=256)
+def _value(header: str) -> Any:
+    """Says the value of a header, or a line feed, which no header can have, instead of all long ones; nothing without it.
+
+    One expression that says both costs a request 2 us more than Envoy's own action, one that says only whether it is long
+    13 us. To be copied. (In no name of a header is a double quote or a backslash.)
+    """
+    value = f'request.headers["{header}"]'
+    said = expr_pb2.Descriptor(descriptor_key=header, text=f'size({value}) <= {MAX_VALUE} ? {value} : "\\n"')
+    return extension_pb2.TypedExtensionConfig(name="envoy.rate_limit_descriptors.expr", typed_config=packed(said))
 
 
 def names(limits: Mapping[str, LocalLimit]) -> dict[str, str]:
