@@ -169,9 +169,17 @@ def retry_policy(route: Retry, defaults: Retry, attempts: int) -> Any | None:
     return message
 
 
-def websocket(action: Any) -> None:
-    """Let clients upgrade to WebSocket on this route; it is off elsewhere."""
-    action.upgrade_configs.add(upgrade_type="websocket", enabled=BoolValue(value=True))
+def websocket(route: Any) -> None:
+    """Let clients upgrade to WebSocket on this route; it is off elsewhere.
+
+    Of an upgrade Envoy hands on what the client wrote in `connection`. Each name there is a header that the next proxy leaves
+    out, such as the one that says who the user is: the backend is told of the upgrade alone.
+    """
+    route.route.upgrade_configs.add(upgrade_type="websocket", enabled=BoolValue(value=True))
+    route.request_headers_to_add.add(
+        header=base_pb2.HeaderValue(key="connection", value="upgrade"),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS,
+    )
 
 
 def timeouts(action: Any, request: timedelta, idle: timedelta | None) -> None:

@@ -353,7 +353,7 @@ def _act(
     if policy := retry_policy(route.retry, settings.defaults.retry, to.attempts):
         message.route.retry_policy.CopyFrom(policy)
     if route.websocket:
-        websocket(message.route)
+        websocket(message)
         message.metadata.filter_metadata[shard_lua.NAME].update(shard_lua.websocket_metadata())
     if route.transform is not None:
         if route.transform.request.host is not None:

@@ -77,6 +77,22 @@ def test_websocket(edge: Edge, backends: Backends, host: str, path: str) -> None
         assert [socket.say(text) for text in ("hello", "again")] == ["one: hello", "one: again"]
 
 
+@pytest.mark.parametrize(("host", "path"), TAKES)
+def test_an_upgrade_takes_no_header_from_the_backend(edge: Edge, backends: Backends, host: str, path: str) -> None:
+    """A proxy between Envoy and the backend leaves out each header that `connection` names, also one that says who calls."""
+    with edge.upgrade(path, host, headers=[("connection", "x-user-id, keep-alive")]) as socket:
+        assert (socket.status, socket.say("hello")) == (101, "one: hello")
+    assert [value for name, value in backends.one.websocket_headers if name == "connection"] == ["upgrade"]
+
+
+@pytest.mark.parametrize("path", ["/chat/room", "/x/y.ws"])
+def test_a_request_that_upgrades_nothing_says_so_on_a_route_for_websockets(
+    edge: Edge, backends: Backends, path: str
+) -> None:
+    answer = edge.request(path, headers={"connection": "x-user-id, keep-alive"})
+    assert (answer.status, answer.seen("connection"), answer.seen("upgrade")) == (200, None, None)
+
+
 @pytest.mark.parametrize(("host", "path"), [*TAKES, *TAKES_NONE])
 @pytest.mark.parametrize("offer", ["TLS/1.2", "TLS/1.3, TLS/1.2", "tls/1.0", "h2c"])
 def test_an_offer_that_nobody_has_to_take_up_is_passed_over(

@@ -89,9 +89,12 @@ def test_an_origin_on_another_port_than_that_of_its_scheme() -> None:
     )
 
 
-def test_nobody_is_counted_by_a_header_that_is_removed() -> None:
-    (message,) = said("key: clientIP", 'key: "header:X-Real-IP"')
-    assert '.local[0].key: "x-real-ip" is removed from every request' in message
+@pytest.mark.parametrize(
+    ("name", "why"), [("X-Real-IP", "removed from every request"), ("X-Request-Id", "made anew for every request")]
+)
+def test_nobody_is_counted_by_a_header_that_says_nothing_of_a_client(name: str, why: str) -> None:
+    (message,) = said("key: clientIP", f'key: "header:{name}"')
+    assert f'.local[0].key: "{name.lower()}" is {why}' in message
     assert "clientIP" in message
 
 

@@ -37,17 +37,22 @@ def _await(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run_coroutine_threadsafe(work, _loop()).result(30)
 
 
+def _headers(request: web.BaseRequest) -> list[tuple[str, str]]:
+    return [(name.decode().lower(), value.decode()) for name, value in request.raw_headers]
+
+
 class HttpBackend:
     """Answers with its name and the request as JSON; `then` says what becomes of the next requests instead.
 
     A path of `documents` is answered with its bytes, one that ends with `/slow` when `release` is called; WebSockets are
-    echoed. `headers` are said beside the usual ones.
+    echoed, `websocket_headers` are those of the last one. `headers` are said beside the usual ones.
     """
 
     def __init__(self, name: str, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
         self.requests = 0
         self.open_websockets = 0
+        self.websocket_headers: list[tuple[str, str]] = []
         self.documents: dict[str, bytes] = {}
         self.headers: dict[str, str] = {}
         self._next: deque[int | str] = deque()
@@ -94,12 +99,11 @@ class HttpBackend:
             return web.Response()
         if outcome == "slow" or request.path.endswith("/slow"):
             await self._released.wait()
-        headers = [(name.decode().lower(), value.decode()) for name, value in request.raw_headers]
         seen = {
             "backend": self.name,
             "method": request.method,
             "path": request.raw_path,
-            "headers": headers,
+            "headers": _headers(request),
             "body": (await request.read()).decode(),
         }
         status = outcome if isinstance(outcome, int) else 200
@@ -108,6 +112,7 @@ class HttpBackend:
 
     async def _echo(self, request: web.BaseRequest) -> web.StreamResponse:
         websocket = web.WebSocketResponse()
+        self.websocket_headers = _headers(request)
         await websocket.prepare(request)
         self.open_websockets += 1
         async for message in websocket:

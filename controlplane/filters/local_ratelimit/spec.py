@@ -24,15 +24,21 @@ class Per(StrEnum):
         return {"second": timedelta(seconds=1), "minute": timedelta(minutes=1), "hour": timedelta(hours=1)}[self.value]
 
 
+_UNCOUNTED = {
+    "x-real-ip": "removed from every request before it is counted, since any client can say it",
+    "x-request-id": "made anew for every request, so that no two of them would share a bucket",
+}
+"""Headers that tell no clients apart, and why."""
+
+
 def _key(text: str) -> str:
     if text == "clientIP":
         return text
     if text.startswith("header:"):
         name = seen_header_name(text.removeprefix("header:"))
-        if name == "x-real-ip":
+        if why := _UNCOUNTED.get(name):
             raise ValueError(
-                '"x-real-ip" is removed from every request before it is counted, since any client can say it: use '
-                "clientIP, with clientIP.trustedHops of the listener behind a load balancer"
+                f'"{name}" is {why}: use clientIP, with clientIP.trustedHops of the listener behind a load balancer'
             )
         return f"header:{name}"
     raise ValueError('a key is "clientIP" or "header:<name>"')
