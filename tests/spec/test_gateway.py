@@ -90,7 +90,12 @@ def test_an_origin_on_another_port_than_that_of_its_scheme() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("X-Real-IP", "removed from every request"), ("X-Request-Id", "made anew for every request")]
+    ("name", "why"),
+    [
+        ("X-Real-IP", "removed from every request"),
+        ("X-Forwarded-For", "begun by clients"),
+        ("X-Request-Id", "made anew for every request"),
+    ],
 )
 def test_nobody_is_counted_by_a_header_that_says_nothing_of_a_client(name: str, why: str) -> None:
     (message,) = said("key: clientIP", f'key: "header:{name}"')

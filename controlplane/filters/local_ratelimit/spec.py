@@ -26,6 +26,7 @@ class Per(StrEnum):
 
 _UNCOUNTED = {
     "x-real-ip": "removed from every request before it is counted, since any client can say it",
+    "x-forwarded-for": "begun by clients as they like, so that each request could have a bucket of its own",
     "x-request-id": "made anew for every request, so that no two of them would share a bucket",
 }
 """Headers that tell no clients apart, and why."""
