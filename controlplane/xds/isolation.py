@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from controlplane.resources import Resource
-from controlplane.snapshot.listing import Listing
+from controlplane.snapshot.listing import Listing, followed
 from controlplane.snapshot.substitution import Substituted
-from controlplane.xds import difference
+from controlplane.xds import difference, types
 from controlplane.xds.blame import blamed, halves
 from controlplane.xds.difference import Wanted
 from controlplane.xds.holds import Holds
@@ -60,8 +60,9 @@ def isolate(
         held = holds.refused(node, view.inner, [suspects[name] for name in sorted(to_blame)], refusal.detail)
         progress.complaints |= {name: replace(refusal, names=(name,)) for name in sorted(to_blame)}
         reconsider(progress, view, wanted)
-        if anew:
-            _begin_with_what_is_good(progress, push, view)
+        if anew and not _begin_with_what_is_good(progress, push, view) and url == types.CLUSTER:
+            fine = [one for one in push.listing.resources if one.name not in named]
+            progress.left = followed(progress.left, Listing(fine))
         try_again(progress, view, suspects.keys() - to_blame, wanted)
     elif suspects and progress.unnamed < trials:
         progress.unnamed += 1

@@ -76,7 +76,7 @@ class Progress:
 
     __slots__ = (
         "acked_nonce", "acked_version", "additions", "again", "asked", "beats", "changed", "complaints", "finish", "follows", "gone", "grace", "in_flight",
-        "initial", "keeps", "kind", "large", "late", "postponed", "refusal", "refused_new", "removals", "replaced", "resumed", "returning", "sent",
+        "initial", "keeps", "kind", "large", "late", "left", "postponed", "refusal", "refused_new", "removals", "replaced", "resumed", "returning", "sent",
         "sent_nonce", "sent_version", "settled", "since", "spared_until", "stuck", "subscription", "trials", "unnamed", "unsure", "whole",
     )  # fmt: skip
 
@@ -100,6 +100,7 @@ class Progress:
         self.removals = Lane()
         self.in_flight: list[Push] = []
         self.sent: Listing | None = None  # state of the world, full-state types: the last response
+        self.left: Listing | None = None  # clusters of whole sets that were refused, of which it did not complain
         self.replaced: Substitutes = NO_SUBSTITUTES  # what the client is shown instead of what is there
         self.unsure = NOTHING  # of these: what others refused, so that the client may have it all the same
         self.again: dict[str, Refused] = {}  # by name: what was refused, perhaps for others, and is sent again

@@ -221,6 +221,7 @@ class Session(Outgoing):
         progress.refused_new = frozenset()
         progress.unnamed = 0
         progress.returning = progress.stuck = False
+        progress.left = None
         for one in push.listing.resources if progress.again else ():
             progress.again.pop(one.name, None)
         progress.acked_nonce, progress.acked_version = push.nonce, push.version

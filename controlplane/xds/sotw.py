@@ -140,7 +140,7 @@ class SotwSession(Session):
             self._has_taken(progress.kind.url, listing)
             return None
         else:
-            change, listing = listing, followed(progress.sent, listing)
+            change, listing = listing, followed(progress.sent or _going(progress), listing)
             progress.sent = listing
             if not progress.subscription.names:
                 self._encoder.sets.sent(progress.kind.url, listing, change)
@@ -183,6 +183,13 @@ class SotwSession(Session):
         listing = whole if whole is not None else Listing(resources)
         version = progress.acked_version if progress.refusal is not None else progress.sent_version
         return self._encoder.sotw(progress.kind.url, listing, version, timed=True)
+
+
+def _going(progress: Progress) -> Listing | None:
+    """Clusters that went since a whole set was refused: it may have brought them, and routes lead to them until their turn comes."""
+    resources = progress.left.resources if progress.left is not None else ()
+    going = [one for one in resources if one.name in progress.gone]
+    return Listing(going) if going else None
 
 
 def _nowhere(name: str) -> Resource:

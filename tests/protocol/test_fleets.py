@@ -222,7 +222,7 @@ def test_who_comes_back_after_a_restart_has_no_route_that_leads_to_nothing(seed:
     live(seed, bad=False, restarts=True)
 
 
-@pytest.mark.parametrize("seed", [180, 199])
+@pytest.mark.parametrize("seed", [40, 110, 180, 199])
 def test_a_restart_while_something_is_refused_fails_no_request(seed: int) -> None:
     live(seed, bad=True, stills=True, restarts=True)
 

@@ -258,6 +258,22 @@ def test_who_comes_back_refuses_and_then_sees_other_gateways_is_sent_everything(
     client.take(SRDS, b"3")
 
 
+def test_who_comes_back_and_refuses_keeps_what_goes_meanwhile_until_its_routes_are_others() -> None:
+    """State of the world, after a restart: which clusters it has is not known, so nothing is sent before a change."""
+    fleet = Fleet(resource(CDS, "bad"), resource(CDS, "k"), _to("r", "k"))
+    client = fleet.join(Sotw)
+    for url in (CDS, SRDS):
+        client.send(url, version="of a stream before")
+    client.nack(client.expect(CDS), error="Error adding/updating cluster(s) bad: no")
+    fleet.settle()
+    client.expect_nothing()
+    fleet.publish(removed(CDS, "bad"), removed(CDS, "k"), resource(CDS, "new"), _to("r", "new"))
+    client.ack(both := client.expect(CDS))
+    client.take(SRDS, b"\x03new")
+    client.ack(one := client.expect(CDS))
+    assert [len(set_of_clusters.resources) for set_of_clusters in (both, one)] == [2, 1]
+
+
 def test_what_others_took_over_may_be_what_a_client_that_comes_back_refuses_and_nothing_else_is_blamed() -> None:
     """State of the world, after a restart: it does not say what, and what it has is not known."""
     fleet = Fleet(resource(SRDS, "x", "for 1.40"), resource(SRDS, "y", "1"))
