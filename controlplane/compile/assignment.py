@@ -168,6 +168,7 @@ def _of_member(pool: Pool, member: PoolMember, known: Known, near: Locality) -> 
     stale = (member.service.source, member.service.namespace) in known.stale
     if stale and pool.then == "empty":
         return
+    last = stale and pool.then == "next"
     names = port_names(member, service)
     chooses = bool(member.tags or member.meta)
     ports: dict[tuple[tuple[str, int], ...], int | None] = {}
@@ -180,10 +181,10 @@ def _of_member(pool: Pool, member: PoolMember, known: Known, near: Locality) -> 
         if (port := ports[one.ports]) is None or (chooses and not is_chosen(member, one)):
             continue
         if one.locality not in ranks:
-            ranks[one.locality] = _Rank(
-                False, stale and pool.then == "next", member.priority, _nearness(pool, one, near)
-            )
-        yield _Placed(ranks[one.locality], group, one.locality, one.address, port, one.health, one.weight)
+            ranks[one.locality] = _Rank(False, last, member.priority, _nearness(pool, one, near))
+        # The pool may be one of several, and names that Envoy resolves come after it: what is degraded waits for them, too.
+        health = max(one.health, Health.DEGRADED) if last else one.health
+        yield _Placed(ranks[one.locality], group, one.locality, one.address, port, health, one.weight)
 
 
 def port_names(member: PoolMember, service: Service) -> frozenset[str]:

@@ -224,6 +224,25 @@ def test_endpoints_of_a_lost_source_are_kept_as_long_as_the_spec_says(shop: Disc
         shop.becomes("a")
 
 
+def test_what_is_used_last_of_a_lost_source_comes_after_the_names_that_envoy_resolves(shop: Discovered) -> None:
+    """`then: next` of a mixed backend: the names have priority 1 only, but the endpoints are in doubt."""
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    other = HttpBackend("local", address="127.0.0.1", port=shop.backend_port)
+    mixed = IN_EU + f"        - {{dns: {{host: localhost, port: {shop.backend_port}}}, priority: 1}}\n"
+    shop.write(mixed, "      onSourceLost: {keepFor: 1s, then: next}\n")
+    shop.start()
+    try:
+        with shop.steady() as load:
+            shop.becomes("a")
+            shop.plane.tell(EU, fail="gone")
+            shop.becomes("local")
+            load.during(20)
+            shop.plane.tell(EU, work=True)
+            shop.becomes("a")
+    finally:
+        other.__exit__(None, None, None)
+
+
 def test_endpoints_are_no_older_for_another_part_of_their_source_that_cannot_be_read(shop: Discovered) -> None:
     """A secret that may not be read, for example: what is known of services is heard as it changes."""
     shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
