@@ -263,7 +263,9 @@ def _disabled(route: Any) -> bool:
 def _obstacles(route: Any) -> Iterator[Reason]:
     """Everything about the route that gRPC would not do."""
     action = route.WhichOneof("action")
-    for field, _ in route.ListFields():
+    for field, value in route.ListFields():
+        if field.name == "request_headers_to_add" and all(one.header.key == "connection" for one in value):
+            continue  # of an upgrade
         if field.name not in _ROUTE_FIELDS and field.name != action:
             yield Reason("", f"gRPC does not do {field.name}")
     if action == "direct_response":
