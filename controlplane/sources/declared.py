@@ -60,6 +60,11 @@ class Declared:
         """What was last said of a file."""
         return self._files.get(file)
 
+    @property
+    def keeps_restored(self) -> bool:
+        """Whether something is in force as it was before this process started, and not declared."""
+        return bool(self._restored)
+
     def all_elsewhere(self, file: str) -> bool:
         """Whether other files declare every object of this one too: it was renamed, or its content moved."""
         content = self._files.get(file, _NOTHING)

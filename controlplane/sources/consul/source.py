@@ -240,9 +240,9 @@ class ConsulSource:
         async with aclosing(self._steps("specs", path, query, failed, reaped=True)) as steps:
             async for step in steps:
                 answer, was_held, sure = step.answer, specs.held, False
-                if was_held and not answer.found and step.at - held_since >= self.hold_seconds:
+                if was_held and step.at - held_since >= self.hold_seconds:
                     answer = await self._client.read(path, query, consistency=Consistency.CONSISTENT)
-                    sure = not answer.found
+                    sure = True
                 if answer.hidden or (answer.unproven and not answer.found):
                     why = f"access denied: rules hide keys (needed: key_prefix read for {specs.prefix})"
                     failed(Failure(why, denied=True), 1)

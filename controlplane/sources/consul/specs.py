@@ -1,7 +1,7 @@
 """GatewaySpecs from the key-value store: each key under a prefix is a file, and is always written whole.
 
 Pure bookkeeping: `source` hands it what the store answers. What stays of a broken or missing document is decided in
-`declared`, as for files; in addition, a prefix that is empty at once is not believed before a second look.
+`declared`, as for files; in addition, what vanishes with everything else under the prefix is not believed to be gone before a second look.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from controlplane.names import ObjectRef
 from controlplane.sources.base import Sink
 from controlplane.sources.belief import RESTORED, Document, File, believed, known_document, read_document
 from controlplane.sources.consul.answers import Entry
-from controlplane.sources.declared import Content, Declared
+from controlplane.sources.declared import RESTING, Content, Declared
 from controlplane.spec.codes import Code
 from controlplane.spec.parse import parse_piece
 from controlplane.spec.pieces import Piece, decode, split
@@ -38,33 +38,43 @@ class Specs:
         self._documents: dict[str, dict[str, Document]] = {}  # by key and text
         self._expected = bool(self._last_good)  # something was here before
         self._held = False
+        self._vanished: set[str] = set()  # keys that were gone with all others and are not back, while others are
+        self._returning = False  # not everything need be back yet that was gone at once
 
     @property
     def held(self) -> bool:
-        """Whether everything vanished at once, and is kept."""
-        return self._held
+        """Whether everything vanished at once, and is kept, or what is not back of it."""
+        return self._held or bool(self._vanished) or (self._returning and self._declared.keeps_restored)
 
     async def update(self, found: Collection[Entry], sink: Sink, *, sure: bool, doubt: bool) -> bool:
         """The store as it is now; returns whether anything was said.
 
-        `sure`: this was read to confirm that the prefix is empty. `doubt`: the store may have lost keys.
+        `sure`: this was read to confirm that what is held is gone. `doubt`: the store may have lost keys.
         """
         entries = {entry.key: entry for entry in found if not entry.key.endswith("/")}
-        was_held, self._held = self._held, False
-        if not entries and self._expected and not sure:
-            self._held = True
-        if self._held != was_held:
-            sink.problems(self.source, self.prefix, [self._vanished()] if self._held else [])
+        said, was_held = self._said(), self._held
+        self._held = not entries and self._expected and not sure
         self._expected = self._held or bool(entries)
+        gone = self._keys.keys() - entries.keys()
+        if was_held and entries:
+            self._vanished, self._returning = set(gone), True  # who puts keys back does so one by one
+        if sure or self._held:
+            self._vanished, self._returning = set(), False
+        self._vanished &= gone
         for key, entry in entries.items():
             if doubt or self._keys.get(key) != entry.modify_index:  # an index of other data says nothing
                 await self._read(key, entry)
         if not self._held and not doubt:
-            for key in self._keys.keys() - entries.keys():
+            for key in gone - self._vanished:
                 del self._keys[key]
                 self._documents.pop(key, None)
                 self._declared.update(self._shown(key), None)
-        return self._settle(sink, doubt=doubt or self._held) or self._held != was_held
+            for key in self._vanished:
+                self._declared.update(self._shown(key), Content(doubt=RESTING))  # another key may declare it now
+        settled = self._settle(sink, doubt=doubt or self._held or self._returning)
+        if (now := self._said()) != said:
+            sink.problems(self.source, self.prefix, now)
+        return settled or now != said
 
     def unreadable(self, sink: Sink) -> bool:
         """The store cannot be read: what was in force before the process started is in force; returns as `update`."""
@@ -112,8 +122,15 @@ class Specs:
         """`consul/gcp-dc2:gateways/shop`: how people find the key; line and column follow."""
         return f"{self.source}:{key}"
 
-    def _vanished(self) -> Diagnostic:
-        message = f"no key is left under {self.prefix}, where there were some; what they declared stays in force"
-        help = "put them back; when nothing is meant to be served, this is believed after a while"
+    def _said(self) -> list[Diagnostic]:
+        if not self.held:
+            return []
+        if self._held:
+            message = f"no key is left under {self.prefix}, where there were some; what they declared stays in force"
+        else:
+            listed = sorted(self._vanished)
+            names = f": {', '.join(listed[:8])}{', …' if len(listed) > 8 else ''}" if listed else ""
+            message = f"not everything that was gone at once under {self.prefix} is back, and stays in force{names}"
+        help = "put it back; when it is not meant to be served, this is believed after a while"
         place = Place(self._shown(self.prefix))
-        return Diagnostic(Code.REMOVAL_HELD, message, help=help, severity=Severity.WARNING, place=place)
+        return [Diagnostic(Code.REMOVAL_HELD, message, help=help, severity=Severity.WARNING, place=place)]

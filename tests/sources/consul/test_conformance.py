@@ -338,25 +338,67 @@ async def specs(folder: Path) -> None:
         server.delete(prefix, below=True)
         await sink.until(lambda: bool(sink.said.get(prefix)))
         assert sink.names == ["a", "b"]
-        server.write(f"{prefix}e", routes("e"))
-        await sink.until(lambda: sink.names == ["e"])
-        assert sink.said == {}
-        server.delete(prefix, below=True)
-        await sink.until(lambda: bool(sink.said))
         await sink.until(lambda: sink.names == [])
+        assert sink.said == {}
 
 
 def test_specs_of_the_key_value_store(tmp_path: Path) -> None:
     asyncio.run(specs(tmp_path))
 
 
+async def put_back(folder: Path) -> None:
+    server, prefix = consul(), unique("specs") + "/"
+    for name in ("a", "b", "c"):
+        server.write(f"{prefix}{name}", routes(name))
+    source = ConsulSource(settings(server, folder, specs=prefix))
+    async with running(source) as sink:
+        server.delete(prefix, below=True)
+        await sink.until(lambda: "no key is left" in str(sink.said.get(prefix)))
+        sink.calls.clear()
+        server.write(f"{prefix}z", routes("c", 9001))  # under another name
+        await sink.until(lambda: sink.port("c") == 9001)
+        assert sink.names == ["a", "b", "c"]
+        assert f": {prefix}a, {prefix}b, {prefix}c" in sink.said[prefix][0].message
+        assert set(sink.said) == {prefix}
+        server.write(f"{prefix}a", routes("a"))
+        await sink.until(lambda: f"{prefix}a" not in str(sink.said))
+        assert sink.calls == ["put c"]
+        source.hold_seconds = 0.0
+        server.write(f"{prefix}a", routes("a", 9002))
+        await sink.until(lambda: not sink.said)
+        assert sink.names == ["a", "c"]
+
+
+def test_keys_that_vanished_together_and_are_put_back_one_by_one_are_not_missed_meanwhile(tmp_path: Path) -> None:
+    asyncio.run(put_back(tmp_path))
+
+
+async def put_back_later(folder: Path) -> None:
+    server, prefix = consul(), unique("specs") + "/"
+    last_good = {spec(name): routes(name) for name in ("a", "b")}
+    source = ConsulSource(settings(server, folder, specs=prefix), last_good=last_good)
+    async with running(source) as sink:
+        await sink.until(lambda: sink.names == ["a", "b"])
+        server.write(f"{prefix}a", routes("a", 9001))
+        await sink.until(lambda: sink.port("a") == 9001)
+        assert sink.names == ["a", "b"]
+        assert "not everything" in sink.said[prefix][0].message
+        source.hold_seconds = 0.0
+        server.write(f"{prefix}a", routes("a"))
+        await sink.until(lambda: sink.names == ["a"])
+        assert sink.said == {}
+
+
+def test_nor_are_those_that_vanished_before_the_process_started(tmp_path: Path) -> None:
+    asyncio.run(put_back_later(tmp_path))
+
+
 async def restored(folder: Path) -> None:
     server, prefix = consul(), unique("specs") + "/"
     last_good = {spec("a"): routes("a"), spec("gone"): routes("gone")}
+    server.write(f"{prefix}a", routes("a").replace("port: 8080", "port: x"))
     source = ConsulSource(settings(server, folder, specs=prefix), last_good=last_good)
     async with running(source) as sink:
-        await sink.until(lambda: sink.names == ["a", "gone"])  # nothing is there any more: held
-        server.write(f"{prefix}a", routes("a").replace("port: 8080", "port: x"))
         await sink.until(lambda: sink.names == ["a"])
 
 
