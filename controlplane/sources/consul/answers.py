@@ -161,6 +161,8 @@ def _endpoint(instance: Instance, address: str, port: int, locality: Locality) -
     service, health = instance.service, _health(instance.checks or ())
     weights = service.weights or _Weights()
     weight = weights.warning if health is Health.DEGRADED else weights.passing
+    if weight <= 0:
+        health = max(health, Health.DRAINING)  # it is to get no requests
     place = service.locality or instance.node.locality
     return Endpoint(
         address=address,

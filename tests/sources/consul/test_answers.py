@@ -81,9 +81,25 @@ def test_a_warning_counts_with_its_own_weight() -> None:
     weights = {"Passing": 10, "Warning": 2}
     found = [instance("10.0.0.1", Weights=weights), instance("10.0.0.2", status="warning", Weights=weights)]
     assert [endpoint.weight for endpoint in read(*found).service.endpoints] == [10, 2]
-    for extreme, weight in ((0, 1), (-3, 1), (99999999, 65535)):
-        (endpoint,) = read(instance("10.0.0.1", Weights={"Passing": extreme})).service.endpoints
-        assert endpoint.weight == weight
+    (endpoint,) = read(instance("10.0.0.1", Weights={"Passing": 99999999})).service.endpoints
+    assert endpoint.weight == 65535
+
+
+@pytest.mark.parametrize(
+    ("status", "weights", "health"),
+    [
+        ("passing", {"Passing": 0, "Warning": 1}, Health.DRAINING),
+        ("passing", {"Passing": 1, "Warning": 0}, Health.HEALTHY),
+        ("warning", {"Passing": 1, "Warning": 0}, Health.DRAINING),
+        ("warning", {"Passing": -3, "Warning": 1}, Health.DEGRADED),
+        ("critical", {"Passing": 0, "Warning": 0}, Health.UNHEALTHY),
+    ],
+)
+def test_what_weighs_nothing_gets_nothing_while_others_are_there(
+    status: str, weights: dict[str, int], health: Health
+) -> None:
+    (endpoint,) = read(instance("10.0.0.1", status=status, Weights=weights)).service.endpoints
+    assert (endpoint.health, endpoint.weight) == (health, 1)
 
 
 def test_locality_is_that_of_the_instance_or_its_node_or_the_source() -> None:
