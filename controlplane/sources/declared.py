@@ -116,13 +116,13 @@ class Declared:
         else:
             self._restored[ref] = spec
 
-    def settle(self, sink: Sink, *, doubt: bool, same_folder: bool = True) -> bool:
+    def settle(self, sink: Sink, *, doubt: bool, same_folder: bool = True, confirmed: bool = False) -> bool:
         """Tell the sink what changed, and whether anything did.
 
         `doubt`: a part of the folder cannot be read and may declare any of the restored objects. Removals are sure when
-        it is the folder that it was (`same_folder`), and something is left in it.
+        it is the folder that it was (`same_folder`), and something is left in it; or when they are `confirmed`.
         """
-        sure = same_folder and bool(self._claims)
+        sure = confirmed or (same_folder and bool(self._claims))
         doubt = doubt or bool(self._doubtful)
         said = False
         for ref in sorted(self._touched | self._kept | self._restored.keys()):
@@ -135,7 +135,7 @@ class Declared:
                     sink.remove(ref, sure=sure)
                     said = True
                 elif ref in self._restored:
-                    sink.remove(ref)  # before this process began: nobody saw it go
+                    sink.remove(ref, sure=confirmed)  # before this process began: nobody saw it go
                     said = True
             elif now is not before:
                 self._in_force[ref] = now

@@ -29,6 +29,7 @@ class Remembering:
 
     def __init__(self) -> None:
         self.objects: dict[ObjectRef, SpecObject] = {}
+        self.surely_gone: list[str] = []
         self.secrets: dict[SecretRef, Secret] = {}
         self.services: dict[ServiceRef, Service] = {}
         self.versions: dict[ServiceRef, list[Service]] = {}
@@ -50,6 +51,8 @@ class Remembering:
     def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
         self.objects.pop(ref, None)
         self.calls.append(f"remove {ref.name}")
+        if sure:
+            self.surely_gone.append(ref.name)
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         self.secrets[ref] = secret

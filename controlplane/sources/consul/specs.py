@@ -71,7 +71,7 @@ class Specs:
                 self._declared.update(self._shown(key), None)
             for key in self._vanished:
                 self._declared.update(self._shown(key), Content(doubt=RESTING))  # another key may declare it now
-        settled = self._settle(sink, doubt=doubt or self._held or self._returning)
+        settled = self._settle(sink, doubt=doubt or self._held or self._returning, confirmed=sure)
         if (now := self._said()) != said:
             sink.problems(self.source, self.prefix, now)
         return settled or now != said
@@ -80,10 +80,10 @@ class Specs:
         """The store cannot be read: what was in force before the process started is in force; returns as `update`."""
         return self._settle(sink, doubt=True)
 
-    def _settle(self, sink: Sink, *, doubt: bool) -> bool:
+    def _settle(self, sink: Sink, *, doubt: bool, confirmed: bool = False) -> bool:
         for ref in self._declared.needed(doubt=doubt):
             self._restore(ref)
-        return self._declared.settle(sink, doubt=doubt)
+        return self._declared.settle(sink, doubt=doubt, confirmed=confirmed)
 
     async def _read(self, key: str, entry: Entry) -> None:
         shown = self._shown(key)

@@ -340,6 +340,7 @@ async def specs(folder: Path) -> None:
         assert sink.names == ["a", "b"]
         await sink.until(lambda: sink.names == [])
         assert sink.said == {}
+        assert sink.surely_gone == ["a", "b"]  # after a second look nobody need doubt it again
 
 
 def test_specs_of_the_key_value_store(tmp_path: Path) -> None:
