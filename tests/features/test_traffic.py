@@ -265,7 +265,16 @@ def test_limit_by_client_address(edge: Edge, backends: Backends) -> None:
     assert [ask("203.0.113.1") for _ in range(3)] == [200, 200, 429]
     assert ask("198.51.100.9, 203.0.113.1") == 429, "what the client itself wrote is not believed"
     assert [ask("203.0.113.2") for _ in range(3)] == [200, 200, 429]
-    assert [ask("2001:db8::1") for _ in range(3)] == [200, 200, 429]
+
+
+def test_an_ipv6_client_is_counted_by_its_network_of_which_it_has_every_address(edge: Edge, backends: Backends) -> None:
+    def ask(forwarded: str) -> int:
+        return edge.request("/by-ip", "any.example.com", port=8082, headers={"x-forwarded-for": forwarded}).status
+
+    assert [ask(f"2001:db8::{number}") for number in (1, 2, 3, 1)] == [200, 200, 429, 429]
+    assert [ask("2001:db8:0:1::1") for _ in range(3)] == [200, 200, 429], "another network"
+    for address in ("192.0.2.1", "192.0.2.2", "::ffff:192.0.2.3", "::ffff:192.0.2.4", "::ffff:c000:205"):
+        assert [ask(address) for _ in range(3)] == [200, 200, 429], "each IPv4 address is a client"
 
 
 def test_limit_by_header(edge: Edge, backends: Backends) -> None:

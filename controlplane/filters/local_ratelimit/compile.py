@@ -7,9 +7,9 @@ a route share them. Limits of a listener are a filter of their own, before any e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from envoy.config.core.v3 import base_pb2, extension_pb2
 from envoy.config.route.v3 import route_components_pb2
@@ -34,6 +34,11 @@ MAX_VALUE = 4096
 """Characters of a header whose values have buckets of their own; longer ones share one. Envoy keeps each value twice: of the
 60 KiB that a header may have, a client could fill its memory with 10,000 requests, and it is never given back."""
 
+NETWORK_BITS = 64
+"""Of an IPv6 address, what a client cannot choose: whoever has one address has the network that it is in."""
+_NETWORKS_OF_V4 = ("0.0.0.0/0", f"::/{NETWORK_BITS}")
+"""Where IPv4 clients are when addresses are cut to networks, also those that a load balancer writes as `::ffff:192.0.2.1`."""
+
 _ALWAYS = base_pb2.RuntimeFractionalPercent(default_value=percent_pb2.FractionalPercent(numerator=100))
 _UNLIMITED = token_bucket_pb2.TokenBucket(
     max_tokens=2**32 - 1, tokens_per_fill=UInt32Value(value=2**32 - 1), fill_interval=duration(Per.SECOND.interval)
@@ -56,12 +61,32 @@ def _from_route(slot: str) -> Any:
     return _Action(metadata=_Action.MetaData(descriptor_key="limit", metadata_key=key, source=source))
 
 
-def _cases(key: str | None) -> list[tuple[list[Any], list[Any]]]:
-    """By whom requests are counted: pairs of what describes a client, and the descriptor entries of its bucket."""
+class _Case(NamedTuple):
+    """By whom requests are counted: what describes a client, and the descriptor entries of its bucket.
+
+    Clients whose last entry has one of the values in `others` are counted by another case.
+    """
+
+    described: Sequence[Any]
+    entries: Sequence[Any]
+    others: Sequence[str] = ()
+
+
+def _cases(key: str | None) -> list[_Case]:
     if key is None:
-        return [([], [])]
+        return [_Case([], [])]
     if key == "clientIP":
-        return [([_Action(remote_address=_Action.RemoteAddress())], [_Entry(key="remote_address", value=_ANY_VALUE)])]
+        address = _Action(remote_address=_Action.RemoteAddress())
+        none_of_v4, network_of_v6 = UInt32Value(value=0), UInt32Value(value=NETWORK_BITS)
+        network = _Action.MaskedRemoteAddress(v4_prefix_mask_len=none_of_v4, v6_prefix_mask_len=network_of_v6)
+        return [
+            _Case([address], [_Entry(key="remote_address", value=_ANY_VALUE)]),
+            _Case(
+                [_Action(masked_remote_address=network)],
+                [_Entry(key="masked_remote_address", value=_ANY_VALUE)],
+                _NETWORKS_OF_V4,
+            ),
+        ]
     header = key.removeprefix("header:")
     # Requests without the header share a bucket: leaving the header out must not lift the limit.
     absent = _Action(
@@ -72,8 +97,8 @@ def _cases(key: str | None) -> list[tuple[list[Any], list[Any]]]:
         )
     )
     return [
-        ([_Action(extension=_value(header))], [_Entry(key=header, value=_ANY_VALUE)]),
-        ([absent], [_Entry(key="header_match", value="absent")]),
+        _Case([_Action(extension=_value(header))], [_Entry(key=header, value=_ANY_VALUE)]),
+        _Case([absent], [_Entry(key="header_match", value="absent")]),
     ]
 
 
@@ -123,10 +148,12 @@ def _described(limits: Mapping[str, LocalLimit], stat_prefix: str) -> Any:
     message.always_consume_default_token_bucket.CopyFrom(BoolValue(value=False))
     message.max_dynamic_descriptors.CopyFrom(UInt32Value(value=MAX_CLIENTS))
     for identity in sorted(limits):
-        for _, entries in _cases(limits[identity].key):
-            message.descriptors.add(
-                entries=[_Entry(key="limit", value=identity), *entries], token_bucket=_bucket(limits[identity])
-            )
+        named, bucket = _Entry(key="limit", value=identity), _bucket(limits[identity])
+        for _, entries, others in _cases(limits[identity].key):
+            message.descriptors.add(entries=[named, *entries], token_bucket=bucket)
+            for value in others:  # exact values go before any value
+                other = _Entry(key=entries[-1].key, value=value)
+                message.descriptors.add(entries=[named, *entries[:-1], other], token_bucket=_UNLIMITED)
     return message
 
 
@@ -136,7 +163,7 @@ def own(limits: Mapping[str, LocalLimit], stat_prefix: str = "route_limits") -> 
         return packed(_config(_bucket(limit), stat_prefix))  # the usual case, without describing the request
     message = _described(limits, stat_prefix)
     for identity in sorted(limits):
-        for described, _ in _cases(limits[identity].key):
+        for described, *_ in _cases(limits[identity].key):
             message.rate_limits.add(actions=[_named(identity), *described])
     return packed(message)
 
@@ -157,6 +184,6 @@ def shared(limits: Mapping[str, LocalLimit], slots: Iterable[str]) -> Any:
     message = _described(limits, "route_limits")
     for slot in sorted(set(slots)):
         key = slot.rpartition("#")[0]
-        for described, _ in _cases(None if key == "all" else key):
+        for described, *_ in _cases(None if key == "all" else key):
             message.rate_limits.add(actions=[_from_route(slot), *described])
     return packed(message)
