@@ -104,7 +104,9 @@ class World:
             by = [pair for pair in granted if _within(pair[1], path)]
             if by:
                 whole = [pair for pair in granted if pair[1] == "/"]
-                self.teams.append({**route, "limited": not whole, "team": team, "by": by, "whole": whole})
+                self.teams.append(
+                    {**route, "limited": not whole, "team": team, "age": self.ages[team], "by": by, "whole": whole}
+                )
         none = _route(random, "none", ["none.invalid"], {"exact": "/"})
         return {
             "apiVersion": "gatewayspec.dev/v1alpha1",

@@ -142,7 +142,7 @@ def decide(routes: list[Said], request: Request) -> Outcome:
         return Outcome(404 if host is None else 307)
     query = dict(reversed(parse_qsl(rest, keep_blank_values=True)))
     found = [
-        (*_rank(said), route["name"], number)
+        (*_rank(said), route.get("age", ""), route["name"], number)
         for route in routes
         if host in route["hosts"]
         for number, said in enumerate(route["match"])
