@@ -44,8 +44,14 @@ RESERVED = tuple(
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48")))
 """Addresses of IPv6 that a router translates: they end with one of IPv4. (RFC 6052, RFC 8215)"""
 
-RESERVED_NAMES = ("localhost", "metadata.google.internal", "metadata.goog", "instance-data.ec2.internal")
-"""What such addresses are called wherever one is: only a grant of this very name, or one below it, leads there."""
+RESERVED_NAMES = (
+    "localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6", "localhost6.localdomain6",
+    "ip6-localhost", "ip6-loopback",
+    "metadata", "metadata.google.internal", "metadata.goog", "instance-data", "instance-data.ec2.internal",
+    "metadata.tencentyun.com",
+)  # fmt: skip
+"""What such addresses are called wherever one is, in hosts files and by the short names of clouds' search domains too: only a
+grant of this very name, or one below it, leads there."""
 
 _NUMBERS = re.compile(r"(0x[0-9a-f]*|[0-9]+)(\.(0x[0-9a-f]*|[0-9]+))*")
 """Names that some resolver takes for an address: `127.0.0.1`, and `127.1`, `2130706433` or `0x7f.0.0.1` for the same."""
