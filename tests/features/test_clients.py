@@ -72,6 +72,13 @@ def test_trusted_hops(edge: Edge, backends: Backends) -> None:
     assert _logged(edge, "/plain/hops", 8081, said)["clientIP"] == "203.0.113.1"
 
 
+def test_an_entry_with_a_port_names_no_client(edge: Edge, backends: Backends) -> None:
+    """As some proxies write it: all that comes through them counts as one client."""
+    for port in (1000, 2000):
+        said = {"x-forwarded-for": f"203.0.113.1:{port}, 192.0.2.7"}
+        assert _logged(edge, f"/plain/with-port/{port}", 8081, said)["clientIP"] == "127.0.0.1"
+
+
 @pytest.mark.parametrize(
     ("preface", "client"),
     [
