@@ -41,8 +41,8 @@ RESERVED = tuple(
 )  # fmt: skip
 """This machine, its links, and where clouds tell credentials: only a grant of a network within these leads there."""
 
-_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48")))
-"""Addresses of IPv6 that a router translates: they end with one of IPv4. (RFC 6052, RFC 8215)"""
+_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96")))
+"""Addresses of IPv6 that a router translates: they end with one of IPv4. (RFC 6052, RFC 8215, RFC 2765)"""
 
 RESERVED_NAMES = (
     "localhost", "localhost.localdomain", "localhost4", "localhost4.localdomain4", "localhost6", "localhost6.localdomain6",
