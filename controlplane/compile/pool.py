@@ -7,6 +7,9 @@ move to a new cluster when it is warm, and the former one goes last.
 The name of a load assignment says how its endpoints are spoken to, unless that is plain HTTP/1.1. A cluster that begins to
 speak TLS asks for another one, and has it before it takes the place of the former: were there one for both, an edit of
 the port and of `tls` would send requests in clear to endpoints that want TLS, or the reverse, until the second half came.
+
+The name of a cluster whose names Envoy resolves says what is in it, for Envoy does not wait for their addresses (a name that
+does not resolve must not hold back the rest): an edit makes another one, to which routes move a moment later.
 """
 
 from __future__ import annotations
@@ -157,7 +160,8 @@ def shape(
         else:
             part = part_name(key, "dns" if is_resolved else "eds", run[0][0])
         if is_resolved:
-            parts.append(Part(part, None, tuple(_dense(one for level in run for one in resolved[level]))))
+            names = tuple(_dense(one for level in run for one in resolved[level]))
+            parts.append(Part(assignment_name(part, _content(backend, names)), None, names))
         else:
             members = sorted((one for level in run for one in pools[level]), key=_order)
             pool = _pool(key, backend, tuple(members), grant)
@@ -169,6 +173,13 @@ def shape(
 
 def _digest(texts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=4).hexdigest()
+
+
+def _content(backend: Backend, names: tuple[Resolved, ...]) -> str:
+    """A hash over everything that makes a cluster of names: one in the place of another would be empty until they are resolved."""
+    ordered = any(member.priority for member in backend.members)
+    settings = backend.model_dump_json(exclude={"name", "members", "on_source_lost"})
+    return _digest((settings, str(ordered), str(backend.is_discovered), *map(str, names)))
 
 
 def _speech(backend: Backend) -> str:

@@ -19,6 +19,7 @@ from tests.support.client import Connection, Response
 from tests.support.edge import gateway_text
 from tests.support.envoy import Envoy
 from tests.support.load import Load, answers
+from tests.support.names import Names
 from tests.support.ports import free_port
 from tests.support.scripted import ScriptedPlane
 from tests.support.waiting import PATIENCE, until
@@ -409,6 +410,32 @@ def test_dns_behind_discovered_endpoints(shop: Discovered) -> None:
             shop.becomes("b")
     finally:
         other.__exit__(None, None, None)
+
+
+def test_edits_of_a_backend_whose_names_take_a_while_to_resolve(shop: Discovered) -> None:
+    """Envoy does not wait for the addresses of a cluster: one that took the place of another would be empty."""
+    named = "        - {dns: {host: slow.test, port: %d}}\n"
+    shop.plane.world[EU] = {"shop/catalog": shop.service("a")}
+    shop.write(named % shop.backend_port)
+    shop.plane.start()
+    with (
+        Names(seconds=0.1) as names,
+        HttpBackend("local", address="127.0.0.1", port=shop.backend_port),
+        HttpBackend("other", address="127.0.0.1") as other,
+    ):
+        bootstrap = yaml.safe_load(shop.plane.bootstrap("edge-1", {"role": "edge"}))
+        shop._envoy = Envoy({**bootstrap, "typed_dns_resolver_config": names.resolver()}).ready()
+        shop.becomes("local")
+        with shop.steady() as load:
+            for members, more, name in (
+                (named % other.port, "", "other"),
+                (IN_EU, "", "a"),
+                (named % other.port, "", "other"),
+                (named % other.port, "      connectTimeout: 3s\n", "other"),
+            ):
+                shop.write(members, more)
+                shop.becomes(name)
+                load.during(300)
 
 
 def test_a_service_turns_into_a_name_and_back(shop: Discovered) -> None:

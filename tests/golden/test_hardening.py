@@ -102,7 +102,10 @@ ROWS = [
     *((("gateway/least", LISTENER, "0.0.0.0:8080"), *row) for row in LISTENER_ROWS),
     *((("listener/sni", LISTENER, "0.0.0.0:8443"), *row) for row in HTTPS_ROWS),
     *((("hosts/exact", CLUSTER, "gatewayspec/platform/shop/web"), *row) for row in CLUSTER_ROWS),
-    *((("backend/tls_system", CLUSTER, "gatewayspec/platform/shop/web"), *row) for row in UPSTREAM_TLS_ROWS),
+    *(
+        (("backend/tls_system", CLUSTER, "gatewayspec/platform/shop/web/by-c5ccaf1f"), *row)
+        for row in UPSTREAM_TLS_ROWS
+    ),
     *((("jwt/remote", EXTENSION, "gatewayspec/jwt"), *row) for row in JWT_ROWS),
     *((("gateway/least", EXTENSION, "gatewayspec/identity-headers"), *row) for row in IDENTITY_ROWS),
 ]
