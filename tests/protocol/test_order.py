@@ -180,9 +180,9 @@ def test_routes_wait_a_moment_for_names_to_resolve(kind: str) -> None:
     dns = Resource(CDS, "dns", cluster("dns", kind=kind))
     client.publish((CDS, "dns", dns), resource(SRDS, "b"))
     client.take(CDS, ["dns"])
-    client.advance(0.2)
+    client.advance(0.9)
     client.expect_nothing()
-    client.advance(0.1)
+    client.advance(0.2)
     client.take(SRDS, ["b"])
 
 
