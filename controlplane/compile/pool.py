@@ -138,7 +138,10 @@ def shape_of_backend(
         if (service := member.service) is not None and (external := read.get(tables.externals, service)) is not None
     }
     grant = limits_of_backend(read, tables, key, element.gateway)
-    yield key, shape(key, element.gateway, backend, externals, grant, read.note)
+    has_names = externals or any(member.dns is not None for member in backend.members)
+    settings = read.get(tables.settings, element.gateway) if has_names else None
+    budget = settings.defaults.retry.budget if settings is not None else None
+    yield key, shape(key, element.gateway, backend, externals, grant, budget, read.note)
 
 
 def shape(
@@ -147,6 +150,7 @@ def shape(
     backend: Backend,
     externals: Mapping[ServiceRef, Service],
     grant: Grant | None,
+    retry_budget: float | None,
     note: Callable[[Issue], None],
 ) -> Shape:
     """How a backend is divided, given the services in it that stand for a DNS name, and what it may lead to."""
@@ -161,7 +165,7 @@ def shape(
             part = part_name(key, "dns" if is_resolved else "eds", run[0][0])
         if is_resolved:
             names = tuple(_dense(one for level in run for one in resolved[level]))
-            parts.append(Part(assignment_name(part, _content(backend, names)), None, names))
+            parts.append(Part(assignment_name(part, _content(backend, retry_budget, names)), None, names))
         else:
             members = sorted((one for level in run for one in pools[level]), key=_order)
             pool = _pool(key, backend, tuple(members), grant)
@@ -175,11 +179,11 @@ def _digest(texts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=4).hexdigest()
 
 
-def _content(backend: Backend, names: tuple[Resolved, ...]) -> str:
+def _content(backend: Backend, retry_budget: float | None, names: tuple[Resolved, ...]) -> str:
     """A hash over everything that makes a cluster of names: one in the place of another would be empty until they are resolved."""
     ordered = any(member.priority for member in backend.members)
     settings = backend.model_dump_json(exclude={"name", "members", "on_source_lost"})
-    return _digest((settings, str(ordered), str(backend.is_discovered), *map(str, names)))
+    return _digest((settings, str(ordered), str(backend.is_discovered), str(retry_budget), *map(str, names)))
 
 
 def _speech(backend: Backend) -> str:

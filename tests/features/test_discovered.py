@@ -432,6 +432,7 @@ def test_edits_of_a_backend_whose_names_take_a_while_to_resolve(shop: Discovered
                 (IN_EU, "", "a"),
                 (named % other.port, "", "other"),
                 (named % other.port, "      connectTimeout: 3s\n", "other"),
+                (named % other.port, '  defaults: {retry: {budget: "30%"}}\n', "other"),
             ):
                 shop.write(members, more)
                 shop.becomes(name)
