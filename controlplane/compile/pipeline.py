@@ -30,6 +30,7 @@ from controlplane.compile import (
     providers,
     routes,
     secrets,
+    shape,
     views,
 )
 from controlplane.compile.grants import Grant, GrantKey
@@ -155,7 +156,7 @@ class Tables:
         )
 
         self.shapes: Derived[Any, Any, ElementKey, Shape] = Derived(
-            "shapes", self.backends, self._with(pool.shape_of_backend)
+            "shapes", self.backends, self._with(shape.shape_of_backend)
         )
 
         # Routes, and the shards they are put into.

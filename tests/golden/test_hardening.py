@@ -103,7 +103,7 @@ ROWS = [
     *((("listener/sni", LISTENER, "0.0.0.0:8443"), *row) for row in HTTPS_ROWS),
     *((("hosts/exact", CLUSTER, "gatewayspec/platform/shop/web"), *row) for row in CLUSTER_ROWS),
     *(
-        (("backend/tls_system", CLUSTER, "gatewayspec/platform/shop/web/by-88ab26d9"), *row)
+        (("backend/tls_system", CLUSTER, "gatewayspec/platform/shop/web/by-5ffe775c"), *row)
         for row in UPSTREAM_TLS_ROWS
     ),
     *((("jwt/remote", EXTENSION, "gatewayspec/jwt"), *row) for row in JWT_ROWS),
