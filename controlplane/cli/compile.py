@@ -75,11 +75,7 @@ def command(
     output_format: str,
 ) -> int:
     """Print what Envoy gets; equal specs give equal bytes. PATH is a file, a folder, or -."""
-    from controlplane.bootstrap import hardening
-    from controlplane.cli import render
-    from controlplane.cli.documents import read, structured
-    from controlplane.cli.offline import compiled
-    from controlplane.compile.standalone import standalone
+    from controlplane.cli.ahead import ahead_of
     from controlplane.names import GATEWAY_KIND, Family
 
     if static and types != TYPES:
@@ -89,7 +85,14 @@ def command(
         if static:
             raise click.UsageError("--static is a configuration of Envoy; gRPC has none")
         types = GRPC_TYPES if types == TYPES else types
-    found = read(paths)
+    with ahead_of(paths) as ahead:
+        from controlplane.bootstrap import hardening
+        from controlplane.cli import render
+        from controlplane.cli.documents import read, structured
+        from controlplane.cli.offline import compiled
+        from controlplane.compile.standalone import standalone
+
+        found = read(paths, ahead.load)
     view = _sorted_names(gateways)
     there = _sorted_names(one.ref.full_name for one in found.objects if one.ref.kind == GATEWAY_KIND)
     seen = view or (there if len(there) == 1 else None)

@@ -23,10 +23,11 @@ from controlplane.sources.declared import duplicate
 from controlplane.sources.reading import is_spec_file, read_regular, scan
 from controlplane.spec.codes import Code
 from controlplane.spec.gateway import Document
-from controlplane.spec.parse import Parsed, parse_text
+from controlplane.spec.parse import Load, Parsed, parse_text
 from controlplane.spec.pieces import MAX_FILE, decode, too_large
 from controlplane.spec.remainder import remainder
 from controlplane.spec.rows import Kind, rows
+from controlplane.spec.yaml import load
 
 STDIN = "-"
 STDIN_NAME = "<stdin>"
@@ -68,7 +69,7 @@ class Input:
         return sum(kind is Kind.ROUTE for one in self.objects for kind, _ in one.rows)
 
 
-def read(paths: Sequence[str]) -> Input:
+def read(paths: Sequence[str], load: Load = load) -> Input:
     """Read all paths; an object that is declared twice is an error, and the first declaration counts."""
     found = Input()
     seen: set[str] = set()
@@ -77,7 +78,7 @@ def read(paths: Sequence[str]) -> Input:
             identity = file if file == STDIN else _identity(file)
             if identity not in seen:
                 seen.add(identity)
-                _read_file(file, found, named=file == path)
+                _read_file(file, found, load, named=file == path)
     _refuse_duplicates(found)
     return found
 
@@ -139,7 +140,7 @@ def _bytes(file: str, shown: str, *, named: bool) -> bytes:
     return data
 
 
-def _read_file(file: str, found: Input, *, named: bool) -> None:
+def _read_file(file: str, found: Input, load: Load, *, named: bool) -> None:
     name = STDIN_NAME if file == STDIN else file
     try:
         text = decode(_bytes(file, name, named=named), name)
@@ -154,7 +155,7 @@ def _read_file(file: str, found: Input, *, named: bool) -> None:
         return
     found.files += 1
     found.texts[name] = text
-    for parsed in parse_text(text, name):
+    for parsed in parse_text(text, name, load=load):
         found.diagnostics += parsed.diagnostics
         if parsed.ref is None:
             found.hides_gateways = True

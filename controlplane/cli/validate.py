@@ -35,11 +35,14 @@ from controlplane.errors import Severity
 def command(terminal: Terminal, paths: tuple[str, ...], secrets: Path | None, fail_on: str, output_format: str) -> int:
     """Check specs offline: YAML, schema, references, routes. PATH is a file, a folder, or - for stdin."""
     started = time.perf_counter()
-    from controlplane.cli import formats, render
-    from controlplane.cli.documents import read
-    from controlplane.cli.offline import compiled
+    from controlplane.cli.ahead import ahead_of
 
-    found = read(paths)
+    with ahead_of(paths) as ahead:
+        from controlplane.cli import formats, render
+        from controlplane.cli.documents import read
+        from controlplane.cli.offline import compiled
+
+        found = read(paths, ahead.load)
     _, diagnostics = compiled(found, secrets)
     code = exit_code(diagnostics, Severity(fail_on))
     texts = render.Texts(found.texts)

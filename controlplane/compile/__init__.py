@@ -11,7 +11,8 @@ Read `pipeline` first. `compiler` is what the process calls, `offline` and `stan
     heirs                                             who answers what a renamed listener drains
     changes                                           what commits of the graph changed, put together
     secrets  certificates  providers  expiry          certificates and key sets, whether they can be used, and until when
-    backends  cluster  pool  endpoints  assignment    clusters, and the lane of their endpoints
+    backends  shape  cluster  pool                    backends, and how each is divided into clusters
+    endpoints  assignment                             the lane of endpoints
     checks  provenance                                Envoy's own rules; from a resource back to its spec
     proxyless                                         the same rows for gRPC without a proxy
 """

@@ -24,6 +24,7 @@ from controlplane.spec.places import locate, locate_all, positions
 from controlplane.spec.yaml import Loaded, load
 
 __all__ = [
+    "Load",
     "Parsed",
     "identity",
     "locate",
@@ -50,13 +51,13 @@ class Parsed(msgspec.Struct, frozen=True):
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
-def parse_text(text: str, file: str, source: str = "files") -> list[Parsed]:
+def parse_text(text: str, file: str, source: str = "files", load: Load = load) -> list[Parsed]:
     """Every document of a file; a file that holds none is one `Parsed` with an error."""
     try:
         pieces = split(text, file)
     except InvalidInput as error:
         return [Parsed(None, None, text, 1, error.diagnostics)]
-    return [parse_piece(piece, file, source) for piece in pieces]
+    return [parse_piece(piece, file, source, load) for piece in pieces]
 
 
 def parse_document(text: str, file: str, first_line: int = 1, source: str = "files") -> Document:
