@@ -116,7 +116,7 @@ def _processors() -> int:
 def _begun(files: Sequence[str]) -> subprocess.Popen[bytes] | None:
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "controlplane.sources.ahead"],
+            [sys.executable, "-P", "-m", "controlplane.sources.ahead"],  # nothing of the folder that this is called in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what goes wrong there is done here, and what is wrong is said here

@@ -145,6 +145,19 @@ def test_without_a_second_process_all_is_read_here(
     assert read_here == ["a: 1\n"]
 
 
+def test_programs_in_the_folder_where_it_is_called_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[str]
+) -> None:
+    """`validate` looks at what strangers propose, from within the folder of it."""
+    for name in ("yaml", "msgspec", "controlplane"):
+        (tmp_path / f"{name}.py").write_text(f"open('{name}.ran', 'w')\nraise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    with ended(Ahead(write(tmp_path / "specs", "a: 1\n"))) as early:
+        assert early.load("a: 1\n").data == {"a": 1}
+    assert read_here == []
+    assert list(tmp_path.glob("*.ran")) == []
+
+
 def test_each_file_has_its_turn_once_and_those_that_are_read_come_first(tmp_path: Path) -> None:
     sizes = write(tmp_path, *(f"a: {number}\n" for number in range(9)))
     last = list(sizes)[-1]
