@@ -30,11 +30,16 @@ class Document(msgspec.Struct):
 
 @dataclass(slots=True)
 class File:
-    """What was last read of a file. `signature` is None when it could not be read."""
+    """What was last read of a file. `signature` is None while it never could be; `unread`: it could not be since."""
 
     signature: Signature | None = None
     documents: list[Document] = field(default_factory=list)
     in_place: bool = False
+    unread: bool = False
+
+    def is_as(self, signature: Signature | None) -> bool:
+        """Whether this is what was read: there is nothing to be read anew."""
+        return self.signature == signature is not None and not self.unread
 
 
 def read_document(parsed: Parsed, shown: str) -> Document:

@@ -121,7 +121,7 @@ class FileSource:
                 except Exception:  # no input may end the source (R7); everything is compared again soon
                     log.exception("reading specs failed", root=self._root)
                     for file in self._files.values():
-                        file.signature = None
+                        file.unread = True
 
     def _until_due(self) -> float | None:
         if not self._due:
@@ -193,7 +193,7 @@ class FileSource:
         changed = {
             name: _NO_CHANGE
             for name, signature in tree.files.items()
-            if (known := self._files.get(name)) is None or signature is None or known.signature != signature
+            if (known := self._files.get(name)) is None or not known.is_as(signature)
         }
         for name in self._files.keys() - tree.files.keys():
             if not any(name.startswith(f"{folder}/") for folder in tree.troubles):
@@ -300,7 +300,7 @@ class FileSource:
     async def _read(self, name: str, how: frozenset[Change], *, patient: bool, load: Load = load) -> None:
         """Read one file and say what it declares now; `patient`: wait for somebody who is writing it."""
         shown = self._path(name)
-        known = self._files.get(name)
+        known, signature = self._files.get(name), None
         try:
             if patient and is_being_written(shown, WRITER_SECONDS):
                 self._due[name] = (time.monotonic() + _LOOK_FOR_WRITER_SECONDS, how)
@@ -308,7 +308,7 @@ class FileSource:
             data, signature = await self._bytes(shown, large=not patient)
             if self._gone.pop(name, None) is not None:
                 how |= {Change.deleted}
-            if known is not None and known.signature == signature:
+            if known is not None and known.is_as(signature):
                 if name not in self._due:  # it rested, or nothing happened
                     self._believe(name, known, rested=True)
                 return
@@ -323,9 +323,10 @@ class FileSource:
         except OSError as error:
             self._cannot(name, [unreadable(shown, error)])
         except InvalidInput as error:
-            self._cannot(name, error.diagnostics)
+            self._cannot(name, error.diagnostics, signature)
         else:
-            replaced = known is None or known.signature is None or known.signature.file != signature.file
+            # One that never could be read may be any file: it is not trusted to be whole.
+            replaced = known is None or (known.signature is not None and known.signature.file != signature.file)
             file = File(signature, documents, in_place=known is not None and (not replaced or Change.deleted in how))
             self._files[name] = file
             self._believe(name, file, rested=False)
@@ -335,12 +336,14 @@ class FileSource:
             return await asyncio.to_thread(read_regular, shown, shown, MAX_FILE)
         return read_regular(shown, shown, MAX_FILE)
 
-    def _cannot(self, name: str, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic]) -> None:
-        """The file cannot be read: what it declared stays."""
+    def _cannot(
+        self, name: str, diagnostics: tuple[Diagnostic, ...] | list[Diagnostic], signature: Signature | None = None
+    ) -> None:
+        """The file cannot be read: what it declared stays. `signature`: of what is none, or the file could not be opened."""
         shown = self._path(name)
         self._gone.pop(name, None)
         known = self._files.setdefault(name, File())
-        known.signature = None
+        known.signature, known.unread = signature or known.signature, True
         old = self._declared.content(shown) or Content()
         is_file = all(diagnostic.code != Code.NOT_A_FILE for diagnostic in diagnostics)
         doubt = "it cannot be read" if is_file or old.objects else ""

@@ -83,7 +83,8 @@ MEANINGS: dict[Code, str] = {
     Code.SECRET_UNREADABLE: "a secret cannot be read; its previous content stays in force",
     Code.NOT_A_FILE: "something with the name of a spec file that is not a regular file; it is not opened",
     Code.MASS_REMOVAL: "much of what a source declares is gone at once; it stays in force until that is confirmed, or for a time",
-    Code.REMOVAL_HELD: "objects stay in force that are missing from an unfinished file, or whose custom resource was removed",
+    Code.REMOVAL_HELD: "objects stay in force that are missing from an unfinished file, whose custom resource was "
+    "removed, or which vanished from Consul's key-value store together",
     Code.TRUST_STALE: "certificates of the xDS server or its deny list cannot be used as they are on disk; what was before "
     "stays in force",
     Code.NOT_WATCHED: "a spec refers to a part of a source that the configuration leaves out",

@@ -271,6 +271,27 @@ def test_an_emptied_file_removes_nothing(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("content", [b"", b"\xc3", b"\0", b"a: ["], ids=["empty", "not UTF-8", "NUL", "broken"])
+def test_a_file_that_could_not_be_read_for_a_moment_is_no_new_file(tmp_path: Path, content: bytes) -> None:
+    """What is written into it afterwards may be half of it, as before; another file in its place is whole."""
+
+    async def scenario() -> None:
+        path = tmp_path / "a.yaml"
+        path.write_text(file(routes("a"), routes("b")))
+        async with running(FileSource(tmp_path, settle_seconds=3600)) as sink:
+            path.write_bytes(content)
+            await sink.until(lambda: bool(sink.said))
+            path.write_text(routes("a", 9001))
+            await sink.until(lambda: sink.port("a") == 9001)
+            assert sink.names == ["a", "b"]
+            path.write_bytes(content)
+            await sink.until(lambda: bool(sink.said))
+            replace_file(path, routes("a"))
+            await sink.until(lambda: sink.names == ["a"])
+
+    asyncio.run(scenario())
+
+
 def test_of_two_declarations_the_smaller_path_wins(tmp_path: Path) -> None:
     """Whatever the order of arrival."""
 
