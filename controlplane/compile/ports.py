@@ -69,7 +69,7 @@ def ports(
                         "clientIP",
                         codes.CONFLICT,
                         f"{where}, which says another clientIP",
-                        "say the same",
+                        "say the same, or use another port",
                         section="listeners",
                     )
                 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from envoy.config.core.v3 import extension_pb2
@@ -11,7 +11,7 @@ from controlplane.compile import codes
 from controlplane.compile.checks import checked
 from controlplane.compile.claims import wildcards
 from controlplane.compile.listener import MAX_CONNECTIONS, REQUEST_RECEIVED, FilterChain, listener
-from controlplane.compile.ports import entry_of, misdirected, names, ports
+from controlplane.compile.ports import entry_of, listeners_of, misdirected, names, ports
 from controlplane.compile.rows import Chain, Issue, ResourceKey, excluded
 from controlplane.compile.xds_types import EXTENSION, LISTENER
 from controlplane.errors import nearest
@@ -109,15 +109,24 @@ def extensions(read: Read, tables: Tables, view: View, __: bool) -> Iterator[tup
     shared = {identity: limit for (_, _, identity), limit in named}
     slots = {slot for (_, slot, _), _ in named}
     yield _extension(view, filter_chain.ROUTE_LIMITS, local_ratelimit.shared(shared, slots), offers=frozenset(shared))
-    limits: dict[str, dict[str, LocalLimit]] = {}
-    for _, sharing in ports(read, tables, view):
-        for key, spec, gateway in sharing:
-            for chain in read.get(tables.gateway_chains, gateway) or ():
-                if chain.listener == key:
-                    limits.setdefault(chain.group, {}).update(_listener_limits(read, tables, key, spec, gateway))
+    sharing = [one for _, of_port in ports(read, tables, view) for one in of_port]
+    limits: dict[str, dict[str, LocalLimit]] = {chain.group: {} for chain, _ in _chains_of(read, tables, sharing)}
+    # Those of a listener that lost its port too: its hosts are served there all the same when they share its group.
+    for chain, (key, spec, gateway) in _chains_of(read, tables, listeners_of(read, tables, view)):
+        if chain.group in limits:
+            limits[chain.group].update(_listener_limits(read, tables, key, spec, gateway))
     for name, found in sorted(limits.items()):
         config = local_ratelimit.own(found, "listener_limits") if found else local_ratelimit.nothing()
         yield _extension(view, f"{filter_chain.LISTENER_LIMITS}/{name}", config)
+
+
+def _chains_of(
+    read: Read, tables: Tables, listeners: Iterable[tuple[ElementKey, Listener, GatewayName]]
+) -> Iterator[tuple[Chain, tuple[ElementKey, Listener, GatewayName]]]:
+    for one in listeners:
+        for chain in read.get(tables.gateway_chains, one[2]) or ():
+            if chain.listener == one[0]:
+                yield chain, one
 
 
 def _extension(

@@ -207,3 +207,20 @@ def test_a_narrower_certificate_takes_no_host_from_an_older_gateway(routes: str,
         told = [(one.subject, one.path) for one in edge.diagnostics if one.code == "GW0213"]
     lost = ["spec.listeners[https].tls[0].hosts", *(["spec.routes[r].hosts"] if routes else [])]
     assert told == [("GatewaySpec platform/beta", path) for path in lost]
+
+
+def test_who_lost_a_port_for_its_client_address_keeps_its_limits(ports: dict[str, int]) -> None:
+    """Its hosts are served there all the same: on plain HTTP there is no name before the request."""
+    older = """\
+  listeners: [{name: http, port: 8080, protocol: HTTP}]
+  routes: [{name: r, hosts: [alpha.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}]
+"""
+    younger = """\
+  listeners: [{name: http, port: 8080, protocol: HTTP, use: [flood], clientIP: {trustedHops: 1}}]
+  policies: [{name: flood, rateLimit: {local: [{requests: 1, per: hour}]}}]
+  routes: [{name: r, hosts: [beta.example.com], match: [{path: {prefix: /}}], public: true, respond: {status: 200}}]
+"""
+    spec = "\n---\n".join((gateway("alpha", older), gateway("beta", younger))).replace("KEYS", key_set(rsa_key()))
+    with Edge(spec, ports) as edge:
+        assert [one.code for one in edge.diagnostics] == ["GW0213"]
+        assert [edge.request("/", "beta.example.com").status for _ in range(3)] == [200, 429, 429]
