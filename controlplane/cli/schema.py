@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from controlplane.cli.options import examples, output, speaking
 from controlplane.cli.terminal import Terminal
@@ -27,7 +28,7 @@ from controlplane.cli.terminal import Terminal
     show_default=True,
     help="Which kind; all is either document kind.",
 )
-@click.option("--crd", is_flag=True, help="CustomResourceDefinitions instead, as YAML documents.")
+@click.option("--crd", is_flag=True, help="CustomResourceDefinitions instead; -o json gives one list.")
 @output("json", "yaml")
 @speaking
 def command(terminal: Terminal, kind: str, crd: bool, output_format: str) -> None:
@@ -35,12 +36,14 @@ def command(terminal: Terminal, kind: str, crd: bool, output_format: str) -> Non
     from controlplane.cli.documents import structured
 
     if crd:
-        terminal.data(_resource_definitions(kind))
+        asked = click.get_current_context().get_parameter_source("output_format") is not ParameterSource.DEFAULT
+        terminal.data(_resource_definitions(kind, output_format if asked else "yaml"))
         return
     terminal.data(structured(_of_configuration() if kind == "Configuration" else _of_documents(kind), output_format))
 
 
-def _resource_definitions(kind: str) -> str:
+def _resource_definitions(kind: str, output_format: str) -> str:
+    """As `kubectl apply -f -` takes them: YAML documents, or a list in JSON."""
     from controlplane.cli.documents import structured
     from controlplane.spec.crd import definitions
 
@@ -48,6 +51,8 @@ def _resource_definitions(kind: str) -> str:
     if kind != "all" and kind not in found:
         raise click.UsageError(f"there is no custom resource of kind {kind}")
     wanted = found.values() if kind == "all" else [found[kind]]
+    if output_format == "json":
+        return structured({"apiVersion": "v1", "kind": "List", "items": list(wanted)}, "json")
     return "---\n".join(structured(one, "yaml") for one in wanted)
 
 

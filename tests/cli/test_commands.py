@@ -282,3 +282,13 @@ def test_serve_shows_where_its_configuration_is_wrong(run: Run, tmp_path: Path) 
     assert result.returncode == Exit.PROBLEMS
     assert "cp.yaml:3:3" in result.stderr
     assert run("serve", "--config", "gone.yaml").returncode == Exit.FAILED
+
+
+def test_custom_resource_definitions_in_both_formats(run: Run) -> None:
+    documents = list(yaml.safe_load_all(run("schema", "--crd").stdout))
+    assert documents == list(yaml.safe_load_all(run("schema", "--crd", "-o", "yaml").stdout))
+    assert json.loads(run("schema", "--crd", "-o", "json").stdout) == {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": documents,
+    }
