@@ -241,7 +241,11 @@ def test_a_start_waits_for_a_source_that_failed_when_nothing_is_remembered_of_it
     assert plane.intake.missing() == [CLUSTER]
     assert "not all that it declares is known" in (plane.intake.sources[CLUSTER].trouble or "")
     plane.say(lambda intake: intake.put(spec(EDGE)))
-    assert plane.intake.missing() == [], "it has said something, and failed in part"
+    assert plane.intake.missing() == [CLUSTER], "gateways of one kind are known, and not the routes of another"
+    plane.say(lambda intake: intake.failed(CLUSTER, "secrets: Denied", specs=False))
+    assert plane.intake.missing() == [], "all that it declares has been read, though other things cannot be"
+    plane.say(fails)
+    assert plane.intake.missing() == []
     plane = Restarted(EDGE)
     plane.say(fails)
     plane.files_are_read()

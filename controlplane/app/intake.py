@@ -105,7 +105,6 @@ class Intake:
 
     def put(self, spec: SpecObject) -> None:
         """An object as it is now."""
-        self.sources[spec.ref.source].remembered = True
         self._gone.pop(spec.ref, None)
         if spec.ref in self._guard.held:
             self._guard.back(spec.ref)
@@ -238,13 +237,19 @@ class Intake:
         self.changed()
 
     def failed(
-        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+        self,
+        source: str,
+        reason: str,
+        *,
+        endpoints: bool = True,
+        namespaces: frozenset[str] = frozenset(),
+        specs: bool = True,
     ) -> None:
         """The source, or a part of it, cannot be read."""
         status = self.sources[source]
         if status.failure != reason:
             log.error("source failed", source=source, reason=reason)
-        status.has_failed(reason, self._clock(), endpoints=endpoints, namespaces=namespaces)
+        status.has_failed(reason, self._clock(), endpoints=endpoints, namespaces=namespaces, specs=specs)
         self._restore(status)
         self._hold_for_services()
         self.changed()

@@ -49,7 +49,8 @@ class SourceStatus:
     synced: bool = False
     failure: str | None = None
     remembered: bool = True
-    """Whether what it declares is known from before this process started, or it has said some of it; or it declares nothing."""
+    """Whether what it declares is known from before this process started, or was read though other things cannot be; or it
+    declares nothing."""
 
     def works(self) -> bool:
         """It said everything, and can be read."""
@@ -90,10 +91,20 @@ class SourceStatus:
         )
 
     def has_failed(
-        self, reason: str, at: float, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+        self,
+        reason: str,
+        at: float,
+        *,
+        endpoints: bool = True,
+        namespaces: frozenset[str] = frozenset(),
+        specs: bool = True,
     ) -> None:
-        """It, or a part of it, cannot be read; `endpoints`: its services neither, or else those of `namespaces`."""
+        """It, or a part of it, cannot be read; `endpoints`: its services neither, or else those of `namespaces`.
+
+        `specs`: nor has all been read that it declares.
+        """
         self.failure = reason
+        self.remembered |= not specs
         if self.lost is None:
             self.lost = at
         if not endpoints:

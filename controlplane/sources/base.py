@@ -63,12 +63,18 @@ class Sink(Protocol):
         """Everything that exists has been pushed; also: the source works again after `failed`."""
 
     def failed(
-        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+        self,
+        source: str,
+        reason: str,
+        *,
+        endpoints: bool = True,
+        namespaces: frozenset[str] = frozenset(),
+        specs: bool = True,
     ) -> None:
         """The source, or a part of it, cannot be read; what it said last stays in force.
 
         `endpoints`: nothing is read of services, either; or else of those in `namespaces`. Whoever keeps them for a time
-        only counts from then.
+        only counts from then. `specs`: not all that it declares has been read yet.
         At the start this is said when each part has been read or has failed: others wait no longer for what is not said yet.
         """
 

@@ -36,7 +36,7 @@ class Remembering:
         self.said: dict[str, tuple[Diagnostic, ...]] = {}
         self.state = "starting"
         self.reason = ""
-        self.endpoints_fail = False
+        self.endpoints_fail = self.specs_fail = False
         self.lost_namespaces: frozenset[str] = frozenset()
         self.failures = 0
         self.calls: list[str] = []
@@ -80,12 +80,19 @@ class Remembering:
         self.state = "synced"
 
     def failed(
-        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+        self,
+        source: str,
+        reason: str,
+        *,
+        endpoints: bool = True,
+        namespaces: frozenset[str] = frozenset(),
+        specs: bool = True,
     ) -> None:
         self.state = "failed"
         self.reason = reason
         self.endpoints_fail = endpoints
         self.lost_namespaces = namespaces
+        self.specs_fail = specs
         self.failures += 1
 
     def flush(self, event_time: float) -> None:

@@ -38,7 +38,13 @@ class Recorder:
         raise NotImplementedError
 
     def failed(
-        self, source: str, reason: str, *, endpoints: bool = True, namespaces: frozenset[str] = frozenset()
+        self,
+        source: str,
+        reason: str,
+        *,
+        endpoints: bool = True,
+        namespaces: frozenset[str] = frozenset(),
+        specs: bool = True,
     ) -> None:
         raise NotImplementedError
 

@@ -77,7 +77,7 @@ class ConsulSource:
         self._services = Services(settings, self._client, self._trouble, self._went_back, before)
         self._specs = Specs(self.name, settings.specs, last_good) if settings.specs is not None else None
         self._troubles: dict[str, str] = {}
-        self._said: tuple[str, bool] | None = None
+        self._said: tuple[str, bool, bool] | None = None
         """What failed, and whether services could not be read."""
         self._synced = False
         self._unseen = set(_REGISTERED) | ({"specs"} if self._specs else set())
@@ -318,9 +318,10 @@ class ConsulSource:
         reason = "; ".join(sorted(set(self._troubles.values())))
         if reason:
             lost = self._services.lost or not self._troubles.keys().isdisjoint(_REGISTERED)
-            if (reason, lost) != self._said and (self._said or self._synced or self._answered):
-                self._said, self._synced = (reason, lost), False
-                sink.failed(self.name, reason, endpoints=lost)
+            unread = "specs" in self._unseen
+            if (reason, lost, unread) != self._said and (self._said or self._synced or self._answered):
+                self._said, self._synced = (reason, lost, unread), False
+                sink.failed(self.name, reason, endpoints=lost, specs=unread)
                 sink.flush(time.monotonic())
         elif not self._unseen and not self._synced and self._services.caught_up:
             self._said, self._synced = None, True

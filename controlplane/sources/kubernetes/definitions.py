@@ -78,6 +78,11 @@ class SpecWatch:
         """Whether objects are held."""
         return any(documents.held for documents, _ in self._documents)
 
+    @property
+    def listed(self) -> bool:
+        """Whether every kind has been listed once, in every namespace that is watched."""
+        return all(reflector.health.listed for _, reflector in self._documents)
+
     def seen(self, ref: ObjectRef) -> Seen | None:
         """The object as the API server has it, or None."""
         return next((found for documents, _ in self._documents if (found := documents.seen.get(ref))), None)

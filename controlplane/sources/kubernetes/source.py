@@ -99,8 +99,8 @@ class KubernetesSource:
         self._catalog.setback.changed = self._wake.set
         self._access.noticed = self._wake.set
         self._started = False
-        self._said: tuple[str | None, bool, frozenset[str]] = (None, False, frozenset())
-        """What failed, whether services could not be read, and those of which namespaces."""
+        self._said: tuple[str | None, bool, frozenset[str], bool] = (None, False, frozenset(), False)
+        """What failed, whether services could not be read, and those of which namespaces; whether there may be other specs."""
         self._told = False
         self._said_stale = ""
         self._watches: Watches
@@ -256,7 +256,8 @@ class KubernetesSource:
         """Tell the sink what the sum of all kinds is, when that has changed."""
         self._say_stale(sink)
         failure = "; ".join(filter(None, (self._watches.failure, self._catalog.setback.reason))) or None
-        said = (failure, self._services.lost, self._services.lost_namespaces)
+        unread = self._specs is not None and not self._specs.listed
+        said = (failure, self._services.lost, self._services.lost_namespaces, unread)
         if not self._answered and (failure is None or not self._told):
             return
         if self._told and said == self._said:
@@ -265,7 +266,7 @@ class KubernetesSource:
         if failure is None:
             sink.synced(self.name)
         else:
-            sink.failed(self.name, failure, endpoints=said[1], namespaces=said[2])
+            sink.failed(self.name, failure, endpoints=said[1], namespaces=said[2], specs=unread)
         sink.flush(time.monotonic())
 
     def _say_stale(self, sink: Sink) -> None:

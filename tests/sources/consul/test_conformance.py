@@ -415,6 +415,7 @@ async def unreadable_keys(folder: Path) -> None:
     async with running(source) as sink:
         assert sink.state == "failed"
         assert f"needed: key_prefix read for {prefix}" in sink.reason
+        assert sink.specs_fail
         assert "remove a" not in sink.calls
 
 

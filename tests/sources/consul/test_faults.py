@@ -182,7 +182,7 @@ async def some_of_it() -> None:
         fake.instead["/v1/kv/"] = lambda _: status(403, "Permission denied")
         await fake.wake()
         await sink.until(lambda: sink.state == "failed")
-        assert not sink.endpoints_fail
+        assert (sink.endpoints_fail, sink.specs_fail) == (False, False), "they were read before"
         fake.instead["/v1/health/service/other"] = lambda _: status(
             200, "[]", **{"X-Consul-Index": "9", "X-Consul-Results-Filtered-By-ACLs": "true"}
         )

@@ -175,11 +175,34 @@ def test_a_secret_that_is_denied_makes_no_endpoint_older(cluster: Kubernetes, na
     async def scenario() -> None:
         fill(cluster, namespace)
         kubeconfig = config(cluster, tmp_path, namespace)
-        grant(cluster, "endpoints.yaml", namespace)
+        for file in ("endpoints.yaml", "specs.yaml"):
+            grant(cluster, file, namespace)
         web, tls = ref(namespace, "web"), secret_ref(namespace, "shop-tls")
-        async with watching(kubeconfig, [web], [tls], ready=False) as (sink, _):
+        async with watching(kubeconfig, [web], [tls], watched=Watched(specs=True), ready=False) as (sink, _):
             await sink.until(lambda: sink.state == "failed" and web in sink.services)
             assert (sink.endpoints_fail, sink.reason.startswith("secret ")) == (False, True)
+            assert not sink.specs_fail
+
+    asyncio.run(scenario())
+
+
+def test_a_kind_of_specs_that_is_denied_leaves_open_what_is_declared(
+    cluster: Kubernetes, namespace: str, tmp_path: Path
+) -> None:
+    """Routes are there, and no gateways yet: a process that knows nothing of before must not begin with that."""
+
+    async def scenario() -> None:
+        fill(cluster, namespace)
+        kubeconfig = config(cluster, tmp_path, namespace)
+        grant(cluster, "specs.yaml", namespace)
+        role = f"controlplane-specs-{namespace}"
+        rules = [{"apiGroups": ["gatewayspec.dev"], "resources": ["routespecs"], "verbs": ["list", "watch"]}]
+        await asyncio.to_thread(cluster.patch, "ClusterRole", role, {"rules": rules})
+        async with watching(kubeconfig, watched=Watched(specs=True, endpoints=False), ready=False) as (sink, _):
+            await sink.until(lambda: sink.state == "failed" and route_ref(namespace) in sink.objects)
+            assert sink.specs_fail
+            await asyncio.to_thread(grant, cluster, "specs.yaml", namespace)
+            await sink.until(lambda: sink.state == "synced")
 
     asyncio.run(scenario())
 
