@@ -59,6 +59,7 @@ class Cluster:
     """What is asked of the services of a source."""
 
     name = CLUSTER
+    held = 0
 
     def __init__(self) -> None:
         self.caught_up = True
@@ -273,6 +274,16 @@ def test_others_make_the_word_of_a_silent_source_no_younger() -> None:
     plane = Restarted(EDGE, clock=lambda: 100.0)
     plane.files_are_read()
     assert (plane.intake.sources["files"].spoke, plane.intake.sources[CLUSTER].spoke) == (100.0, 0.0)
+
+
+def test_the_word_of_one_source_makes_that_of_another_no_younger() -> None:
+    now = 100.0
+    plane = Restarted(clock=lambda: now)
+    plane.files_are_read()
+    plane.say(lambda intake: intake.synced(CLUSTER))
+    now = 200.0
+    plane.say(lambda intake: intake.put(spec(EDGE)))
+    assert (plane.intake.sources["files"].spoke, plane.intake.sources[EDGE.source].spoke) == (100.0, 200.0)
 
 
 def test_what_this_version_cannot_use_of_the_last_good_state_is_said_until_its_source_speaks() -> None:

@@ -42,6 +42,11 @@ def _is_said_by(ref: ObjectRef | SecretRef, source: str) -> bool:
     return source == "secrets" and ref.source == FILES
 
 
+def _of_secret(ref: SecretRef) -> str:
+    """The source that says a secret."""
+    return "secrets" if ref.source == FILES else ref.source
+
+
 class Intake:
     """The sink of every source."""
 
@@ -105,6 +110,7 @@ class Intake:
 
     def put(self, spec: SpecObject) -> None:
         """An object as it is now."""
+        self._spoke(spec.ref.source)
         self._gone.pop(spec.ref, None)
         if spec.ref in self._guard.held:
             self._guard.back(spec.ref)
@@ -148,6 +154,7 @@ class Intake:
 
     def remove(self, ref: ObjectRef, *, sure: bool = False) -> None:
         """An object is gone; what is not sure may be held. Takes effect with `flush`."""
+        self._spoke(ref.source)
         self._gone[ref] = sure
 
     def _judge_removals(self) -> None:
@@ -174,6 +181,10 @@ class Intake:
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
         """A secret as it is now. A pair or authorities that cannot be used do not replace those that can."""
+        self._spoke(_of_secret(ref))
+        self._take_secret(ref, secret)
+
+    def _take_secret(self, ref: SecretRef, secret: Secret) -> None:
         self._unconfirmed.discard(ref)
         self._lost.discard(ref)
         self._early.pop(ref, None)
@@ -190,6 +201,10 @@ class Intake:
 
     def remove_secret(self, ref: SecretRef) -> None:
         """A secret is gone."""
+        self._spoke(_of_secret(ref))
+        self._lose_secret(ref)
+
+    def _lose_secret(self, ref: SecretRef) -> None:
         self._early.pop(ref, None)
         before = self.secrets.pop(ref, None)
         kept = {name: value for name in OUTLIVING if before and (value := before.get(name)) is not None}
@@ -216,12 +231,18 @@ class Intake:
                 self._forget_secret(ref)
             self._say_lost(ref, ())
 
+    def _spoke(self, source: str) -> None:
+        if (status := self.sources.get(source)) is not None:
+            status.spoke = self._clock()
+
     def put_service(self, ref: ServiceRef, service: Service, *, sure: bool = False) -> None:
         """A service as it is now."""
+        self._spoke(ref.source)
         self.services.put(ref, service, sure=sure)
 
     def remove_service(self, ref: ServiceRef, *, sure: bool = False) -> None:
         """There is no such service."""
+        self._spoke(ref.source)
         self.services.put(ref, None, sure=sure)
 
     def problems(self, source: str, subject: str, diagnostics: Sequence[Diagnostic]) -> None:
@@ -256,9 +277,6 @@ class Intake:
 
     def flush(self, event_time: float) -> None:
         """A batch ends."""
-        for status in self.sources.values():
-            if status.works():
-                status.spoke = self._clock()
         self._judge_removals()
         self.services.ask()
         self.services.flush(event_time)
@@ -289,13 +307,13 @@ class Intake:
         now = self._wall_clock()
         due = [ref for ref, pair in self._early.items() if not refusal_of_pair(self.secrets[ref], pair, now)]
         for ref in due:
-            self.put_secret(ref, self._early[ref])
+            self._take_secret(ref, self._early[ref])
         if due:
             self.flush(self._clock())
 
     def held(self, source: str) -> int:
         """How many objects of a source stay in force only because their removal is not believed yet."""
-        return sum(ref.source == source for ref in self._guard.held)
+        return sum(ref.source == source for ref in self._guard.held) + self.services.held_objects(source)
 
     def release(self, event_time: float) -> None:
         """Commit what there is, and from now on whatever comes, though a source may not have answered."""
@@ -381,7 +399,7 @@ class Intake:
         self._say_held(source)
         for secret in [ref for ref in self._unconfirmed if isinstance(ref, SecretRef) and _is_said_by(ref, source)]:
             self._unconfirmed.discard(secret)
-            self.remove_secret(secret)
+            self._lose_secret(secret)
 
     def _say_held(self, source: str) -> None:
         held = {ref: one for ref, one in self._guard.held.items() if ref.source == source}

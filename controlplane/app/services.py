@@ -165,6 +165,11 @@ class Services:
         source = self.sources.get(name)
         return source is None or source.caught_up
 
+    def held_objects(self, name: str) -> int:
+        """How many objects a source itself leaves in force though they seem to be gone."""
+        source = self.sources.get(name)
+        return 0 if source is None else source.held
+
     # -- what sources say ----------------------------------------------------------------------------------------
 
     def put(self, ref: ServiceRef, service: Service | None, *, sure: bool) -> None:

@@ -36,7 +36,7 @@ class Hearing:
 class SourceStatus:
     """One source. Times are of a clock that only goes forward (seconds).
 
-    `spoke` is when it said something last, `lost` since when it, or a part of it, cannot be read (None: it can), and
+    `spoke` is when it said something last, or that it works, `lost` since when it, or a part of it, cannot be read (None: it can), and
     `endpoints_lost` since when its services cannot: a secret that may not be read makes no endpoint older. What it said
     before this process started counts. `namespaces_lost` is the same for the services of single namespaces.
     """

@@ -27,8 +27,8 @@ def command(terminal: Terminal, admin: str, output_format: str) -> int:
     """One row for each source: its state, and what it delivers.
 
     works: it can be read. waiting: it has not said everything yet. failed: it cannot be read; what it said last is in
-    force. AGE is how long ago it could be read. HELD counts specs and endpoints that are gone, and stay until that is
-    confirmed or the guard's time is over. The exit code is 1 when a source has failed.
+    force. AGE is how long ago it said something, or could be read if it cannot be now. HELD counts specs and endpoints that
+    are gone, and stay until that is confirmed or the guard's time is over. The exit code is 1 when a source has failed.
     """
     answer = ask(admin, "/v1/sources")
     sources: list[dict[str, Any]] = answer["sources"]

@@ -91,6 +91,10 @@ class Discovery(Protocol):
     def caught_up(self) -> bool:
         """Whether everything wanted has been pushed or said to be absent, but for what the source cannot read."""
 
+    @property
+    def held(self) -> int:
+        """How many objects the source itself leaves in force, though it does not find them any more."""
+
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
         """These are referred to as well, from now on. What is wanted and does not exist is pushed as removed."""
 

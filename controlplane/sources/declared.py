@@ -65,6 +65,16 @@ class Declared:
         """Whether something is in force as it was before this process started, and not declared."""
         return bool(self._restored)
 
+    @property
+    def in_force(self) -> int:
+        """How many objects are in force."""
+        return len(self._in_force)
+
+    @property
+    def kept(self) -> int:
+        """How many of them no file declares."""
+        return len(self._kept)
+
     def all_elsewhere(self, file: str) -> bool:
         """Whether other files declare every object of this one too: it was renamed, or its content moved."""
         content = self._files.get(file, _NOTHING)

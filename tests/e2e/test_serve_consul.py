@@ -227,6 +227,7 @@ def test_specs_of_a_prefix_that_is_emptied_stay_for_as_long_as_is_configured(tmp
             until(lambda: answers(site.port, "extra", "/extra", host=HOST), "it is served")
             site.consul.delete("specs/", below=True)
             until(lambda: "GW0305" in str(site.plane.json("/v1/problems")), "its removal is doubted")
+            assert [one["heldObjects"] for one in site.plane.json("/v1/sources")["sources"] if one["objects"]] == [0, 1]
             until(lambda: not answers(site.port, "extra", "/extra", host=HOST), "and believed in the end", 60)
             assert "GW0305" not in str(site.plane.json("/v1/problems"))
     finally:

@@ -78,6 +78,8 @@ class ScriptedSource:
         self._caught_up = True
         self._sink: Sink
 
+    held = 0
+
     @property
     def caught_up(self) -> bool:
         return self._caught_up or self._broken not in {None, "silent"}

@@ -91,6 +91,11 @@ class ConsulSource:
         """Whether everything wanted was pushed or said to be absent, but for what cannot be read."""
         return self._answered and (self._doubt_until is not None or self._services.answered)
 
+    @property
+    def held(self) -> int:
+        """How many objects stay in force though their keys are gone."""
+        return self._specs.held_objects if self._specs is not None else 0
+
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
         """These services, too. Consul has no secrets."""
         self._services.want(services)

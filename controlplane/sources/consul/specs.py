@@ -46,6 +46,11 @@ class Specs:
         """Whether everything vanished at once, and is kept, or what is not back of it."""
         return self._held or bool(self._vanished) or (self._returning and self._declared.keeps_restored)
 
+    @property
+    def held_objects(self) -> int:
+        """How many objects that is."""
+        return self._declared.in_force if self._held else self._declared.kept if self.held else 0
+
     async def update(self, found: Collection[Entry], sink: Sink, *, sure: bool, doubt: bool) -> bool:
         """The store as it is now; returns whether anything was said.
 

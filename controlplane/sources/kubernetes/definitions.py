@@ -74,9 +74,9 @@ class SpecWatch:
                 self._documents.append((documents, reflector))
 
     @property
-    def held(self) -> bool:
-        """Whether objects are held."""
-        return any(documents.held for documents, _ in self._documents)
+    def held(self) -> int:
+        """How many objects are held."""
+        return sum(documents.held for documents, _ in self._documents)
 
     @property
     def listed(self) -> bool:

@@ -117,6 +117,11 @@ class KubernetesSource:
             return False
         return self._services.caught_up and self._secrets.caught_up
 
+    @property
+    def held(self) -> int:
+        """How many custom resources stay in force though their definition is gone, or was."""
+        return self._specs.held if self._specs is not None else 0
+
     def want(self, services: Collection[ServiceRef], secrets: Collection[SecretRef]) -> None:
         """These are referred to as well, from now on."""
         self._to_take |= {ref: True for ref in services if ref.source == self.name}

@@ -207,9 +207,9 @@ class Documents:
         return bool(self._unjudged)
 
     @property
-    def held(self) -> bool:
-        """Whether objects are held."""
-        return bool(self._held)
+    def held(self) -> int:
+        """How many objects are held."""
+        return len(self._held)
 
     def delete(self, seen: set[ObjectRef]) -> None:
         """The definition is there: what was seen deleted was meant."""

@@ -355,10 +355,11 @@ async def put_back(folder: Path) -> None:
     async with running(source) as sink:
         server.delete(prefix, below=True)
         await sink.until(lambda: "no key is left" in str(sink.said.get(prefix)))
+        assert source.held == 3
         sink.calls.clear()
         server.write(f"{prefix}z", routes("c", 9001))  # under another name
         await sink.until(lambda: sink.port("c") == 9001)
-        assert sink.names == ["a", "b", "c"]
+        assert (sink.names, source.held) == (["a", "b", "c"], 2)
         assert f": {prefix}a, {prefix}b, {prefix}c" in sink.said[prefix][0].message
         assert set(sink.said) == {prefix}
         server.write(f"{prefix}a", routes("a"))

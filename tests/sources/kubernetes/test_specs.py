@@ -193,6 +193,7 @@ def test_a_definition_that_was_removed_while_nobody_watched(
                 )
                 assert set(sink.objects) == {route_ref(namespace, "a"), route_ref(namespace, "b")}
                 assert sink.codes == ["GW0305"]
+                assert source.held == 1
 
     asyncio.run(scenario())
 
