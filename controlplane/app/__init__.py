@@ -6,7 +6,7 @@ Read `process` first: it makes the parts, starts them in order, and ends them. T
     readiness  listening  addresses           the first answer, and where this process can be reached
     sources  clusters  datacenters            which sources the configuration asks for
     intake  services  source_status  memory   what they say, how they stand, what was in force before and is kept on disk
-    successors                                which secrets do not replace those in force
+    secrets  successors                       which secrets are in force, and which do not replace them
     loop  pace  garbage                       edits are gathered, and swept in slices
     lane                                      endpoints, beside that
     publishing                                what follows from a commit, at once

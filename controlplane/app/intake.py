@@ -1,7 +1,6 @@
 """What sources say becomes edits of the compiler; what was in force before fills the gaps they leave.
 
-Implements `Sink`. A lost certificate keeps the previous pair; keys of issuers are gone at once, since
-authentication fails closed. Sources' ages and failures are kept here for whoever asks.
+Implements `Sink`; what is special about secrets is in `secrets`. Sources' ages and failures are kept here for whoever asks.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ import structlog
 
 from controlplane.app.loop import CommitLoop
 from controlplane.app.problems import Problems
+from controlplane.app.secrets import SOURCE as SECRETS
+from controlplane.app.secrets import Secrets, source_of
 from controlplane.app.services import Services
 from controlplane.app.source_status import SourceStatus
-from controlplane.app.successors import OUTLIVING, refusal_of_pair, successor
-from controlplane.compile.codes import SECRET_LOST, UNUSABLE_SECRET
 from controlplane.compile.compiler import Compiler
 from controlplane.errors import Diagnostic, Severity
 from controlplane.model.endpoint import Service
 from controlplane.model.secret import Secret
-from controlplane.names import FILES, ObjectRef, SecretRef, ServiceRef
+from controlplane.names import ObjectRef, SecretRef, ServiceRef
 from controlplane.sources.base import SpecObject
 from controlplane.sources.belief import restored
 from controlplane.sources.guard import Limits, ObjectGuard, held_sentence
@@ -33,18 +32,6 @@ log = structlog.get_logger(__name__)
 
 SERVICE_WAIT = 2.0
 """Seconds that a change of the configuration waits for services that it names first, from a source that works."""
-
-
-def _is_said_by(ref: ObjectRef | SecretRef, source: str) -> bool:
-    """Whether a source that has said everything has spoken of this; a secret that is only given on demand: later."""
-    if isinstance(ref, ObjectRef):
-        return ref.source == source
-    return source == "secrets" and ref.source == FILES
-
-
-def _of_secret(ref: SecretRef) -> str:
-    """The source that says a secret."""
-    return "secrets" if ref.source == FILES else ref.source
 
 
 class Intake:
@@ -83,12 +70,10 @@ class Intake:
         self.waited_for = frozenset(self.sources) if waited_for is None else frozenset(waited_for)
         self._loop: CommitLoop
         self._keep = keep
-        self._keep_secret = keep_secret
-        self.secrets: dict[SecretRef, Secret] = dict(secrets_before)
-        self._early: dict[SecretRef, Secret] = {}  # with pairs that are not within their time
-        self._lost: set[SecretRef] = set()
+        self._secrets = Secrets(
+            secrets_before, keep=keep_secret, services=services, register=register, wall_clock=wall_clock
+        )
         self._clock = clock
-        self._wall_clock = wall_clock
         self._guard: ObjectGuard[ObjectRef] = ObjectGuard(limits)
         self._limits = limits
         self._gone: dict[ObjectRef, bool] = {}
@@ -97,16 +82,14 @@ class Intake:
         self._may_declare = may_declare
         self._waited = False
         self._holding = True  # a gateway without its secrets is no error as long as nobody has looked for them
-        self._unconfirmed: set[ObjectRef | SecretRef] = {*objects_before, *secrets_before}
+        self._unconfirmed = set(objects_before)
         self._unusable: set[ObjectRef] = set()  # of these: in force before, and not valid here
         self._uncompiled = set(objects_before)  # proxies have what followed from these, and this process nothing yet
-        services.unnamed |= {ref for ref in secrets_before if ref.source != FILES}
 
     def attach(self, loop: CommitLoop) -> None:
         """Where edits go. Secrets that were in force before come first, so that they are the last good ones."""
         self._loop = loop
-        for ref, secret in self.secrets.items():
-            self._edit_secret(ref, secret)
+        self._secrets.attach(loop)
 
     def put(self, spec: SpecObject) -> None:
         """An object as it is now."""
@@ -180,56 +163,24 @@ class Intake:
         self._edit_object(ref, None, keep=True)
 
     def put_secret(self, ref: SecretRef, secret: Secret) -> None:
-        """A secret as it is now. A pair or authorities that cannot be used do not replace those that can."""
-        self._spoke(_of_secret(ref))
-        self._take_secret(ref, secret)
-
-    def _take_secret(self, ref: SecretRef, secret: Secret) -> None:
-        self._unconfirmed.discard(ref)
-        self._lost.discard(ref)
-        self._early.pop(ref, None)
-        found = successor(self.secrets.get(ref), secret, self._wall_clock())
-        if found.untimely:
-            self._early[ref] = secret
-        secret = found.secret
-        help = "write tls.crt and tls.key that belong together and are within their time, and a whole ca.crt"
-        said = [Diagnostic(UNUSABLE_SECRET, f'secret "{ref.subject}" {why}', help=help) for why in found.refused]
-        self.secrets[ref] = secret
-        self._edit_secret(ref, secret)
-        self._keep_secret(ref, secret)
-        self._say_lost(ref, said)
+        """A secret as it is now."""
+        self._spoke(source_of(ref))
+        self._secrets.put(ref, secret)
 
     def remove_secret(self, ref: SecretRef) -> None:
         """A secret is gone."""
-        self._spoke(_of_secret(ref))
-        self._lose_secret(ref)
+        self._spoke(source_of(ref))
+        self._secrets.remove(ref)
 
-    def _lose_secret(self, ref: SecretRef) -> None:
-        self._early.pop(ref, None)
-        before = self.secrets.pop(ref, None)
-        kept = {name: value for name in OUTLIVING if before and (value := before.get(name)) is not None}
-        if kept:
-            self._lost.add(ref)
-            self.secrets[ref] = Secret.of(kept)
-            self._edit_secret(ref, self.secrets[ref])
-            self._keep_secret(ref, self.secrets[ref])
-            message = f'secret "{ref.subject}" is gone; its certificate stays in force'
-            self._say_lost(ref, [Diagnostic(SECRET_LOST, message, help="put it back, or remove what refers to it")])
-        else:
-            self._forget_secret(ref)
+    @property
+    def secrets(self) -> Mapping[SecretRef, Secret]:
+        """Those that are in force."""
+        return self._secrets.in_force
 
     def forget_secrets(self, is_used: Callable[[SecretRef], bool]) -> None:
-        """Secrets that are gone, or are given for a document that names them, stay as long as something refers to them."""
-        if not all(status.synced for status in self.sources.values()):
-            return  # what is not read yet may refer to them
-        for ref in [ref for ref in self._lost | self.services.unnamed if not is_used(ref)]:
-            self._lost.discard(ref)
-            self._unconfirmed.discard(ref)
-            self.services.unnamed.discard(ref)
-            self._early.pop(ref, None)
-            if self.secrets.pop(ref, None) is not None:
-                self._forget_secret(ref)
-            self._say_lost(ref, ())
+        """Secrets that nothing refers to any more go, unless what is not read yet may refer to them."""
+        if all(status.synced for status in self.sources.values()):
+            self._secrets.forget_unused(is_used)
 
     def _spoke(self, source: str) -> None:
         if (status := self.sources.get(source)) is not None:
@@ -290,7 +241,8 @@ class Intake:
     def tick(self) -> None:
         """Time passes: what was held long enough is believed."""
         self.services.tick(self._is_heard)
-        self._take_early()
+        if self._secrets.take_early():
+            self.flush(self._clock())
         if due := self._guard.due(self._clock(), self._is_heard):
             for ref in due:
                 self._remove(ref)
@@ -301,15 +253,6 @@ class Intake:
     def _is_heard(self, ref: ObjectRef | ServiceRef) -> bool:
         status = self.sources[ref.source]
         return status.is_heard and not (isinstance(ref, ServiceRef) and ref.namespace in status.namespaces_lost)
-
-    def _take_early(self) -> None:
-        """Pairs whose time has come, or whose predecessors' time is over."""
-        now = self._wall_clock()
-        due = [ref for ref, pair in self._early.items() if not refusal_of_pair(self.secrets[ref], pair, now)]
-        for ref in due:
-            self._take_secret(ref, self._early[ref])
-        if due:
-            self.flush(self._clock())
 
     def held(self, source: str) -> int:
         """How many objects of a source stay in force only because their removal is not believed yet."""
@@ -334,7 +277,7 @@ class Intake:
     def _before(self, status: SourceStatus) -> list[ObjectRef]:
         """What was in force before, of which a source that has not said everything may still speak."""
         unsaid = () if status.synced else self._unconfirmed
-        of_source = (ref for ref in unsaid if isinstance(ref, ObjectRef) and ref.source == status.name)
+        of_source = (ref for ref in unsaid if ref.source == status.name)
         return sorted(filter(self._may_declare, of_source))
 
     def _restore(self, status: SourceStatus) -> None:
@@ -386,7 +329,7 @@ class Intake:
             self._loop.release()
 
     def _forget_unconfirmed(self, source: str) -> None:
-        missing = [ref for ref in self._unconfirmed if isinstance(ref, ObjectRef) and _is_said_by(ref, source)]
+        missing = [ref for ref in self._unconfirmed if ref.source == source]
         known = len({*missing, *(ref for ref in self.objects if ref.source == source)})
         gone = {ref: self._gone.pop(ref, False) for ref in missing}
         believed = self._guard.judge(source, gone, known, self._clock())
@@ -397,9 +340,8 @@ class Intake:
             else:
                 self._put(spec)
         self._say_held(source)
-        for secret in [ref for ref in self._unconfirmed if isinstance(ref, SecretRef) and _is_said_by(ref, source)]:
-            self._unconfirmed.discard(secret)
-            self._lose_secret(secret)
+        if source == SECRETS:
+            self._secrets.remove_unconfirmed()
 
     def _say_held(self, source: str) -> None:
         held = {ref: one for ref, one in self._guard.held.items() if ref.source == source}
@@ -409,13 +351,3 @@ class Intake:
             help = "put them back if that was a mistake; else they go when the time is over"
             said = [Diagnostic(Code.MASS_REMOVAL, message, help=help, severity=Severity.WARNING, subject=source)]
         self.register.say(("held", source), said)
-
-    def _forget_secret(self, ref: SecretRef) -> None:
-        self._loop.edit(ref, lambda compiler: compiler.remove_secret(ref))
-        self._keep_secret(ref, None)
-
-    def _edit_secret(self, ref: SecretRef, secret: Secret) -> None:
-        self._loop.edit(ref, lambda compiler: compiler.put_secret(ref, secret))
-
-    def _say_lost(self, ref: SecretRef, diagnostics: Sequence[Diagnostic]) -> None:
-        self.register.say(("lost", ref), diagnostics)
