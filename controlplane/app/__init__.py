@@ -13,7 +13,7 @@ Read `process` first: it makes the parts, starts them in order, and ends them. T
     leaving  requirements  draining  in_place what no spec says any more, and some proxy still needs
     doubts                                    what documents said before edits that proxies may refuse
     fleet  trust  gone                        which proxy sees what, who is let in, who has left
-    problems  refusals  reports               what is wrong, and whom it is told
+    problems  refusals  reports  offered      what is wrong, and whom it is told
     look  rollcall  routes  changes  ages  observing   what the admin API and the metrics show
 """
 

@@ -69,6 +69,11 @@ class CommitLoop:
         """Whether an edit with this key is not committed yet."""
         return key in self._edits or (self._sweeping and key in self.taken)
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether a commit is under way: what is compiled and what is published may differ."""
+        return self._sweeping
+
     def flush(self, event_time: float) -> None:
         """A consistent batch of edits ends here; `event_time` is when the cause of the oldest was noticed."""
         if not self._edits:

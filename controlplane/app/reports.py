@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from controlplane.app.loop import CommitLoop
+from controlplane.app.offered import offers
 from controlplane.app.problems import Problems
 from controlplane.app.rollcall import gateways_in, gateways_of
 from controlplane.compile import codes
@@ -74,6 +75,10 @@ class Reports:
         """By gateway: when the publications went out that changed something of it, back to the newest that is no news."""
         self._alone: dict[GatewayName, set[ObjectRef]] = {}
         """By gateway: the routes that were told that no proxy is connected."""
+        self._unserved: set[ObjectRef] = set()
+        """Those of whose routes none was published when it was asked last."""
+        self._undecided: set[ObjectRef] = set()
+        """Those that were asked for while a commit was under way that may decide it."""
         self._counted: dict[GatewayName, _Counted] = {}
         self._counted_at = float("-inf")
         self._moving = False
@@ -98,6 +103,7 @@ class Reports:
                     continue  # else an edit in one source may put what another one has of that name in force
                 self._gateways.discard(ref)
                 self._published.pop(ref, None)
+                self._unserved.discard(ref)
                 if ref.kind == GATEWAY_KIND:
                     self._changes.pop(GatewayName(ref.full_name), None)
                 for alone in self._alone.values():
@@ -109,6 +115,8 @@ class Reports:
                 self._gateways.add(ref)
                 self._changes.setdefault(GatewayName(ref.full_name), deque())
             self._touch((ref,))
+        undecided, self._undecided = self._undecided, set()
+        self._touch(undecided)
         self.fleet_moved()
 
     def published(self, parts: Iterable[Hashable], sequence: int) -> None:
@@ -165,6 +173,11 @@ class Reports:
         spec = self._register.object_of(ref) if not stands_back else None
         gateway = _gateway(spec) if spec is not None else None
         is_gateway = ref.kind == GATEWAY_KIND
+        is_served = is_gateway or spec is None or self._is_served(ref, spec, diagnostics)
+        if not is_served and self._loop.sweeps:
+            self._undecided.add(ref)
+            return None
+        self._note(ref, is_served=is_served)
         proxies = Proxies()
         if gateway is not None:
             refused = is_gateway or any(one.code == codes.REJECTED for one in diagnostics)
@@ -176,8 +189,28 @@ class Reports:
                 self._alone.setdefault(gateway, set()).add(ref)
                 self.fleet_moved()  # one may have come since they were counted
         snapshot = self._store.view(parts_of((gateway,))).version() if is_gateway and gateway is not None else ""
-        in_force = spec is not None
-        return Standing(generation, diagnostics, proxies, snapshot, counts=is_gateway, in_force=in_force, good=good)
+        return Standing(
+            generation,
+            diagnostics,
+            proxies,
+            snapshot,
+            counts=is_gateway,
+            in_force=spec is not None,
+            good=good,
+            is_served=is_served,
+        )
+
+    def _is_served(self, ref: ObjectRef, spec: SpecObject, diagnostics: Iterable[Diagnostic]) -> bool:
+        """Whether anything of its routes is published; of most objects nothing is said that would keep it out."""
+        asked = ref in self._unserved or any(map(_may_withhold, diagnostics))
+        return not asked or offers(self._loop.compiler.tables, self._store, spec)
+
+    def _note(self, ref: ObjectRef, *, is_served: bool) -> None:
+        if not is_served:
+            self._unserved.add(ref)
+        elif ref in self._unserved:
+            self._unserved.discard(ref)
+            self._published[ref] = self._store.sequence  # it took no edit of its own
 
     def _changed(self, gateway: GatewayName) -> int:
         """The last publication that changed something of a gateway, but for what went out a moment ago."""
@@ -215,6 +248,11 @@ class Reports:
         for counted in self._counted.values():
             counted.settled.sort()
         self._counted_at = time.monotonic()
+
+
+def _may_withhold(one: Diagnostic) -> bool:
+    """Whether it may keep routes out of what is published."""
+    return one.severity is Severity.ERROR or one.code == codes.NO_LISTENER
 
 
 def _forget(changes: deque[tuple[int, float]], now: float) -> None:

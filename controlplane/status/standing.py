@@ -50,7 +50,8 @@ class Standing:
     """What is known of an object. `generation` is the one that the diagnostics are about.
 
     `snapshot` and `counts` are for gateways alone: what is said of a route must not change with every other route.
-    `in_force` is whether any version of it is; `good` is the generation of that one, 0 when nobody knows it.
+    `in_force` is whether any version of it is; `good` is the generation of that one, 0 when nobody knows it. `is_served`
+    is whether proxies are offered any of its routes, when it has some.
     """
 
     generation: int
@@ -60,6 +61,7 @@ class Standing:
     counts: bool = False
     in_force: bool = True
     good: int = 0
+    is_served: bool = True
 
 
 def status(standing: Standing, before: Mapping[str, Any], now: str) -> dict[str, Any]:
@@ -120,8 +122,11 @@ def _compiled(errors: Sequence[Diagnostic], standing: Standing) -> dict[str, str
     worst = min(errors, key=_rank)
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     message = f"{worst.path + ': ' if worst.path else ''}{worst.message}{more}{_rest(worst, standing)}"
-    reason = _REASONS.get(str(worst.code), "Invalid" if _is_invalid(worst) else "Unresolved")
-    return {"type": "Compiled", "status": "False", "reason": reason, "message": message[:MAX_MESSAGE]}
+    return {"type": "Compiled", "status": "False", "reason": _reason(worst), "message": message[:MAX_MESSAGE]}
+
+
+def _reason(error: Diagnostic) -> str:
+    return _REASONS.get(str(error.code), "Invalid" if _is_invalid(error) else "Unresolved")
 
 
 def _rest(worst: Diagnostic, standing: Standing) -> str:
@@ -131,7 +136,7 @@ def _rest(worst: Diagnostic, standing: Standing) -> str:
     if worst.code == codes.UNKNOWN_GATEWAY:
         return "; nothing of it is served until there is one"
     if not _is_invalid(worst):
-        return "; everything else of it is served"
+        return "; everything else of it is served" if standing.is_served else "; nothing of it is served"
     return "; the last good version is in force" if standing.in_force else "; nothing of it is in force"
 
 
@@ -153,11 +158,18 @@ def _withheld(errors: Sequence[Diagnostic], standing: Standing) -> _Said | None:
     if codes.UNKNOWN_GATEWAY in found:
         return "False", "UnknownGateway", "no proxy gets it: there is no such gateway"
     if standing.good == standing.generation or not any(map(_is_invalid, errors)):
-        return None
+        return None if standing.is_served else _unserved(errors)
     if not standing.in_force:
         return "False", "Invalid", "no proxy gets it: it cannot be used, and there is no good version of it"
     which = f"generation {standing.good}, the last good one," if standing.good else "the last good version"
     return "False", "LastGood", f"no proxy gets generation {standing.generation}: {which} stays in force"
+
+
+def _unserved(errors: Sequence[Diagnostic]) -> _Said:
+    """None of its routes is among what proxies are offered: because of errors, or for want of a listener."""
+    if errors:
+        return "False", _reason(min(errors, key=_rank)), "no proxy gets it: none of its routes is served"
+    return "False", "NoListener", "no proxy gets it: no listener accepts the hosts of its routes"
 
 
 def _programmed(proxies: Proxies) -> _Said:

@@ -13,6 +13,7 @@ import pytest
 
 from controlplane.app.problems import Problems
 from controlplane.app.reports import Reports
+from controlplane.compile.compiler import Compiler
 from controlplane.errors import Diagnostic
 from controlplane.names import GatewayName, ObjectRef
 from controlplane.sources.base import SpecObject
@@ -50,7 +51,13 @@ class Rig:
         self.streams: list[Any] = []
         """Of proxies that are connected."""
         version = SimpleNamespace(version=lambda: "v")
-        idle: Any = SimpleNamespace(waits=lambda _: False, view=lambda _: version, nodes=lambda: self.streams)
+        idle: Any = SimpleNamespace(
+            waits=lambda _: False,
+            sweeps=False,
+            compiler=Compiler(),
+            view=lambda _: version,
+            nodes=lambda: self.streams,
+        )
         self.reports = Still(self.register, idle, idle, idle)
         self.touched: list[ObjectRef] = []
         sink: Any = SimpleNamespace(

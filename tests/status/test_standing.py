@@ -85,6 +85,25 @@ def test_what_no_proxy_gets_is_not_programmed(
     assert all(one["observedGeneration"] == 3 for one in found["conditions"])
 
 
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        (("GW0220",), "NotGranted"),
+        (("GW0213", "GW0220"), "Conflict"),
+        (("GW0211",), "Conflict"),
+        (("GW0202",), "Unresolved"),
+        ((), "NoListener"),
+    ],
+)
+def test_what_serves_nothing_is_not_programmed(errors: tuple[str, ...], reason: str) -> None:
+    """Whoever waits for it with kubectl would go on; and nothing else of it is served."""
+    found = status(
+        Standing(3, tuple(Diagnostic(code, "no") for code in errors), Proxies(2, 2), is_served=False), {}, NOW
+    )
+    assert condition(found, "Programmed") == ("False", reason)
+    assert found["conditions"][0]["message"].endswith("; nothing of it is served" if errors else "compiled")
+
+
 def test_which_generation_was_good_stays_said_after_a_restart() -> None:
     first = status(Standing(3, (BROKEN,), Proxies(), good=2), {}, NOW)
     assert status(Standing(3, (BROKEN,), Proxies()), first, LATER) == first
