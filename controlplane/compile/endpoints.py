@@ -171,6 +171,26 @@ class EndpointTables:
             ):
                 message = f"no instance of {ref} has all of these tags and meta"
                 read.note(Issue(pool.origin, path, codes.UNKNOWN_SERVICE, message, "", False, "backends"))
+            if service is not None and (issue := _not_granted(pool, member, service)):
+                read.note(issue)
+
+
+def _not_granted(pool: Pool, member: PoolMember, service: Service) -> Issue | None:
+    """Endpoints of a member stand where its document may not lead. How many others there are is not said: that changes more."""
+    if (grant := pool.grant) is None or member.service is None:
+        return None
+    left_out = {one.address for one in service.endpoints if grant.reserved(one.address) and is_chosen(member, one)}
+    if not left_out:
+        return None
+    some = any(one.address not in left_out and is_chosen(member, one) for one in service.endpoints)
+    where, more = min(left_out), len(left_out) - 1
+    message = (
+        f"endpoints of service {member.service} at {where}{f' and {more} more' if more else ''} are left out: "
+        f'that is not granted to namespace "{grant.namespace}"{"" if some else "; it has no others"}'
+    )
+    help = "the owner of the gateway can grant it by a network that is for such addresses alone: spec.delegates[].addresses"
+    path = f"members[{member.index}].{member.service.source.partition('/')[0]}.service"
+    return Issue(pool.origin, path, codes.NOT_GRANTED, message, help, not some, "backends")
 
 
 def _unheard(pool: Pool, member: PoolMember, meanwhile: str) -> Issue:

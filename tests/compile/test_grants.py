@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from envoy.config.endpoint.v3 import endpoint_pb2
 
-from controlplane.compile.compiler import Compiler
+from controlplane.compile.compiler import Compiler, issues_of
 from controlplane.compile.grants import Grant, is_reserved, within
 from controlplane.compile.offline import compile_objects
 from controlplane.compile.xds_types import LOAD_ASSIGNMENT
@@ -425,3 +425,80 @@ def test_a_service_without_ports_of_another_namespace_was_not_granted_with_all_p
     found = endpoint_pb2.ClusterLoadAssignment.FromString(body).endpoints
     assert [one.endpoint.address.socket_address.port_value for level in found for one in level.lb_endpoints] == served
     assert [one.code for one in compiled.diagnostics] == ([] if served else ["GW0223"])
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "networks", "served", "told"),
+    [
+        (["127.0.0.1"], [], [], ("error", "at 127.0.0.1 are left out: ", "; it has no others")),
+        (
+            ["169.254.1.1", "127.0.0.1"],
+            [],
+            [],
+            ("error", "at 127.0.0.1 and 1 more are", "; it has no others"),
+        ),
+        (["127.0.0.1", "10.0.0.1"], ["0.0.0.0/0"], ["10.0.0.1"], ("warning", "at 127.0.0.1 are", ' namespace "team"')),
+        # Of those that are not chosen nothing is left out, and none is another.
+        (["10.0.0.1", {"address": "127.0.0.1", "tags": []}], [], ["10.0.0.1"], None),
+        (
+            ["127.0.0.1", {"address": "10.0.0.1", "tags": []}],
+            [],
+            [],
+            ("error", "at 127.0.0.1 are", "; it has no others"),
+        ),
+        (["127.0.0.1"], ["127.0.0.0/8"], ["127.0.0.1"], None),
+        (["10.0.0.1"], [], ["10.0.0.1"], None),
+        ([], [], [], None),
+    ],
+)
+@pytest.mark.parametrize("namespace", ["team", "platform"])
+def test_endpoints_at_addresses_that_are_not_granted_are_left_out_and_named(
+    namespace: str, endpoints: list[Any], networks: list[str], served: list[str], told: tuple[str, str, str] | None
+) -> None:
+    """Else a route answers 503, and nothing says why. The gateway's own documents may lead anywhere."""
+    document = team(namespace)
+    consul = {"datacenter": "dc", "service": "team", "tags": ["x"]}
+    document["spec"]["backends"] = [{"name": "own", "members": [{"consul": consul}]}]
+    documents = [gateway({**TEAMS, "namespaces": ["team"], "addresses": networks}), document]
+    found = [{"tags": ["x"], **({"address": one} if isinstance(one, str) else one)} for one in endpoints]
+    compiled = compile_objects(
+        {worlds.ref(one): worlds.split(one) for one in documents},
+        {},
+        (GatewayName("platform/edge"),),
+        services={service_ref("consul/dc", "team"): service({"ports": {"": 8080}, "endpoints": found})},
+    )
+    [body] = [
+        one.body for one in compiled.resources((GatewayName("platform/edge"),)) if one.type_url == LOAD_ASSIGNMENT
+    ]
+    levels = endpoint_pb2.ClusterLoadAssignment.FromString(body).endpoints
+    addresses = [one.endpoint.address.socket_address.address for level in levels for one in level.lb_endpoints]
+    if namespace == "platform":
+        assert len(addresses) == sum("x" in one["tags"] for one in found)
+        assert compiled.diagnostics == ()
+        return
+    assert addresses == served
+    said = [(str(one.severity), one.code, one.path) for one in compiled.diagnostics]
+    assert said == ([(told[0], "GW0220", "spec.backends[own].members[0].consul.service")] if told else [])
+    for one in compiled.diagnostics if told else ():
+        assert told is not None
+        assert told[1] in one.message
+        assert one.message.endswith(told[2])
+        assert "spec.delegates[].addresses" in one.help
+
+
+def test_what_is_left_out_of_a_service_is_said_anew_only_when_that_is_another() -> None:
+    """Others come and go all the time."""
+    lived = Lived()
+    document = team("team")
+    document["spec"]["backends"] = [{"name": "own", "members": [{"consul": {"datacenter": "dc", "service": "team"}}]}]
+    lived.put(gateway({**TEAMS, "namespaces": ["team"]}))
+    lived.put(document)
+    lived.compiler.commit_now()
+    said = []
+    for endpoints in (["127.0.0.1", "10.0.0.1"], ["127.0.0.1", "10.0.0.2", "10.0.0.3"], ["10.0.0.2"]):
+        known = service({"ports": {"": 8080}, "endpoints": endpoints})
+        lived.compiler.endpoints.put(service_ref("consul/dc", "team"), known)
+        lived.compiler.endpoints.commit()
+        issues = issues_of(lived.compiler.endpoints.tables.graph)
+        said.append([[one.code for one in found] for found in issues.values()])
+    assert said == [[["GW0220"]], [], [[]]], "nothing new the second time, taken back the third time"
