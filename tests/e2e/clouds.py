@@ -57,6 +57,7 @@ class Clouds:
         self.open(*ADDRESSES)
         stack.callback(lambda: self.close(*self.backends))
         self.relay = stack.enter_context(Relay(self.eu.port))
+        self.way_to_consul = stack.enter_context(Relay(self.consul.port))
         for name, one in self.clusters.items():
             one.wait()
             self.furnish(name)
@@ -73,7 +74,7 @@ class Clouds:
         self.becomes("eu-1", "eu-2")
 
     def _project(self, folder: Path) -> Path:
-        """The control plane's folder, and beside it its configuration. The first cluster is reached by a relay."""
+        """The control plane's folder, and beside it its configuration. The first cluster and Consul are reached by relays."""
         project = folder / "project"
         project.mkdir()
         token = folder / "token"
@@ -86,7 +87,9 @@ class Clouds:
                 {"name": "eu", "kubeconfig": str(eu), "specs": True, "status": False, "region": "eu"},
                 {"name": "us", "kubeconfig": str(us), "region": "us"},
             ],
-            "consul": [{"name": "dc", "address": self.consul.address, "tokenFile": str(token)}],
+            "consul": [
+                {"name": "dc", "address": f"http://127.0.0.1:{self.way_to_consul.port}", "tokenFile": str(token)}
+            ],
         }
         (folder / "controlplane.yaml").write_text(yaml.safe_dump({"sources": sources}))
         return project
@@ -156,10 +159,13 @@ class Clouds:
     def healthy(self) -> None:
         """Every place as it was in the beginning."""
         self.relay.slow_down(None)
+        self.relay.flip(self.eu.port)
+        self.way_to_consul.flip(self.consul.port)
         for name, one in self.clusters.items():
             until(lambda name=name: self.up(f"kubernetes/{name}"), f"{name} can be read")  # type: ignore[misc]
             one.service("shop", "web")
             self.pods(name, f"{name}-1", f"{name}-2")
+        until(lambda: self.up("consul/dc"), "Consul can be read")
         self.consul.check("web", "dc-1", "passing")
         self.becomes("eu-1", "eu-2")
         self.becomes("us-1", "us-2", host=US)
