@@ -205,7 +205,7 @@ class Reflector:
         except Refused as refused:
             if refused.trouble is not Trouble.GONE:
                 raise
-            version = await self._pages(0)
+            version = await self._one_page()
         number = version_number(version)
         self._mirror.end(number, rewound=number < self.highest)
         self._version, self.highest = version, number
@@ -213,6 +213,16 @@ class Reflector:
         self.health.listed = True
         self._mirror.flush(event_time)
         self._report()
+
+    async def _one_page(self) -> str:
+        try:
+            return await self._pages(0)
+        except Refused as refused:
+            if refused.trouble is not Trouble.GONE:
+                raise
+            raise Refused(
+                Trouble.BROKEN, f"a list that asks for no version is refused for its age: {refused}"
+            ) from None
 
     async def _pages(self, limit: int) -> str:
         self._mirror.begin()

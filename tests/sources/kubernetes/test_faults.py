@@ -200,6 +200,7 @@ def test_a_frozen_server_loses_nothing(cluster: Kubernetes, namespace: str, tmp_
         (200, b'{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":7}}]}', Trouble.BROKEN),
         (200, b'{"metadata":{},"items":[]}', Trouble.BROKEN),
         (302, b"", Trouble.BROKEN),
+        (410, b'{"kind":"Status","code":410,"message":"too old resource version"}', Trouble.BROKEN),
     ],
 )
 def test_an_answer_that_is_none_changes_nothing(
