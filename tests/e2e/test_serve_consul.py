@@ -6,8 +6,11 @@ import json
 import signal
 import sqlite3
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import yaml
 
 from tests.e2e.plane import Plane, answers, forward, gateway, respond
 from tests.support.backends import HttpBackend
-from tests.support.certificates import write_secret
+from tests.support.certificates import Authority, write_secret
 from tests.support.client import Connection
 from tests.support.consul import Consul, ConsulError
 from tests.support.envoy import Envoy
@@ -32,8 +35,10 @@ HOST = "shop.example.com"
 class Site:
     """A Consul, a control plane that watches it, an Envoy, and the backends `a` and `b` as instances of `web`."""
 
-    def __init__(self, folder: Path, guards: dict[str, Any] | None = None, **source: Any) -> None:
-        self.consul = Consul(folder / "consul").start()
+    def __init__(
+        self, folder: Path, guards: dict[str, Any] | None = None, tls: Authority | None = None, **source: Any
+    ) -> None:
+        self.consul = Consul(folder / "consul", tls=tls).start()
         token = folder / "token"
         token.write_text(self.consul.token())
         written = {"name": "gcp-dc2", "address": self.consul.address, "tokenFile": str(token), **source}
@@ -70,6 +75,18 @@ class Site:
 
     def connect(self) -> Connection:
         return Connection(self.port)
+
+    def changing(self, times: int) -> float:
+        """The median of the seconds that a change of `web` takes, from its being written to its use."""
+        found = []
+        for number in range(times):
+            gone, left = ("a", "b") if number % 2 else ("b", "a")
+            self.consul.check("web", f"node-{left}", "passing")
+            self.consul.check("web", f"node-{gone}", "critical")
+            written = time.monotonic()
+            until(lambda left=left: self.answer(left), f"{left} answers", step=0.001)  # type: ignore[misc]
+            found.append(time.monotonic() - written)
+        return sorted(found)[times // 2]
 
     def answer(self, *names: str) -> bool:
         """Whether these backends, and no others, answer thirty requests."""
@@ -267,3 +284,62 @@ def test_a_gateway_that_moves_between_a_file_and_consul_is_never_gone(tmp_path: 
             assert site.plane.gateways() == ["platform/consul", "platform/edge", "platform/file"]
     finally:
         site.consul.kill()
+
+
+def test_a_certificate_of_consul_that_has_expired(tmp_path: Path) -> None:
+    authority = Authority()
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    site = Site(tmp_path, tls=authority, ca=str(tmp_path / "ca.pem"))
+    try:
+        with site.plane:
+            site.serve()
+            with Load(site.connect, always("/", HOST)) as load:
+                site.consul.kill()
+                site.consul.present(authority, life=timedelta(hours=-1))
+                site.consul.start()
+                until(lambda: "expired" in (site.source()["failure"] or ""), "it is said")
+                load.during(200)
+                site.consul.kill()
+                site.consul.present(authority)
+                site.consul.start()
+                until(lambda: site.source()["failure"] is None, "it is read again")
+                site.consul.check("web", "node-a", "critical")
+                until(lambda: site.answer("b"), "only the healthy one is asked")
+    finally:
+        site.consul.kill()
+
+
+def test_ten_thousand_instances_that_flap_hold_up_no_other_service(site: Site) -> None:
+    """F39: half of them come and go all the time, as fast as that can be written."""
+    addresses = [f"10.201.{number // 250}.{number % 250 + 1}" for number in range(10_000)]
+    site.serve()
+    site.consul.register_many("crowd", addresses, 80)
+    members = [{"consul": {"datacenter": "gcp-dc2", "service": name}} for name in ("web", "crowd")]
+    backends = [{"name": name, "members": [member]} for name, member in zip(("web", "crowd"), members, strict=True)]
+    routes = [forward("web", "/", "web", [HOST]), forward("crowd", "/", "crowd", ["crowd.example.com"])]
+    site.plane.write(gateway(port=site.port, routes=routes, backends=backends))
+    until(lambda: site.source()["endpoints"] == len(addresses) + 2, "all of them are known")
+    with Load(site.connect, always("/", HOST)):
+        before = site.changing(6)
+        stop, written = threading.Event(), 0
+
+        def flap() -> None:
+            nonlocal written
+            while not stop.is_set():
+                start = written * 320 % len(addresses)
+                status = "critical" if written * 320 // len(addresses) % 2 == 0 else "passing"
+                site.consul.register_many("crowd", addresses[start : start + 320], 80, status)
+                written += 1
+
+        flapping = threading.Thread(target=flap)
+        flapping.start()
+        try:
+            until(lambda: written >= 10, "much has happened")
+            during = site.changing(6)
+        finally:
+            stop.set()
+            flapping.join()
+    print(
+        f"{written * 320} changes of instances; another service: {before * 1e3:.0f} ms before, {during * 1e3:.0f} meanwhile"
+    )
+    assert during < before + 2.5, (before, during)

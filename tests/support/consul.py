@@ -15,7 +15,8 @@ import shutil
 import signal
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,9 @@ class Consul:
         """Other settings for the next start."""
         self._configuration |= settings
 
-    def present(self, authority: Authority, *, ask_clients: bool = False) -> None:
+    def present(self, authority: Authority, *, ask_clients: bool = False, life: timedelta = timedelta(days=1)) -> None:
         """Serve HTTPS with a certificate of this authority; of a running server, after `reload`."""
-        pair = authority.leaf("127.0.0.1", "localhost")
+        pair = authority.leaf("127.0.0.1", "localhost", life=life)
         files = {"ca.pem": authority.pem, "server.pem": pair.certificate, "server.key": pair.key}
         for name, content in files.items():
             (self.folder / name).write_bytes(content)
@@ -211,6 +212,18 @@ class Consul:
             body["Check"] = self._check(node, name, status)
         self.put("/v1/catalog/register", body)
         return node
+
+    def register_many(self, service: str, addresses: Sequence[str], port: int, status: str = "passing") -> None:
+        """An instance at each of these addresses, on a node for each 32 of them."""
+        for start in range(0, len(addresses), 32):
+            node = f"{service}-{start}"
+            found: list[dict[str, Any]] = [{"Node": {"Verb": "set", "Node": {"Node": node, "Address": "10.9.9.9"}}}]
+            for address in addresses[start : start + 32]:
+                name = f"{service}-{address}"
+                instance = {"ID": name, "Service": service, "Address": address, "Port": port}
+                found.append({"Service": {"Verb": "set", "Node": node, "Service": instance}})
+                found.append({"Check": {"Verb": "set", "Check": self._check(node, name, status)}})
+            self.put("/v1/txn", found)
 
     def check(self, service: str, node: str, status: str, *, name: str | None = None) -> None:
         """The check of an instance, as an agent would report it."""
