@@ -214,6 +214,21 @@ def test_an_api_server_that_answers_nonsense(here: Clouds, tmp_path: Path) -> No
         here.becomes("eu-1", host=EU)
 
 
+def test_history_that_was_compacted_while_nobody_could_watch(here: Clouds) -> None:
+    with here.load(SHOP, EU) as load:
+        pushes = here.settled()
+        here.relay.flip(None)
+        until(lambda: here.source("kubernetes/eu")["failure"] is not None, "it is said")
+        for number in range(20):
+            here.eu.slice("many", "other-1", "other", [f"10.202.0.{number + 1}"], {"http": PORT})
+        here.eu.compact()
+        load.during(100)
+        assert here.pushes() == pushes
+        here.pods("eu", "eu-1")
+        here.relay.flip(here.eu.port)
+        here.becomes("eu-1", host=EU)
+
+
 def test_a_consul_that_answers_nonsense(here: Clouds, tmp_path: Path) -> None:
     here.pods("eu")
     here.pods("us")
